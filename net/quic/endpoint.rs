@@ -1,0 +1,208 @@
+//! The endpoint: connections to peers, streams on them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use skein_peer::{ALPN, Channel};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::authority::{Identity, Subject, node_dns_name};
+use crate::Error;
+
+/// A connection that carries nothing for this long is dead. Longer than a stall of a busy machine, shorter than what
+/// anybody would wait for.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// Streams that one peer may have open towards us; each is a task.
+const STREAMS_MAX: u32 = 4096;
+
+/// Streams that wait to be taken by their channel's owner.
+const INCOMING_QUEUE: usize = 256;
+
+pub struct Options {
+    pub bind: SocketAddr,
+    pub identity: Identity,
+}
+
+/// Both halves of a QUIC stream as one reader and writer.
+pub type Stream = tokio::io::Join<quinn::RecvStream, quinn::SendStream>;
+
+/// A stream that a peer opened.
+pub struct Incoming {
+    /// The name of the node, from its certificate.
+    pub peer: String,
+    pub channel: Channel,
+    pub stream: Stream,
+}
+
+/// A cheap clone.
+#[derive(Clone)]
+pub struct Endpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: quinn::Endpoint,
+    client: quinn::ClientConfig,
+    connections: Mutex<HashMap<String, quinn::Connection>>,
+    /// The connection that each peer has towards us.
+    accepted: Mutex<HashMap<String, quinn::Connection>>,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Listens, and hands out what peers open. Must be called within a tokio runtime.
+    pub fn start(options: Options) -> Result<(Self, mpsc::Receiver<Incoming>), Error> {
+        let transport = Arc::new(transport());
+        let server = server_config(&options.identity, Arc::clone(&transport))?;
+        let client = client_config(&options.identity, transport)?;
+        let endpoint = quinn::Endpoint::server(server, options.bind).map_err(|source| Error::Bind { address: options.bind, source })?;
+        let inner = Arc::new(Inner { endpoint, client, connections: Mutex::default(), accepted: Mutex::default() });
+        let (sender, incoming) = mpsc::channel(INCOMING_QUEUE);
+        tokio::spawn(accept_loop(Arc::clone(&inner), sender));
+        Ok((Self { inner }, incoming))
+    }
+
+    /// A new stream to a peer, over the connection that there is or a new one.
+    pub async fn open(&self, peer: &str, address: &str, channel: Channel) -> Result<Stream, Error> {
+        let unreachable = |why: String| Error::Unreachable { peer: peer.into(), address: address.into(), why };
+        let connection = self.connection(peer, address).await?;
+        let (mut send, recv) = match connection.open_bi().await {
+            Ok(pair) => pair,
+            Err(why) => {
+                self.forget(peer, &connection);
+                return Err(unreachable(why.to_string()));
+            }
+        };
+        send.write_u8(channel as u8).await.map_err(|e| unreachable(e.to_string()))?;
+        Ok(tokio::io::join(recv, send))
+    }
+
+    /// Closes every connection; peers learn of it at once.
+    pub fn close(&self) {
+        self.inner.endpoint.close(0u32.into(), b"stopping");
+    }
+
+    async fn connection(&self, peer: &str, address: &str) -> Result<quinn::Connection, Error> {
+        let known = self.inner.lock().get(peer).filter(|c| c.close_reason().is_none()).cloned();
+        if let Some(connection) = known {
+            return Ok(connection);
+        }
+        let unreachable = |why: String| Error::Unreachable { peer: peer.into(), address: address.into(), why };
+        let target: SocketAddr = address.parse().map_err(|e| unreachable(format!("{e}")))?;
+        let connecting = self
+            .inner
+            .endpoint
+            .connect_with(self.inner.client.clone(), target, &node_dns_name(peer))
+            .map_err(|e| unreachable(e.to_string()))?;
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| unreachable("no answer".into()))?
+            .map_err(|e| unreachable(e.to_string()))?;
+        self.inner.lock().insert(peer.into(), connection.clone());
+        Ok(connection)
+    }
+
+    fn forget(&self, peer: &str, connection: &quinn::Connection) {
+        let mut connections = self.inner.lock();
+        if connections.get(peer).is_some_and(|c| c.stable_id() == connection.stable_id()) {
+            connections.remove(peer);
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, quinn::Connection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn accept_loop(inner: Arc<Inner>, sender: mpsc::Sender<Incoming>) {
+    while let Some(connecting) = inner.endpoint.accept().await {
+        let inner = Arc::clone(&inner);
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            match connecting.await {
+                Ok(connection) => serve(&inner, connection, sender).await,
+                Err(why) => debug!(%why, "handshake failed"),
+            }
+        });
+    }
+}
+
+async fn serve(inner: &Inner, connection: quinn::Connection, sender: mpsc::Sender<Incoming>) {
+    let Some(peer) = peer_name(&connection) else {
+        connection.close(1u32.into(), b"not a node of this cluster");
+        return;
+    };
+    // A peer that connects while its last connection seems open has restarted or moved: what we hold towards it is
+    // dead too, and nothing else would tell before the idle timeout.
+    let before = inner.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.clone(), connection.clone());
+    if before.is_some_and(|old| old.close_reason().is_none())
+        && let Some(old) = inner.lock().remove(&peer)
+    {
+        old.close(0u32.into(), b"peer reconnected");
+    }
+    while let Ok((send, mut recv)) = connection.accept_bi().await {
+        let (peer, sender) = (peer.clone(), sender.clone());
+        tokio::spawn(async move {
+            let Some(channel) = recv.read_u8().await.ok().and_then(Channel::from_byte) else { return };
+            let _ = sender.send(Incoming { peer, channel, stream: tokio::io::join(recv, send) }).await;
+        });
+    }
+}
+
+fn peer_name(connection: &quinn::Connection) -> Option<String> {
+    let chain = connection.peer_identity()?.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
+    Subject::of_certificate(chain.first()?)?.node_name().map(String::from)
+}
+
+fn transport() -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
+    transport.keep_alive_interval(Some(KEEP_ALIVE));
+    transport.max_concurrent_bidi_streams(STREAMS_MAX.into());
+    // A LAN or a region: Raft's messages must not wait for a guess of 333 ms.
+    transport.initial_rtt(Duration::from_millis(20));
+    transport
+}
+
+fn server_config(identity: &Identity, transport: Arc<quinn::TransportConfig>) -> Result<quinn::ServerConfig, Error> {
+    let certificate = |e: &dyn std::fmt::Display| Error::Certificate(e.to_string());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots()?), provider())
+        .build()
+        .map_err(|e| certificate(&e))?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain()?, identity.key()?)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicServerConfig::try_from(tls).map_err(|e| certificate(&e))?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(transport);
+    Ok(config)
+}
+
+fn client_config(identity: &Identity, transport: Arc<quinn::TransportConfig>) -> Result<quinn::ClientConfig, Error> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(identity.roots()?)
+        .with_client_auth_cert(identity.chain()?, identity.key()?)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).map_err(|e| Error::Certificate(e.to_string()))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(transport);
+    Ok(config)
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

@@ -1,0 +1,92 @@
+//! Request bodies: read within bounds, decoded from JSON or YAML, checked against the schema.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use skein_object::{Resource, Status, schema};
+
+/// Kubernetes' limit for a request body (`MaxRequestBodyBytes`).
+const BODY_BYTES_MAX: usize = 3 << 20;
+
+/// An object at rest is at most this large; etcd's limit, on which users rely.
+pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 19;
+
+/// `?fieldValidation=`: what happens to fields that the schema does not have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl FieldValidation {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self, Status> {
+        match text {
+            None | Some("" | "Warn") => Ok(Self::Warn),
+            Some("Ignore") => Ok(Self::Ignore),
+            Some("Strict") => Ok(Self::Strict),
+            Some(other) => Err(Status::failure(
+                422,
+                "Invalid",
+                format!(" \"\" is invalid: fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""),
+            )),
+        }
+    }
+}
+
+pub(crate) async fn read(body: Incoming) -> Result<Bytes, Status> {
+    let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    match collected {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(why) if why.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
+        }
+        Err(why) => Err(Status::bad_request(format!("cannot read the request's body: {why}"))),
+    }
+}
+
+pub(crate) fn content_type(headers: &http::HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// Decodes JSON or YAML by its content type.
+pub(crate) fn decode(headers: &http::HeaderMap, bytes: &[u8]) -> Result<Value, Status> {
+    let malformed = |why: &dyn std::fmt::Display| {
+        Status::bad_request(format!("the object provided is unrecognized (must be of type Object): {why}"))
+    };
+    let value: Value = match content_type(headers) {
+        "" | "application/json" | "*/*" => serde_json::from_slice(bytes).map_err(|e| malformed(&e))?,
+        "application/yaml" => serde_yaml_ng::from_slice(bytes).map_err(|e| malformed(&e))?,
+        other => return Err(Status::unsupported_media_type(other)),
+    };
+    if value.is_object() { Ok(value) } else { Err(malformed(&"not an object")) }
+}
+
+/// Checks that the body is of the resource's kind and fits its schema; returns warnings about what was dropped.
+pub(crate) fn conform(value: &mut Value, resource: &Resource, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    let (api_version, kind) = (resource.api_version(), resource.kind);
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+    let (got_version, got_kind) = (text("apiVersion"), text("kind"));
+    if (!got_kind.is_empty() && got_kind != kind) || (!got_version.is_empty() && got_version != api_version) {
+        return Err(Status::bad_request(format!(
+            "{got_kind} in version {:?} cannot be handled as a {kind}: expected {api_version}, Kind={kind}",
+            got_version.rsplit('/').next().unwrap_or_default()
+        )));
+    }
+    let findings = schema::check(resource.definition, value);
+    let prefix = format!("{kind} in version {:?} cannot be handled as a {kind}", resource.version);
+    if !findings.mismatched.is_empty() {
+        return Err(Status::bad_request(format!("{prefix}: {}", findings.mismatched.join(", "))));
+    }
+    let unknown: Vec<String> = findings.unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+    match validation {
+        FieldValidation::Strict if !unknown.is_empty() => {
+            Err(Status::bad_request(format!("{prefix}: strict decoding error: {}", unknown.join(", "))))
+        }
+        FieldValidation::Warn => Ok(unknown),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,61 @@
+//! The Kubernetes API over HTTPS, the same on every node.
+//!
+//! ```text
+//!   TLS ─▶ authenticate ─▶ route ─▶ authorize ─▶ verb ─▶ admit ─▶ store.propose ─▶ respond
+//!                            │                    │
+//!                            │                    └▶ get, list, watch: the local replica, made current where asked
+//!                            └▶ discovery, OpenAPI, health, version, the cluster's own endpoints
+//! ```
+//!
+//! There is one path for all resources; what differs between them is in `proto/object`'s registry and in `resources/`,
+//! where a few kinds have behaviour of their own. [`status`] is the only place where errors become HTTP.
+
+mod authenticate;
+mod authorize;
+mod body;
+mod discovery;
+mod openapi;
+mod resources;
+mod respond;
+mod route;
+mod server;
+mod status;
+mod verbs;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use serde_json::Value;
+use skein_object::Status;
+use skein_store::Handle;
+
+pub use server::{Error, Options, Service};
+
+/// A response's body: whole or streamed.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// The API requests that one node's kubelet answers for another: logs of its containers.
+#[async_trait]
+pub trait Kubelets: Send + Sync + 'static {
+    async fn send(&self, node: &str, request: http::Request<Body>) -> std::io::Result<http::Response<Body>>;
+}
+
+/// What the cluster itself answers beside Kubernetes' API, under `/skein/v1`.
+#[async_trait]
+pub trait Cluster: Send + Sync + 'static {
+    /// Takes a join request; needs no credentials but the token inside.
+    async fn join(&self, request: Value) -> Result<Value, Status>;
+    async fn status(&self) -> Value;
+    async fn create_token(&self, request: Value) -> Result<Value, Status>;
+}
+
+/// What every request needs. A cheap clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) store: Handle,
+    pub(crate) kubelets: Arc<dyn Kubelets>,
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) cluster_ip_range: resources::service::Range,
+}

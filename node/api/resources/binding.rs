@@ -1,0 +1,38 @@
+//! `pods/binding`: a scheduler assigns a Pod to a node.
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use skein_object::registry::Subresource;
+use skein_object::{Status, meta};
+
+use crate::route::Target;
+use crate::verbs::{Mutation, mutate};
+use crate::{Body, Context, body, respond};
+
+pub(crate) async fn create(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let headers = request.headers().clone();
+    let binding = body::decode(&headers, &body::read(request.into_body()).await?)?;
+    let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default().to_string();
+    if node.is_empty() {
+        return Err(Status::failure(422, "Invalid", format!("Binding \"{}\" is invalid: target.name: Required value", target.name)));
+    }
+    let mutation = Mutation { resource: target.resource, key: target.key(), subresource: Some(Subresource::Binding), dry_run: target.dry_run()? };
+    mutate(context, &mutation, |pod| bind(target, pod, &node)).await?;
+    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    Ok(respond::json(201, &done))
+}
+
+fn bind(target: &Target, pod: &Value, node: &str) -> Result<Value, Status> {
+    let current = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+    let refuse = |why: &str| Err(Status::conflict(target.resource, &target.name, why));
+    if meta::is_terminating(pod) {
+        return refuse(&format!("pod {} is being deleted, cannot be assigned to a host", target.name));
+    }
+    if !current.is_empty() {
+        return refuse(&format!("pod {} is already assigned to node \"{current}\"", target.name));
+    }
+    let mut bound = pod.clone();
+    bound["spec"]["nodeName"] = node.into();
+    Ok(bound)
+}

@@ -1,0 +1,75 @@
+//! `scale`: the replicas of a workload, as autoscaling/v1 `Scale`.
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use skein_object::{Status, meta, patch};
+
+use crate::route::Target;
+use crate::verbs::{Mutation, mutate, to_value, view};
+use crate::{Body, Context, body, respond, status};
+
+pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    if verb == "get" {
+        let view = view(context, target).await?;
+        let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+        return Ok(respond::json(200, &scale_of(&to_value(target.resource, entry))));
+    }
+    let headers = request.headers().clone();
+    let kind = match (verb, body::content_type(&headers)) {
+        ("update", _) => None,
+        ("patch", "application/json-patch+json") => Some(patch::Kind::Json),
+        ("patch", _) => Some(patch::Kind::Merge),
+        _ => return Err(Status::method_not_allowed()),
+    };
+    let bytes = body::read(request.into_body()).await?;
+    let wanted: Value = match kind {
+        None => body::decode(&headers, &bytes)?,
+        Some(_) => serde_json::from_slice(&bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?,
+    };
+    let mutation = Mutation { resource: target.resource, key: target.key(), subresource: None, dry_run: target.dry_run()? };
+    let written = mutate(context, &mutation, |old| {
+        let scale = match kind {
+            None => wanted.clone(),
+            Some(kind) => {
+                let mut base = scale_of(old);
+                meta::edit(&mut base).shift_remove("resourceVersion");
+                patch::apply(kind, &base, &wanted).map_err(|e| status::of_patch(&e, target.resource, &target.name))?
+            }
+        };
+        scaled(old, &scale, target)
+    })
+    .await?;
+    Ok(respond::json(200, &scale_of(&written)))
+}
+
+fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> {
+    let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(json!(0));
+    if replicas.as_i64().is_none_or(|n| n < 0) {
+        let message = format!("Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0", target.name);
+        return Err(Status::failure(422, "Invalid", message));
+    }
+    let mut new = old.clone();
+    new["spec"]["replicas"] = replicas;
+    let version = meta::get(scale, "resourceVersion").cloned();
+    match version {
+        Some(version) => meta::edit(&mut new).insert("resourceVersion".into(), version),
+        None => meta::edit(&mut new).shift_remove("resourceVersion"),
+    };
+    Ok(new)
+}
+
+fn scale_of(object: &Value) -> Value {
+    let metadata: serde_json::Map<String, Value> = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
+        .iter()
+        .filter_map(|field| Some(((*field).to_string(), meta::get(object, field)?.clone())))
+        .collect();
+    let selector = skein_object::table::selector_text(object);
+    json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        "spec": {"replicas": object.pointer("/spec/replicas").cloned().unwrap_or(json!(0))},
+        "status": {"replicas": object.pointer("/status/replicas").cloned().unwrap_or(json!(0)), "selector": selector},
+    })
+}

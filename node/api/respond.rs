@@ -1,0 +1,99 @@
+//! Responses: objects, lists, tables, errors.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skein_object::table::{Include, definitions, partial, row};
+use skein_object::{Resource, Status};
+
+use crate::Body;
+
+/// What the client wants objects to look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Form {
+    Object,
+    Table(Include),
+    Metadata,
+}
+
+impl Form {
+    /// From `Accept: application/json;as=Table;v=v1;g=meta.k8s.io`, the first form that is known, and `includeObject`.
+    pub(crate) fn wanted(headers: &HeaderMap, include: Option<&str>) -> Self {
+        let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let as_of = |range: &str| range.split(';').find_map(|p| p.trim().strip_prefix("as=").map(String::from));
+        for range in accept.split(',') {
+            match as_of(range).as_deref() {
+                Some("Table") => {
+                    return Self::Table(match include {
+                        Some("None") => Include::None,
+                        Some("Object") => Include::Object,
+                        _ => Include::Metadata,
+                    });
+                }
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Self::Metadata,
+                Some(_) => {}
+                None if range.contains("json") || range.contains("*/*") => return Self::Object,
+                None => {}
+            }
+        }
+        Self::Object
+    }
+
+    /// One object in this form.
+    pub(crate) fn render(self, resource: &Resource, object: Value) -> Value {
+        match self {
+            Self::Object => object,
+            Self::Metadata => partial(&object),
+            Self::Table(include) => {
+                let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
+                table(resource, vec![object], include, json!({"resourceVersion": version}))
+            }
+        }
+    }
+}
+
+/// A Table of objects; `metadata` is that of the list.
+pub(crate) fn table(resource: &Resource, objects: Vec<Value>, include: Include, metadata: Value) -> Value {
+    let columns = (resource.columns)();
+    let now = Timestamp::now();
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(&columns, object, include, now)).collect();
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": definitions(&columns), "rows": rows})
+}
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+pub(crate) fn bytes(code: u16, content_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(content));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+pub(crate) fn json(code: u16, value: &Value) -> Response<Body> {
+    bytes(code, "application/json", value.to_string())
+}
+
+pub(crate) fn status(status: &Status) -> Response<Body> {
+    let value = serde_json::to_value(status).unwrap_or_default();
+    let mut response = json(status.code, &value);
+    if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds) {
+        response.headers_mut().insert("retry-after", seconds.into());
+    }
+    response
+}
+
+/// Adds `Warning: 299 - "text"` (RFC 7234) for each warning.
+pub(crate) fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    for warning in warnings {
+        let quoted = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+        if let Ok(value) = HeaderValue::from_str(&quoted) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+    response
+}

@@ -1,0 +1,239 @@
+//! From a path to what is asked: `/api/v1/namespaces/NS/pods/NAME/log` and the like.
+
+use std::collections::BTreeMap;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use skein_object::registry::{self, Subresource};
+use skein_object::{Key, Resource, Status};
+
+use crate::authenticate::User;
+use crate::verbs::{self, Consistency};
+use crate::{Body, Context, authorize, body, discovery, openapi, respond};
+
+/// The path prefix under which everything is read from the local replica.
+const STALE: &str = "/stale";
+
+const STALE_WARNING: &str = "stale read: answered from this node's own replica, which may lag behind the cluster";
+
+/// What an authorizer looks at.
+pub(crate) enum Attributes<'a> {
+    Path { verb: &'a str, path: &'a str },
+    Resource { verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str, name: &'a str, subresource: &'a str },
+}
+
+/// A request for a resource, taken apart.
+pub(crate) struct Target {
+    pub(crate) resource: &'static Resource,
+    pub(crate) namespace: String,
+    /// Empty for a collection.
+    pub(crate) name: String,
+    pub(crate) subresource: Option<Subresource>,
+    pub(crate) query: Query,
+    pub(crate) consistency: Consistency,
+    pub(crate) user: User,
+}
+
+/// Query parameters, decoded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query(BTreeMap<String, String>);
+
+// === impl Query ===
+
+impl Query {
+    pub(crate) fn parse(text: &str) -> Self {
+        let pairs = text.split('&').filter(|p| !p.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(key), percent_decode(value))
+        });
+        Self(pairs.collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name), Some("true" | "1"))
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
+        self.get(name)?.parse().ok()
+    }
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let hex: String = bytes.by_ref().take(2).map(char::from).collect();
+                out.push(u8::from_str_radix(&hex, 16).unwrap_or(b'?'));
+            }
+            other => out.push(other),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+// === impl Target ===
+
+impl Target {
+    pub(crate) fn key(&self) -> Key {
+        Key::new(self.resource.qualified(), &self.namespace, &self.name)
+    }
+
+    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
+        match self.query.get("dryRun") {
+            None => Ok(false),
+            Some("All") => Ok(true),
+            Some(other) => Err(Status::bad_request(format!("Invalid value: [{other:?}]: dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+        }
+    }
+}
+
+/// Answers one request.
+pub(crate) async fn dispatch(context: Context, user: User, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let full = request.uri().path().to_string();
+    let (path, consistency) = match full.strip_prefix(STALE) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => (rest, Consistency::Stale),
+        _ => (full.as_str(), Consistency::Linearizable),
+    };
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let response = match parts.as_slice() {
+        ["api", version, rest @ ..] if !rest.is_empty() => {
+            let target = target("", version, rest, query, consistency, user)?;
+            serve_resource(context, target, request).await?
+        }
+        ["apis", group, version, rest @ ..] if !rest.is_empty() => {
+            let target = target(group, version, rest, query, consistency, user)?;
+            serve_resource(context, target, request).await?
+        }
+        _ => {
+            let verb = request.method().as_str().to_lowercase();
+            let attributes = Attributes::Path { verb: &verb, path };
+            if !authorize::is_allowed(&user, &attributes) {
+                return Err(authorize::refusal(&user, &attributes));
+            }
+            serve_path(context, &parts, request).await?
+        }
+    };
+    let warnings = if consistency == Consistency::Stale { vec![STALE_WARNING.to_string()] } else { Vec::new() };
+    Ok(respond::with_warnings(response, &warnings))
+}
+
+async fn serve_path(context: Context, parts: &[&str], request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let headers = request.headers();
+    match parts {
+        ["api"] => Ok(discovery::core(headers)),
+        ["apis"] => Ok(discovery::groups(headers)),
+        ["api", version] => discovery::resources("", version),
+        ["apis", group] => discovery::group(group),
+        ["apis", group, version] => discovery::resources(group, version),
+        ["openapi", "v3"] => Ok(openapi::index()),
+        ["openapi", "v3", rest @ ..] => openapi::document(rest),
+        ["version"] => Ok(discovery::version()),
+        ["healthz" | "livez", ..] => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
+        ["readyz", ..] if context.store.has_quorum() => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
+        ["readyz", ..] => Ok(respond::bytes(500, "text/plain; charset=utf-8", "[-]quorum failed: no leader is known\nreadyz check failed\n")),
+        ["skein", "v1", "status"] => Ok(respond::json(200, &context.cluster.status().await)),
+        ["skein", "v1", "join"] if request.method() == Method::POST => {
+            let join = body::decode(&request.headers().clone(), &body::read(request.into_body()).await?)?;
+            Ok(respond::json(200, &context.cluster.join(join).await?))
+        }
+        ["skein", "v1", "tokens"] if request.method() == Method::POST => {
+            let wish = body::decode(&request.headers().clone(), &body::read(request.into_body()).await?)?;
+            Ok(respond::json(201, &context.cluster.create_token(wish).await?))
+        }
+        _ => Err(Status::page_not_found()),
+    }
+}
+
+fn target(group: &str, version: &str, rest: &[&str], query: Query, consistency: Consistency, user: User) -> Result<Target, Status> {
+    let find = |plural: &str| registry::find(group, version, plural);
+    let (resource, namespace, name, subresource) = match rest {
+        // `namespaces/NS/...` is a namespace's content, but for the subresources of the Namespace itself.
+        ["namespaces", namespace, plural, tail @ ..] if find(plural).is_some_and(|r| r.namespaced) => {
+            (find(plural), *namespace, tail.first().copied().unwrap_or_default(), tail.get(1))
+        }
+        [plural, tail @ ..] => (find(plural), "", tail.first().copied().unwrap_or_default(), tail.get(1)),
+        [] => return Err(Status::page_not_found()),
+    };
+    let resource = resource.ok_or_else(Status::page_not_found)?;
+    let depth_max = if namespace.is_empty() { 3 } else { 5 };
+    if rest.len() > depth_max || (resource.namespaced && namespace.is_empty() && !name.is_empty()) {
+        return Err(Status::page_not_found());
+    }
+    let subresource = match subresource {
+        Some(text) => Some(resource.subresource(text).ok_or_else(Status::page_not_found)?),
+        None => None,
+    };
+    Ok(Target { resource, namespace: namespace.into(), name: name.into(), subresource, query, consistency, user })
+}
+
+/// Kubernetes' verb of a request: it depends on the method, on whether there is a name, and on `?watch`.
+fn verb_of(method: &Method, target: &Target) -> Option<&'static str> {
+    let one = !target.name.is_empty();
+    Some(match *method {
+        Method::GET | Method::HEAD if one && !target.query.flag("watch") => "get",
+        Method::GET if target.query.flag("watch") => "watch",
+        Method::GET | Method::HEAD => "list",
+        Method::POST => "create",
+        Method::PUT if one => "update",
+        Method::PATCH if one => "patch",
+        Method::DELETE if one => "delete",
+        Method::DELETE => "deletecollection",
+        _ => return None,
+    })
+}
+
+async fn serve_resource(context: Context, target: Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let verb = verb_of(request.method(), &target).ok_or_else(Status::method_not_allowed)?;
+    let attributes = Attributes::Resource {
+        verb,
+        group: target.resource.group,
+        resource: target.resource.plural,
+        namespace: &target.namespace,
+        name: &target.name,
+        subresource: target.subresource.map(Subresource::name).unwrap_or_default(),
+    };
+    if !authorize::is_allowed(&target.user, &attributes) {
+        return Err(authorize::refusal(&target.user, &attributes));
+    }
+    if target.subresource.is_none() && !target.resource.verbs().contains(&verb) {
+        return Err(Status::method_not_allowed());
+    }
+    verbs::serve(verb, context, target, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_paths_apart() {
+        let user = User { name: "u".into(), groups: vec![] };
+        let check = |rest: &[&str], expected: Option<(&str, &str, &str, Option<Subresource>)>| {
+            let found = target("", "v1", rest, Query::default(), Consistency::Linearizable, user.clone()).ok();
+            let found = found.as_ref().map(|t| (t.resource.plural, t.namespace.as_str(), t.name.as_str(), t.subresource));
+            assert_eq!(found, expected, "{rest:?}");
+        };
+        check(&["pods"], Some(("pods", "", "", None)));
+        check(&["namespaces", "n", "pods"], Some(("pods", "n", "", None)));
+        check(&["namespaces", "n", "pods", "p", "log"], Some(("pods", "n", "p", Some(Subresource::Log))));
+        check(&["namespaces", "n"], Some(("namespaces", "", "n", None)));
+        check(&["namespaces", "n", "status"], Some(("namespaces", "", "n", Some(Subresource::Status))));
+        check(&["namespaces", "n", "nonsense"], None);
+        check(&["pods", "p"], None);
+        check(&["nodes", "a", "status"], Some(("nodes", "", "a", Some(Subresource::Status))));
+    }
+
+    #[test]
+    fn decodes_queries() {
+        let query = Query::parse("labelSelector=a%3Db%2Cc&watch=1&x=");
+        assert_eq!((query.get("labelSelector"), query.flag("watch"), query.get("x")), (Some("a=b,c"), true, None));
+    }
+}

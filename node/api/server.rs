@@ -1,0 +1,110 @@
+//! The listener: TLS, HTTP/1.1 and HTTP/2, one task per connection.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use skein_quic::Identity;
+use skein_store::Handle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use crate::authenticate::User;
+use crate::resources::service::Range;
+use crate::{Cluster, Context, Kubelets, respond, route};
+
+/// A client that has not finished its handshake by then is not one.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub struct Options {
+    pub bind: SocketAddr,
+    pub identity: Identity,
+    pub store: Handle,
+    pub kubelets: Arc<dyn Kubelets>,
+    pub cluster: Arc<dyn Cluster>,
+    /// Where ClusterIPs come from, as in `10.96.0.0/16`.
+    pub cluster_ip_range: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {address}/tcp: {source}")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Identity(#[from] skein_quic::Error),
+    #[error("TLS: {0}")]
+    Tls(String),
+    #[error("{0:?} is not an IPv4 range like 10.96.0.0/16")]
+    Range(String),
+}
+
+pub struct Service {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    context: Context,
+}
+
+// === impl Service ===
+
+impl Service {
+    pub async fn bind(options: Options) -> Result<Self, Error> {
+        let range = Range::parse(&options.cluster_ip_range).ok_or(Error::Range(options.cluster_ip_range))?;
+        let listener = TcpListener::bind(options.bind).await.map_err(|source| Error::Bind { address: options.bind, source })?;
+        let acceptor = TlsAcceptor::from(Arc::new(tls_config(&options.identity)?));
+        let context = Context { store: options.store, kubelets: options.kubelets, cluster: options.cluster, cluster_ip_range: range };
+        Ok(Self { listener, acceptor, context })
+    }
+
+    pub async fn run(self) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let (acceptor, context) = (self.acceptor.clone(), self.context.clone());
+                    tokio::spawn(serve(stream, acceptor, context));
+                }
+                // Out of file descriptors: connections that end give some back.
+                Err(why) => {
+                    debug!(%why, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+fn tls_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let failed = |e: &dyn std::fmt::Display| Error::Tls(e.to_string());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots()?), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| failed(&e))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(&e))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain()?, identity.key()?)
+        .map_err(|e| failed(&e))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, context: Context) {
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
+    let user = User::of_connection(tls.get_ref().1);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (context, user) = (context.clone(), user.clone());
+        async move {
+            let answered = route::dispatch(context, user, request).await;
+            Ok::<_, Infallible>(answered.unwrap_or_else(|status| respond::status(&status)))
+        }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(tls), service).await;
+}

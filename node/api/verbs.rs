@@ -1,0 +1,89 @@
+//! The verbs, one file each, and what they share.
+
+mod create;
+pub(crate) mod delete;
+mod get;
+mod list;
+mod mutate;
+mod patch;
+mod update;
+mod watch;
+
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::Value;
+use skein_object::registry::Subresource;
+use skein_object::{Resource, Status};
+use skein_state::Entry;
+use skein_store::View;
+
+pub(crate) use mutate::{Mutation, mutate};
+
+use crate::respond::{self, Form};
+use crate::route::Target;
+use crate::{Body, Context, resources, status};
+
+/// How long a read waits for a revision that this node has not applied yet.
+const REVISION_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Consistency {
+    /// Everything acknowledged before the request is seen.
+    Linearizable,
+    /// The local replica, whatever it has.
+    Stale,
+}
+
+pub(crate) async fn serve(verb: &str, context: Context, target: Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    match (target.subresource, verb) {
+        (Some(Subresource::Log), "get") => resources::log::get(&context, &target, request).await,
+        (Some(Subresource::Scale), _) => resources::scale::serve(verb, &context, &target, request).await,
+        (Some(Subresource::Binding), "create") => resources::binding::create(&context, &target, request).await,
+        (Some(Subresource::Eviction), "create") => resources::eviction::create(&context, &target, request).await,
+        (Some(Subresource::Status | Subresource::Finalize) | None, "get") => get::serve(&context, &target, request.headers()).await,
+        (Some(Subresource::Status | Subresource::Finalize) | None, "update") => update::serve(&context, &target, request).await,
+        (Some(Subresource::Status | Subresource::Finalize) | None, "patch") => patch::serve(&context, &target, request).await,
+        (Some(_), _) => Err(Status::method_not_allowed()),
+        (None, "list") => list::serve(&context, &target, request.headers()).await,
+        (None, "watch") => watch::serve(&context, &target, request.headers()).await,
+        (None, "create") if target.resource.is_virtual => resources::review::create(&target, request).await,
+        (None, "create") => create::serve(&context, &target, request).await,
+        (None, "delete") => delete::serve(&context, &target, request).await,
+        (None, "deletecollection") => delete::serve_collection(&context, &target, request).await,
+        (None, _) => Err(Status::method_not_allowed()),
+    }
+}
+
+/// The state to answer a read from: `resourceVersion` unset means current, `0` whatever is there, `N` not older than N.
+pub(crate) async fn view(context: &Context, target: &Target) -> Result<View, Status> {
+    let wanted = target.query.get("resourceVersion");
+    match (target.consistency, wanted) {
+        (Consistency::Stale, _) | (_, Some("0")) => Ok(context.store.local()),
+        (_, None) => context.store.read().await.map_err(|e| status::of_store(&e)),
+        (_, Some(text)) => at_least(context, parse_version(text)?).await,
+    }
+}
+
+pub(crate) async fn at_least(context: &Context, revision: u64) -> Result<View, Status> {
+    match context.store.wait_revision(revision, REVISION_PATIENCE).await {
+        Some(view) => Ok(view),
+        None => Err(status::too_large_version(revision, context.store.local().state.revision())),
+    }
+}
+
+pub(crate) fn parse_version(text: &str) -> Result<u64, Status> {
+    text.parse().map_err(|_| Status::failure(400, "BadRequest", format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+}
+
+pub(crate) fn to_value(resource: &Resource, entry: &Entry) -> Value {
+    entry.record.to_value(&resource.api_version(), resource.kind, entry.revision)
+}
+
+/// One object in the form that the client asked for.
+pub(crate) fn object_response(code: u16, target: &Target, headers: &http::HeaderMap, object: Value) -> Response<Body> {
+    let form = Form::wanted(headers, target.query.get("includeObject"));
+    respond::json(code, &form.render(target.resource, object))
+}

@@ -1,0 +1,19 @@
+//! GET of one object: in the usual form a copy of bytes.
+
+use http::{HeaderMap, Response};
+use skein_object::Status;
+
+use super::{object_response, to_value, view};
+use crate::respond::{self, Form};
+use crate::route::Target;
+use crate::{Body, Context};
+
+pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let view = view(context, target).await?;
+    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    if Form::wanted(headers, None) == Form::Object {
+        let json = entry.record.to_json(&target.resource.api_version(), target.resource.kind, entry.revision);
+        return Ok(respond::bytes(200, "application/json", json));
+    }
+    Ok(object_response(200, target, headers, to_value(target.resource, entry)))
+}

@@ -1,0 +1,160 @@
+//! LIST: one consistent snapshot, whole or page by page.
+
+use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use skein_object::selector::{FieldSelector, Labels, Selector};
+use skein_object::{Key, Resource, Status};
+use skein_state::{Entry, State};
+
+use super::{to_value, view};
+use crate::respond::{self, Form};
+use crate::route::Target;
+use crate::{Body, Context};
+
+/// Which objects a list or a watch is about.
+pub(super) struct Filter {
+    pub(super) labels: Selector,
+    pub(super) fields: FieldSelector,
+}
+
+/// Where a page ended: `continue`.
+#[derive(Serialize, Deserialize)]
+struct Continuation {
+    rv: u64,
+    start: String,
+}
+
+// === impl Filter ===
+
+impl Filter {
+    pub(super) fn of(target: &Target) -> Result<Self, Status> {
+        let malformed = |e: skein_object::selector::Malformed| Status::bad_request(e.to_string());
+        let labels = Selector::parse(target.query.get("labelSelector").unwrap_or_default()).map_err(malformed)?;
+        let mut text = target.query.get("fieldSelector").unwrap_or_default().to_string();
+        if !target.name.is_empty() {
+            // A watch on one object's path.
+            text = format!("metadata.name={}", target.name);
+        }
+        let fields = FieldSelector::parse(&text).map_err(malformed)?;
+        let known = |field: &str| matches!(field, "metadata.name" | "metadata.namespace") || target.resource.selectable.contains(&field);
+        if let Some(unknown) = fields.fields().find(|field| !known(field)) {
+            return Err(Status::bad_request(format!("field label not supported: {unknown}")));
+        }
+        Ok(Self { labels, fields })
+    }
+
+    pub(super) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+        (self.labels.is_everything() || self.labels.matches(&labels_of(entry)))
+            && (self.fields.is_everything() || self.fields.matches(&to_value(resource, entry)))
+    }
+}
+
+fn labels_of(entry: &Entry) -> Labels {
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(default)]
+        labels: Labels,
+    }
+    let metadata = entry.record.segment("metadata").and_then(|json| serde_json::from_slice::<Metadata>(json).ok());
+    metadata.map(|m| m.labels).unwrap_or_default()
+}
+
+pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let filter = Filter::of(target)?;
+    let limit = target.query.number("limit").filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let (state, revision, after) = match target.query.get("continue") {
+        Some(token) => resume(token)?,
+        None => {
+            let state = view(context, target).await?.state;
+            let revision = state.revision();
+            (state, revision, None)
+        }
+    };
+    let prefix = Key::prefix(target.resource.qualified(), &target.namespace);
+    let mut matching = state.range(&prefix, after.as_deref()).filter(|(_, entry)| filter.matches(target.resource, entry));
+    let page: Vec<(&Key, &Entry)> = matching.by_ref().take(limit).collect();
+    let remaining = if page.len() == limit { matching.count() } else { 0 };
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if remaining > 0 && let Some((last, _)) = page.last() {
+        let token = Continuation { rv: revision, start: last.to_string() };
+        metadata["continue"] = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default()).into();
+        if filter.labels.is_everything() && filter.fields.is_everything() {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        pins().keep(revision, &state);
+    }
+    Ok(render(target, headers, &page, &metadata))
+}
+
+fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadata: &Value) -> Response<Body> {
+    let resource = target.resource;
+    match Form::wanted(headers, target.query.get("includeObject")) {
+        Form::Object => {
+            let mut out = format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#, resource.kind, resource.api_version()).into_bytes();
+            for (index, (_, entry)) in page.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                entry.record.write_item(entry.revision, &mut out);
+            }
+            out.extend_from_slice(b"]}");
+            respond::bytes(200, "application/json", out)
+        }
+        Form::Table(include) => {
+            let objects = page.iter().map(|(_, entry)| to_value(resource, entry)).collect();
+            respond::json(200, &respond::table(resource, objects, include, metadata.clone()))
+        }
+        Form::Metadata => {
+            let items: Vec<Value> = page.iter().map(|(_, entry)| skein_object::table::partial(&to_value(resource, entry))).collect();
+            respond::json(200, &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items}))
+        }
+    }
+}
+
+/// The snapshot that a continue token belongs to, or 410 when it is gone.
+fn resume(token: &str) -> Result<(State, u64, Option<String>), Status> {
+    let malformed = || Status::bad_request("continue key is not valid: illegal base64 data");
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| malformed())?;
+    let token: Continuation = serde_json::from_slice(&bytes).map_err(|_| malformed())?;
+    match pins().find(token.rv) {
+        Some(state) => Ok((state, token.rv, Some(token.start))),
+        None => Err(Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+        )),
+    }
+}
+
+/// Snapshots of lists that are being paged through. A state is shared with its neighbours, so one costs what has
+/// changed since.
+struct Pins(Mutex<Vec<(u64, Instant, State)>>);
+
+const PINS_MAX: usize = 64;
+/// etcd's compaction interval under kube-apiserver: clients count on at least this.
+const PIN_LIFETIME: Duration = Duration::from_secs(300);
+
+fn pins() -> &'static Pins {
+    static PINS: Pins = Pins(Mutex::new(Vec::new()));
+    &PINS
+}
+
+impl Pins {
+    fn keep(&self, revision: u64, state: &State) {
+        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.retain(|(known, since, _)| *known != revision && since.elapsed() < PIN_LIFETIME);
+        if pins.len() >= PINS_MAX {
+            pins.remove(0);
+        }
+        pins.push((revision, Instant::now(), state.clone()));
+    }
+
+    fn find(&self, revision: u64) -> Option<State> {
+        let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.iter().find(|(known, ..)| *known == revision).map(|(.., state)| state.clone())
+    }
+}

@@ -1,0 +1,149 @@
+//! The one way in which an existing object changes: read, compute, propose on the condition that it is still what was
+//! read; again when it is not.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use skein_command::{Cause, Transaction, Write};
+use skein_object::field::Errors;
+use skein_object::registry::Subresource;
+use skein_object::{Key, Record, Resource, Status, meta};
+use skein_state::Entry;
+
+use super::to_value;
+use crate::body::OBJECT_BYTES_MAX;
+use crate::{Context, resources, status};
+
+/// Attempts of a write that names no version. Each lost to another write that succeeded, so somebody makes progress.
+const ATTEMPTS: usize = 32;
+
+const CATCH_UP: Duration = Duration::from_secs(3);
+
+/// What is being changed, and how the change is to be taken.
+pub(crate) struct Mutation {
+    pub(crate) resource: &'static Resource,
+    pub(crate) key: Key,
+    /// Which part a client may change: the status alone, or all but the status.
+    pub(crate) subresource: Option<Subresource>,
+    pub(crate) dry_run: bool,
+}
+
+/// Changes the object with `change`, which sees its current version; returns the object as written.
+///
+/// A `resourceVersion` in the changed object that differs from the current one is a conflict, as is a uid.
+pub(crate) async fn mutate(context: &Context, mutation: &Mutation, mut change: impl FnMut(&Value) -> Result<Value, Status>) -> Result<Value, Status> {
+    let resource = mutation.resource;
+    let mut fresh = false;
+    for _ in 0..ATTEMPTS {
+        let view = if fresh { context.store.read().await.map_err(|e| status::of_store(&e))? } else { context.store.local() };
+        let Some(entry) = view.state.get(&mutation.key) else {
+            if fresh {
+                return Err(Status::not_found(resource, mutation.key.name()));
+            }
+            fresh = true;
+            continue;
+        };
+        let old = to_value(resource, entry);
+        let changed = change(&old)?;
+        if let Some(stale) = stale_version(&changed, &old, entry.revision) {
+            // The client may have read from a node that is ahead of this one.
+            if stale > entry.revision && !fresh {
+                fresh = true;
+                continue;
+            }
+            return Err(Status::modified(resource, mutation.key.name()));
+        }
+        let new = settle(mutation, changed, &old)?;
+        match write(context, mutation, entry, &old, new, fresh).await? {
+            Step::Done(object) => return Ok(object),
+            Step::Again => fresh = true,
+            Step::CatchUp(revision) => drop(context.store.wait_revision(revision, CATCH_UP).await),
+        }
+    }
+    Err(Status::modified(resource, mutation.key.name()))
+}
+
+enum Step {
+    Done(Value),
+    /// Read consistently and try again.
+    Again,
+    /// Somebody wrote this revision first: wait for it and try again.
+    CatchUp(u64),
+}
+
+/// The version that the client based its change on, if it is not the current one.
+fn stale_version(changed: &Value, old: &Value, revision: u64) -> Option<u64> {
+    let (uid, old_uid) = (meta::text(changed, "uid"), meta::text(old, "uid"));
+    if !uid.is_empty() && uid != old_uid {
+        return Some(0);
+    }
+    let wanted = meta::text(changed, "resourceVersion");
+    if wanted.is_empty() || wanted == "0" {
+        return None;
+    }
+    let wanted = wanted.parse().unwrap_or(0);
+    (wanted != revision).then_some(wanted)
+}
+
+/// Isolates status from specification, fills in defaults and metadata, validates.
+fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value, Status> {
+    let resource = mutation.resource;
+    let keeps_status = resource.has(Subresource::Status) && mutation.subresource.is_none();
+    if mutation.subresource == Some(Subresource::Status) {
+        let mut object = old.clone();
+        object["status"] = changed.get("status").cloned().unwrap_or_default();
+        // A status update may carry labels, annotations and finalizers (rest.ResetFields of most kinds keeps them out,
+        // Pods and Nodes let them in).
+        if matches!(resource.plural, "pods" | "nodes") {
+            object["metadata"] = changed.get("metadata").cloned().unwrap_or_default();
+        }
+        changed = object;
+    } else if keeps_status && let Some(map) = changed.as_object_mut() {
+        match old.get("status") {
+            Some(status) => map.insert("status".into(), status.clone()),
+            None => map.shift_remove("status"),
+        };
+    }
+    (resource.default)(&mut changed);
+    let mut errors = Errors::default();
+    meta::validate_update(&changed, old, &mut errors);
+    meta::at_update(&mut changed, old, resource);
+    meta::validate(&changed, resource, &mut errors);
+    if mutation.subresource.is_none() {
+        (resource.validate)(&changed, Some(old), &mut errors);
+    }
+    if errors.is_empty() { Ok(changed) } else { Err(Status::invalid(resource, mutation.key.name(), errors)) }
+}
+
+async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Value, mut new: Value, fresh: bool) -> Result<Step, Status> {
+    let (resource, key) = (mutation.resource, &mutation.key);
+    let claims = resources::service::claims(context, resource, &mut new, Some(old))?;
+    let record = Record::from_value(&new);
+    if record.size() > OBJECT_BYTES_MAX {
+        return Err(Status::too_large(format!("Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}", record.size())));
+    }
+    if mutation.dry_run {
+        return Ok(Step::Done(new));
+    }
+    let ends = resources::ends_with_update(resource, &new);
+    if !ends && record.changes_from(&entry.record).is_empty() {
+        // Nothing to write; but only a consistent read may say so.
+        return Ok(if fresh { Step::Done(to_value(resource, entry)) } else { Step::Again });
+    }
+    let last = if ends { Write::delete(key, entry.revision) } else { Write::update(key, entry.revision, &entry.record, &record) };
+    let claimed = claims.len();
+    let writes = claims.into_iter().chain([last]).collect();
+    let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
+    match outcome.result() {
+        Ok(revision) => {
+            meta::edit(&mut new).insert("resourceVersion".into(), revision.to_string().into());
+            Ok(Step::Done(new))
+        }
+        Err(refusal) if (refusal.write as usize) < claimed => Err(resources::service::taken(resource, &new)),
+        Err(refusal) => match refusal.cause() {
+            Cause::Conflict => Ok(Step::CatchUp(refusal.found)),
+            Cause::NotFound => Err(Status::not_found(resource, key.name())),
+            _ => Err(status::of_refusal(refusal, resource, key)),
+        },
+    }
+}

@@ -1,0 +1,189 @@
+//! WATCH: the events of a resource from a revision on, as a stream of JSON documents.
+//!
+//! A watcher is a cursor into the node's history. It reads a batch, writes it to its client and comes back; while the
+//! client is slow the cursor waits, and once the history has moved past it the watch ends with 410.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderMap, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use skein_object::{Key, Resource, Status};
+use skein_state::{Entry, Event};
+use skein_store::{Handle, View};
+use tokio::time::Instant;
+
+use super::list::Filter;
+use super::{at_least, parse_version, to_value, view};
+use crate::respond::Form;
+use crate::route::Target;
+use crate::{Body, Context, status};
+
+/// Events that a watcher takes from the history at once.
+const BATCH: usize = 256;
+/// How often an idle watch with bookmarks is told the revision.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
+/// Without a timeout from the client: kube-apiserver's minimum, 30 to 60 minutes.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+struct Watcher {
+    store: Handle,
+    changes: tokio::sync::watch::Receiver<View>,
+    resource: &'static Resource,
+    prefix: String,
+    filter: Filter,
+    form: Form,
+    bookmarks: bool,
+    /// Everything up to this revision has been written.
+    cursor: u64,
+    deadline: Instant,
+    next_bookmark: Instant,
+    /// What is written before any event: the objects that there are.
+    initial: Option<Bytes>,
+    ended: bool,
+}
+
+pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let filter = Filter::of(target)?;
+    let form = Form::wanted(headers, target.query.get("includeObject"));
+    let bookmarks = target.query.flag("allowWatchBookmarks");
+    let initial_events = target.query.flag("sendInitialEvents");
+    let (cursor, initial) = match target.query.get("resourceVersion") {
+        Some(text) if text != "0" && !initial_events => {
+            let revision = parse_version(text)?;
+            at_least(context, revision).await?;
+            (revision, None)
+        }
+        version => {
+            let view = match version {
+                Some(text) if text != "0" => at_least(context, parse_version(text)?).await?,
+                _ => view(context, target).await?,
+            };
+            let prefix = Key::prefix(target.resource.qualified(), &target.namespace);
+            let mut out = Vec::new();
+            for (_, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(target.resource, entry)) {
+                write_event(&mut out, "ADDED", &form.render(target.resource, to_value(target.resource, entry)));
+            }
+            let revision = view.state.revision();
+            if initial_events && bookmarks {
+                let annotations = json!({"annotations": {INITIAL_EVENTS_END: "true"}});
+                write_event(&mut out, "BOOKMARK", &bookmark(target.resource, form, revision, &annotations));
+            }
+            (revision, Some(Bytes::from(out)))
+        }
+    };
+    let seconds = target.query.number("timeoutSeconds").and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+    let now = Instant::now();
+    let watcher = Watcher {
+        changes: context.store.watch(),
+        store: context.store.clone(),
+        resource: target.resource,
+        prefix: Key::prefix(target.resource.qualified(), &target.namespace),
+        filter,
+        form,
+        bookmarks,
+        cursor,
+        deadline: now + seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+        next_bookmark: now + BOOKMARK_INTERVAL,
+        initial,
+        ended: false,
+    };
+    let frames = stream::unfold(watcher, |mut watcher| async move {
+        let bytes = watcher.next().await?;
+        Some((Ok(Frame::data(bytes)), watcher))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    /// The next bytes for the client; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(initial) = self.initial.take()
+            && !initial.is_empty()
+        {
+            return Some(initial);
+        }
+        while !self.ended {
+            self.changes.mark_unchanged();
+            let revision = self.changes.borrow().state.revision();
+            match self.store.events_since(self.resource.qualified(), self.cursor, BATCH) {
+                Err(compacted) => {
+                    self.ended = true;
+                    let mut out = Vec::new();
+                    write_event(&mut out, "ERROR", &serde_json::to_value(status::of_compaction(compacted)).unwrap_or_default());
+                    return Some(out.into());
+                }
+                Ok(events) if !events.is_empty() => {
+                    let mut out = Vec::new();
+                    events.iter().for_each(|event| self.write(&mut out, event));
+                    self.cursor = events.last().map_or(self.cursor, |event| event.revision);
+                    if !out.is_empty() {
+                        return Some(out.into());
+                    }
+                    continue;
+                }
+                // The history was read after the view: all up to the view's revision has been seen.
+                Ok(_) => self.cursor = self.cursor.max(revision),
+            }
+            if let Some(bookmark) = self.due_bookmark() {
+                return Some(bookmark);
+            }
+            let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            let gone = tokio::time::timeout_at(wake, self.changes.changed()).await;
+            self.ended = matches!(gone, Ok(Err(_))) || Instant::now() >= self.deadline;
+        }
+        None
+    }
+
+    fn due_bookmark(&mut self) -> Option<Bytes> {
+        let now = Instant::now();
+        if !self.bookmarks || now < self.next_bookmark {
+            return None;
+        }
+        self.next_bookmark = now + BOOKMARK_INTERVAL;
+        let mut out = Vec::new();
+        write_event(&mut out, "BOOKMARK", &bookmark(self.resource, self.form, self.cursor, &json!({})));
+        Some(out.into())
+    }
+
+    /// An object that enters the selection is ADDED, one that leaves it is DELETED, whatever happened to it.
+    fn write(&self, out: &mut Vec<u8>, event: &Event) {
+        if !event.key.as_str().starts_with(&self.prefix) {
+            return;
+        }
+        let selected = |entry: &Option<Entry>| entry.as_ref().filter(|entry| self.filter.matches(self.resource, entry)).cloned();
+        let (kind, entry) = match (selected(&event.before), selected(&event.after)) {
+            (None, Some(after)) => ("ADDED", after),
+            (Some(_), Some(after)) => ("MODIFIED", after),
+            (Some(before), None) => ("DELETED", before),
+            (None, None) => return,
+        };
+        // A deletion carries the object as it last was, at the revision of its end.
+        let object = to_value(self.resource, &Entry { revision: event.revision, ..entry });
+        write_event(out, kind, &self.form.render(self.resource, object));
+    }
+}
+
+fn write_event(out: &mut Vec<u8>, kind: &str, object: &Value) {
+    out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").as_bytes());
+}
+
+fn bookmark(resource: &Resource, form: Form, revision: u64, extra: &Value) -> Value {
+    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+    if let (Some(metadata), Some(extra)) = (metadata.as_object_mut(), extra.as_object()) {
+        metadata.extend(extra.clone());
+    }
+    match form {
+        Form::Table(_) => crate::respond::table(resource, Vec::new(), skein_object::table::Include::None, metadata),
+        Form::Object | Form::Metadata => json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}),
+    }
+}

@@ -1,0 +1,56 @@
+//! Defaulting: what Kubernetes writes into an object where the client said nothing (`pkg/apis/*/v1/defaults.go`).
+
+pub mod pod;
+pub mod service;
+pub mod workload;
+
+use serde_json::{Map, Value, json};
+
+/// Sets `field` where it is absent or null.
+fn default(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+    let slot = map.entry(field.to_string()).or_insert(Value::Null);
+    if slot.is_null() {
+        *slot = value.into();
+    }
+}
+
+/// The object at `field`, made where it is missing.
+fn object<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Map<String, Value>> {
+    let map = value.as_object_mut()?;
+    default(map, field, json!({}));
+    map.get_mut(field)?.as_object_mut()
+}
+
+fn each<'a>(map: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> + use<'a> {
+    map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+pub fn namespace(namespace: &mut Value) {
+    let name = crate::meta::name(namespace).to_string();
+    let labels = crate::meta::edit(namespace).entry("labels").or_insert_with(|| json!({}));
+    if let Some(labels) = labels.as_object_mut()
+        && !name.is_empty()
+    {
+        labels.insert("kubernetes.io/metadata.name".into(), name.into());
+    }
+    if let Some(spec) = object(namespace, "spec") {
+        default(spec, "finalizers", json!(["kubernetes"]));
+    }
+    if let Some(status) = object(namespace, "status") {
+        default(status, "phase", "Active");
+    }
+}
+
+/// `stringData` is written into `data`, in base64, and forgotten.
+pub fn secret(secret: &mut Value) {
+    let Some(map) = secret.as_object_mut() else { return };
+    default(map, "type", "Opaque");
+    let Some(Value::Object(plain)) = map.shift_remove("stringData") else { return };
+    default(map, "data", json!({}));
+    if let Some(data) = map.get_mut("data").and_then(Value::as_object_mut) {
+        for (key, value) in plain {
+            let encoded = k8s_openapi::ByteString(value.as_str().unwrap_or_default().as_bytes().to_vec());
+            data.insert(key, serde_json::to_value(encoded).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Defaults of Services.
+
+use serde_json::{Value, json};
+
+use super::{default, each, object};
+
+pub fn service(service: &mut Value) {
+    if let Some(spec) = object(service, "spec") {
+        default(spec, "sessionAffinity", "None");
+        default(spec, "type", "ClusterIP");
+        let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_string();
+        for port in each(spec, "ports") {
+            default(port, "protocol", "TCP");
+            if let Some(number) = port.get("port").cloned() {
+                default(port, "targetPort", number);
+            }
+        }
+        if kind != "ExternalName" {
+            default(spec, "internalTrafficPolicy", "Cluster");
+            default(spec, "ipFamilies", json!(["IPv4"]));
+            default(spec, "ipFamilyPolicy", "SingleStack");
+        }
+        if kind == "NodePort" || kind == "LoadBalancer" {
+            default(spec, "externalTrafficPolicy", "Cluster");
+        }
+        if kind == "LoadBalancer" {
+            default(spec, "allocateLoadBalancerNodePorts", true);
+        }
+        if spec.get("sessionAffinity") == Some(&json!("ClientIP")) {
+            default(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+        }
+    }
+    if let Some(status) = object(service, "status") {
+        default(status, "loadBalancer", json!({}));
+    }
+}

@@ -1,0 +1,60 @@
+//! Defaults of Deployments, ReplicaSets and ReplicationControllers.
+
+use serde_json::{Map, Value, json};
+
+use super::pod::pod_spec;
+use super::{default, object};
+
+pub fn deployment(deployment: &mut Value) {
+    let Some(spec) = object(deployment, "spec") else { return };
+    default(spec, "replicas", 1);
+    default(spec, "revisionHistoryLimit", 10);
+    default(spec, "progressDeadlineSeconds", 600);
+    default(spec, "strategy", json!({}));
+    if let Some(strategy) = spec.get_mut("strategy").and_then(Value::as_object_mut) {
+        default(strategy, "type", "RollingUpdate");
+        if strategy.get("type") == Some(&json!("RollingUpdate")) {
+            default(strategy, "rollingUpdate", json!({}));
+            if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
+                default(rolling, "maxUnavailable", "25%");
+                default(rolling, "maxSurge", "25%");
+            }
+        }
+    }
+    template(spec);
+}
+
+pub fn replica_set(set: &mut Value) {
+    if let Some(spec) = object(set, "spec") {
+        default(spec, "replicas", 1);
+        template(spec);
+    }
+    if let Some(status) = object(set, "status") {
+        default(status, "replicas", 0);
+    }
+}
+
+/// A ReplicationController takes selector and labels from its template (SetDefaults_ReplicationController).
+pub fn replication_controller(controller: &mut Value) {
+    let labels = controller.pointer("/spec/template/metadata/labels").cloned().filter(|l| l.as_object().is_some_and(|m| !m.is_empty()));
+    if let Some(spec) = object(controller, "spec") {
+        default(spec, "replicas", 1);
+        if let Some(labels) = &labels {
+            default(spec, "selector", labels.clone());
+        }
+        template(spec);
+    }
+    if let Some(labels) = labels {
+        let metadata = crate::meta::edit(controller);
+        default(metadata, "labels", labels);
+    }
+    if let Some(status) = object(controller, "status") {
+        default(status, "replicas", 0);
+    }
+}
+
+fn template(spec: &mut Map<String, Value>) {
+    if let Some(pod) = spec.get_mut("template").and_then(|t| t.get_mut("spec")).and_then(Value::as_object_mut) {
+        pod_spec(pod);
+    }
+}

@@ -1,0 +1,185 @@
+//! `metadata`: what every object has, and the rules that hold for all kinds alike.
+
+use serde_json::{Map, Value, json};
+
+use crate::field::{Errors, Path};
+use crate::names::{self, check_name};
+use crate::registry::Resource;
+
+/// All annotations of one object together: 256 KiB (apimachinery `TotalAnnotationSizeLimitB`).
+const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
+
+/// What the server alone decides when an object is created.
+pub struct Birth<'a> {
+    pub uid: &'a str,
+    /// RFC 3339, whole seconds.
+    pub now: &'a str,
+    /// Five characters for `generateName`.
+    pub suffix: &'a str,
+}
+
+pub fn get<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
+    object.get("metadata")?.get(field)
+}
+
+pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    get(object, field).and_then(Value::as_str).unwrap_or_default()
+}
+
+pub fn name(object: &Value) -> &str {
+    text(object, "name")
+}
+
+pub fn is_terminating(object: &Value) -> bool {
+    !text(object, "deletionTimestamp").is_empty()
+}
+
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    get(object, "finalizers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+pub fn generation(object: &Value) -> i64 {
+    get(object, "generation").and_then(Value::as_i64).unwrap_or(0)
+}
+
+pub fn labels(object: &Value) -> crate::selector::Labels {
+    let entries = get(object, "labels").and_then(Value::as_object).into_iter().flatten();
+    entries.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
+}
+
+/// The metadata as an object that can be written to; made where it is missing.
+pub fn edit(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    let metadata = &mut object["metadata"];
+    if !metadata.is_object() {
+        *metadata = json!({});
+    }
+    metadata.as_object_mut().expect("metadata was just made an object")
+}
+
+/// Fills in what a new object gets from the server. The name is generated where only a prefix is given.
+pub fn at_creation(object: &mut Value, resource: &Resource, namespace: &str, birth: &Birth<'_>) {
+    let metadata = edit(object);
+    for server_side in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        metadata.shift_remove(server_side);
+    }
+    if let Some(prefix) = metadata.get("generateName").and_then(Value::as_str)
+        && metadata.get("name").and_then(Value::as_str).unwrap_or_default().is_empty()
+    {
+        // apiserver/pkg/storage/names: the base is cut so that the whole is at most 63 bytes.
+        let base: String = prefix.chars().take(58).collect();
+        metadata.insert("name".into(), format!("{base}{}", birth.suffix).into());
+    }
+    if resource.namespaced {
+        metadata.insert("namespace".into(), namespace.into());
+    } else {
+        metadata.shift_remove("namespace");
+    }
+    metadata.insert("uid".into(), birth.uid.into());
+    metadata.insert("creationTimestamp".into(), birth.now.into());
+    if resource.has_generation {
+        metadata.insert("generation".into(), 1.into());
+    }
+}
+
+/// Carries over what an update may not change, and counts the generation when the specification changed.
+pub fn at_update(object: &mut Value, old: &Value, resource: &Resource) {
+    let changed = resource.has_generation && specification(object) != specification(old);
+    let metadata = edit(object);
+    for kept in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+        match get(old, kept) {
+            Some(value) => metadata.insert(kept.into(), value.clone()),
+            None => metadata.shift_remove(kept),
+        };
+    }
+    if metadata.get("uid").and_then(Value::as_str).unwrap_or_default().is_empty() {
+        metadata.insert("uid".into(), get(old, "uid").cloned().unwrap_or_default());
+    }
+    if changed {
+        metadata.insert("generation".into(), (generation(old) + 1).into());
+    }
+}
+
+/// Everything whose change is a new generation: all but metadata and status.
+fn specification(object: &Value) -> Vec<(&String, &Value)> {
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion")).collect()
+}
+
+/// The rules for the metadata of every kind.
+pub fn validate(object: &Value, resource: &Resource, errors: &mut Errors) {
+    let path = Path::new("metadata");
+    let name = name(object);
+    if name.is_empty() {
+        errors.required(&path.child("name"), "name or generateName is required");
+    } else if let Err(why) = check_name(resource.name_rule, name) {
+        errors.invalid(&path.child("name"), name, &why);
+    }
+    validate_labels(get(object, "labels"), &path.child("labels"), errors);
+    let annotations = get(object, "annotations").and_then(Value::as_object);
+    for (key, _) in annotations.into_iter().flatten() {
+        if let Err(why) = names::qualified_name(&key.to_lowercase()) {
+            errors.invalid(&path.child("annotations"), key.as_str(), &why);
+        }
+    }
+    let bytes: usize = annotations.into_iter().flatten().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        errors.add(&path.child("annotations"), crate::field::Problem::TooLong(ANNOTATIONS_BYTES_MAX));
+    }
+    for (index, finalizer) in finalizers(object).iter().enumerate() {
+        if let Err(why) = names::qualified_name(finalizer) {
+            errors.invalid(&path.child("finalizers").index(index), *finalizer, &why);
+        }
+    }
+    validate_owners(object, &path.child("ownerReferences"), errors);
+}
+
+pub fn validate_labels(labels: Option<&Value>, path: &Path, errors: &mut Errors) {
+    for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
+        if let Err(why) = names::qualified_name(key) {
+            errors.invalid(path, key.as_str(), &why);
+        }
+        if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
+            errors.invalid(path, value.clone(), &why);
+        }
+    }
+}
+
+fn validate_owners(object: &Value, path: &Path, errors: &mut Errors) {
+    let owners = get(object, "ownerReferences").and_then(Value::as_array);
+    let mut controllers = 0;
+    for (index, owner) in owners.into_iter().flatten().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
+                let what = if field == "apiVersion" { "version" } else { field };
+                errors.invalid(&path.index(index).child(field), "", &format!("{what} must not be empty"));
+            }
+        }
+        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
+    }
+    if controllers > 1 {
+        errors.invalid(path, owners.cloned().unwrap_or_default(), "Only one reference can have Controller set to true");
+    }
+}
+
+/// What an update of metadata may not change.
+pub fn validate_update(object: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("metadata");
+    for field in ["name", "namespace", "uid"] {
+        let (new, before) = (text(object, field), text(old, field));
+        if !new.is_empty() && new != before {
+            errors.invalid(&path.child(field), new, "field is immutable");
+        }
+    }
+    if is_terminating(old) {
+        let before = finalizers(old);
+        for (index, finalizer) in finalizers(object).iter().enumerate() {
+            if !before.contains(finalizer) {
+                let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers {finalizer:?}");
+                errors.forbidden(&path.child("finalizers").index(index), &why);
+            }
+        }
+    }
+}

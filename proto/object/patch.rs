@@ -1,0 +1,230 @@
+//! The patches of Kubernetes: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch.
+//!
+//! Strategic merge knows which lists are sets of objects with a key; that knowledge is [`merge_key`], a table of the
+//! `patchMergeKey` tags of Kubernetes' types, looked up by the field's name and what its parent is.
+
+use serde_json::{Map, Value};
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The patch itself is malformed: 400.
+    #[error("{0}")]
+    Malformed(String),
+    /// The patch is fine and does not fit the object, as when a `test` operation fails: 422.
+    #[error("the server rejected our request due to an error in our request: {0}")]
+    Unprocessable(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Json,
+    Merge,
+    Strategic,
+}
+
+/// The object after the patch.
+pub fn apply(kind: Kind, object: &Value, patch: &Value) -> Result<Value, Error> {
+    let mut result = object.clone();
+    match kind {
+        Kind::Json => {
+            let operations: json_patch::Patch =
+                serde_json::from_value(patch.clone()).map_err(|e| Error::Malformed(format!("error decoding patch: {e}")))?;
+            json_patch::patch(&mut result, &operations).map_err(|e| Error::Unprocessable(e.to_string()))?;
+        }
+        Kind::Merge => json_patch::merge(&mut result, object_of(patch)?),
+        Kind::Strategic => {
+            object_of(patch)?;
+            strategic(&mut result, patch, "")?;
+        }
+    }
+    Ok(result)
+}
+
+fn object_of(patch: &Value) -> Result<&Value, Error> {
+    if patch.is_object() {
+        return Ok(patch);
+    }
+    Err(Error::Malformed("json: cannot unmarshal array into Go value of type map[string]interface {}".into()))
+}
+
+/// The key that identifies an element of the list `field`, or `None` where the list is replaced as a whole.
+///
+/// `parent` is the name of the field that holds the object with the list.
+fn merge_key(parent: &str, field: &str) -> Option<&'static str> {
+    Some(match (parent, field) {
+        ("containers" | "initContainers" | "ephemeralContainers", "ports") => "containerPort",
+        ("spec", "ports") => "port",
+        (_, "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets" | "resourceClaims") => "name",
+        ("", "secrets") => "name",
+        (_, "volumeMounts") => "mountPath",
+        (_, "volumeDevices") => "devicePath",
+        (_, "topologySpreadConstraints") => "topologyKey",
+        (_, "ownerReferences") => "uid",
+        (_, "hostAliases") => "ip",
+        ("status", "conditions") => "type",
+        ("status", "addresses") => "type",
+        ("status", "podIPs" | "hostIPs") => "ip",
+        ("spec", "taints") => "key",
+        _ => return None,
+    })
+}
+
+/// Lists of plain values that are merged as sets.
+fn is_merged_set(field: &str) -> bool {
+    matches!(field, "finalizers" | "podCIDRs")
+}
+
+fn strategic(target: &mut Value, patch: &Value, parent: &str) -> Result<(), Error> {
+    let Some(changes) = patch.as_object() else {
+        *target = patch.clone();
+        return Ok(());
+    };
+    match changes.get("$patch").and_then(Value::as_str) {
+        Some("replace") => {
+            *target = Value::Object(without_directives(changes));
+            return Ok(());
+        }
+        Some("delete") => {
+            *target = Value::Object(Map::new());
+            return Ok(());
+        }
+        Some("merge") | None => {}
+        Some(other) => return Err(Error::Malformed(format!("Unknown patch type {other:?} found"))),
+    }
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(map) = target.as_object_mut() else { return Ok(()) };
+    if let Some(keep) = changes.get("$retainKeys").and_then(Value::as_array) {
+        map.retain(|key, _| keep.iter().any(|k| k == key.as_str()));
+    }
+    for (field, change) in changes {
+        if let Some(list) = field.strip_prefix("$deleteFromPrimitiveList/") {
+            delete_from_primitive_list(map, list, change);
+        } else if field.starts_with('$') {
+            continue;
+        } else if change.is_null() {
+            map.shift_remove(field);
+        } else if let Some(elements) = change.as_array() {
+            let current = map.entry(field.clone()).or_insert_with(|| Value::Array(Vec::new()));
+            merge_list(current, elements, parent, field)?;
+        } else {
+            strategic(map.entry(field.clone()).or_insert(Value::Null), change, field)?;
+        }
+    }
+    for (field, order) in changes {
+        if let Some(list) = field.strip_prefix("$setElementOrder/") {
+            set_element_order(map, list, order, parent);
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(current: &mut Value, elements: &[Value], parent: &str, field: &str) -> Result<(), Error> {
+    if is_merged_set(field) {
+        if !current.is_array() {
+            *current = Value::Array(Vec::new());
+        }
+        let Some(list) = current.as_array_mut() else { return Ok(()) };
+        for element in elements {
+            if !list.contains(element) {
+                list.push(element.clone());
+            }
+        }
+        return Ok(());
+    }
+    let replace = elements.iter().any(|e| e.get("$patch").and_then(Value::as_str) == Some("replace"));
+    let key = merge_key(parent, field).filter(|_| !replace && elements.iter().all(Value::is_object));
+    let (Some(key), Some(list)) = (key, current.as_array_mut()) else {
+        let plain = elements.iter().filter(|e| e.get("$patch").is_none()).map(cleaned).collect();
+        *current = Value::Array(plain);
+        return Ok(());
+    };
+    for element in elements {
+        let Some(identity) = element.get(key) else {
+            return Err(Error::Malformed(format!("map: {element} does not contain declared merge key: {key}")));
+        };
+        let found = list.iter().position(|e| e.get(key) == Some(identity) && same_protocol(e, element, key));
+        match (element.get("$patch").and_then(Value::as_str), found) {
+            (Some("delete"), _) => list.retain(|e| e.get(key) != Some(identity)),
+            (_, Some(at)) => strategic(&mut list[at], element, field)?,
+            (_, None) => list.push(cleaned(element)),
+        }
+    }
+    Ok(())
+}
+
+/// Ports are a set by number; the same number may be there once for each protocol.
+fn same_protocol(a: &Value, b: &Value, key: &str) -> bool {
+    let protocol = |v: &Value| v.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_string();
+    !matches!(key, "port" | "containerPort") || protocol(a) == protocol(b)
+}
+
+fn delete_from_primitive_list(map: &mut Map<String, Value>, list: &str, gone: &Value) {
+    let gone = gone.as_array().map(Vec::as_slice).unwrap_or_default();
+    if let Some(current) = map.get_mut(list).and_then(Value::as_array_mut) {
+        current.retain(|e| !gone.contains(e));
+    }
+}
+
+/// Sorts a list into the order that the patch names; elements it does not name keep their relative place at the end.
+fn set_element_order(map: &mut Map<String, Value>, list: &str, order: &Value, parent: &str) {
+    let (Some(current), Some(order)) = (map.get_mut(list).and_then(Value::as_array_mut), order.as_array()) else { return };
+    let key = merge_key(parent, list);
+    let identity = |e: &Value| key.and_then(|k| e.get(k).cloned()).unwrap_or_else(|| e.clone());
+    let wanted: Vec<Value> = order.iter().map(identity).collect();
+    current.sort_by_key(|e| wanted.iter().position(|w| *w == identity(e)).unwrap_or(usize::MAX));
+}
+
+fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
+    map.iter().filter(|(k, v)| !k.starts_with('$') && !v.is_null()).map(|(k, v)| (k.clone(), cleaned(v))).collect()
+}
+
+fn cleaned(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(without_directives(map)),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(kind: Kind, object: Value, patch: Value, expected: Result<Value, ()>) {
+        assert_eq!(apply(kind, &object, &patch).map_err(|_| ()), expected);
+    }
+
+    #[test]
+    fn merges_containers_by_name() {
+        let object = json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}});
+        let patch = json!({"spec": {"containers": [{"name": "b", "image": "2"}], "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}});
+        check(Kind::Strategic, object, patch, Ok(json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "a", "image": "1"}]}})));
+    }
+
+    #[test]
+    fn follows_directives() {
+        let object = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "strategy": {"type": "x", "rollingUpdate": {}}}});
+        let delete = json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}], "strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
+        check(Kind::Strategic, object, delete, Ok(json!({"spec": {"containers": [{"name": "b"}], "strategy": {"type": "Recreate"}}})));
+        let finalizers = json!({"metadata": {"finalizers": ["a", "b"]}});
+        check(Kind::Strategic, finalizers, json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}), Ok(json!({"metadata": {"finalizers": ["b"]}})));
+    }
+
+    #[test]
+    fn keeps_a_port_for_each_protocol() {
+        let object = json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}]}});
+        let patch = json!({"spec": {"ports": [{"port": 53, "protocol": "TCP"}]}});
+        check(Kind::Strategic, object, patch, Ok(json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}})));
+    }
+
+    #[test]
+    fn deletes_with_null_and_replaces_plain_lists() {
+        let object = json!({"spec": {"args": ["a"], "x": 1}});
+        check(Kind::Strategic, object.clone(), json!({"spec": {"args": ["b"], "x": null}}), Ok(json!({"spec": {"args": ["b"]}})));
+        check(Kind::Merge, object.clone(), json!({"spec": {"args": ["b"], "x": null}}), Ok(json!({"spec": {"args": ["b"]}})));
+        check(Kind::Json, object.clone(), json!([{"op": "test", "path": "/spec/x", "value": 2}]), Err(()));
+        check(Kind::Merge, object, json!([1]), Err(()));
+    }
+}

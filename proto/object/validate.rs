@@ -1,0 +1,65 @@
+//! Validation, kind by kind, in Kubernetes' words (`pkg/apis/*/validation`). It runs on defaulted objects.
+
+pub mod config;
+pub mod pod;
+pub mod service;
+pub mod workload;
+
+use serde_json::Value;
+
+use crate::field::{Errors, Path};
+
+/// Reports a change of `pointer` between two versions.
+fn immutable(new: &Value, old: &Value, pointer: &str, path: &Path, errors: &mut Errors) {
+    let (new, old) = (new.pointer(pointer), old.pointer(pointer));
+    if new != old {
+        errors.invalid(path, new.cloned().unwrap_or_default(), "field is immutable");
+    }
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn non_negative(value: &Value, field: &str, path: &Path, errors: &mut Errors) {
+    if let Some(number) = value.get(field).and_then(Value::as_i64)
+        && number < 0
+    {
+        errors.invalid(&path.child(field), number, "must be greater than or equal to 0");
+    }
+}
+
+/// One of a closed set; `required` says what an empty value means.
+fn one_of(value: &Value, field: &str, supported: &[&str], path: &Path, errors: &mut Errors) {
+    let found = text(value, field);
+    if !supported.contains(&found) {
+        if found.is_empty() {
+            errors.required(&path.child(field), "");
+        } else {
+            errors.unsupported(&path.child(field), found, supported);
+        }
+    }
+}
+
+fn port_number(value: &Value, path: &Path, errors: &mut Errors) {
+    if let Some(port) = value.as_i64()
+        && !(1..=65535).contains(&port)
+    {
+        errors.invalid(path, port, "must be between 1 and 65535, inclusive");
+    }
+}
+
+pub fn node(node: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let path = Path::new("spec").child("taints");
+    for (index, taint) in node.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let path = path.index(index);
+        if let Err(why) = crate::names::qualified_name(text(taint, "key")) {
+            errors.invalid(&path.child("key"), text(taint, "key"), &why);
+        }
+        one_of(taint, "effect", &["NoSchedule", "NoExecute", "PreferNoSchedule"], &path, errors);
+    }
+}

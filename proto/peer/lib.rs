@@ -1,0 +1,140 @@
+//! What nodes say to each other. Every stream between two nodes starts with one byte, its [`Channel`]; what follows are
+//! length-delimited frames of the messages here, or HTTP where the channel says so.
+//!
+//! openraft's own small structures (votes, log ids in rare messages) travel as JSON inside `bytes` fields, entries as
+//! the bytes of the log.
+
+use bytes::Bytes;
+
+/// The application protocol of the QUIC handshake; its number is the version of everything below it.
+pub const ALPN: &[u8] = b"skein/1";
+
+/// One frame holds at most this much.
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// What a stream between two nodes is for. Each has streams of its own, so that none waits for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Channel {
+    /// One long-lived stream: AppendEntries one way, its answers the other.
+    Append = 1,
+    /// One request, one answer.
+    Call = 2,
+    /// A header, then the chunks of a state, then the answer.
+    Snapshot = 3,
+    /// HTTP/1.1 to the kubelet of the node: logs, exec, attach, port-forward.
+    Kubelet = 4,
+    /// One [`NodeReport`] after the other, answered by nothing.
+    Report = 5,
+}
+
+impl Channel {
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Append, Self::Call, Self::Snapshot, Self::Kubelet, Self::Report].into_iter().find(|c| *c as u8 == byte)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct LogPosition {
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+}
+
+/// Raft's AppendEntries (Raft paper, section 5.3).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Append {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub vote: Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub previous: Option<LogPosition>,
+    /// Entries as the log stores them.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub entries: Vec<Bytes>,
+    #[prost(message, optional, tag = "4")]
+    pub commit: Option<LogPosition>,
+}
+
+/// A request on [`Channel::Call`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Call {
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub request: Option<Request>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Request {
+    #[prost(bytes = "bytes", tag = "1")]
+    Vote(Bytes),
+    #[prost(bytes = "bytes", tag = "2")]
+    PreVote(Bytes),
+    #[prost(bytes = "bytes", tag = "3")]
+    TransferLeader(Bytes),
+    /// An encoded command for the leader to propose.
+    #[prost(bytes = "bytes", tag = "4")]
+    Propose(Bytes),
+    /// Asks the leader for the index that a consistent read must wait for.
+    #[prost(bool, tag = "5")]
+    ReadIndex(bool),
+    #[prost(message, tag = "6")]
+    AddMember(AddMember),
+    /// The cluster's keys for a node that is to become a voter: JSON.
+    #[prost(bytes = "bytes", tag = "7")]
+    InstallKeys(Bytes),
+    /// A join request that another node took: JSON.
+    #[prost(bytes = "bytes", tag = "8")]
+    Join(Bytes),
+}
+
+/// A node that is to follow the log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AddMember {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, tag = "3")]
+    pub address: String,
+}
+
+/// The answer to a [`Call`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Answer {
+    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5")]
+    pub response: Option<Response>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Response {
+    /// openraft's response, as JSON.
+    #[prost(bytes = "bytes", tag = "1")]
+    Raft(Bytes),
+    #[prost(message, tag = "2")]
+    Proposed(Proposed),
+    #[prost(uint64, tag = "3")]
+    ReadIndex(u64),
+    /// The node that was asked does not lead; the caller asks again.
+    #[prost(bool, tag = "4")]
+    NotLeader(bool),
+    #[prost(string, tag = "5")]
+    Failed(String),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Proposed {
+    /// Where the command stands in the log: the caller waits until it has applied that.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub reply: Bytes,
+}
+
+/// A node tells the leader that it lives, and how much of the log it has.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NodeReport {
+    #[prost(string, tag = "1")]
+    pub node: String,
+    #[prost(uint64, tag = "2")]
+    pub applied: u64,
+}

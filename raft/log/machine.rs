@@ -1,0 +1,184 @@
+//! openraft's state machine: applies committed entries to the state, to the disk and to the watch history.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::{EntryPayload, OptionalSend};
+use prost::Message;
+use skein_command::{Command, Reply};
+use skein_state::{Event, History, Position, State, apply};
+use tokio::sync::watch;
+
+use crate::disk::Batch;
+use crate::types::Answer;
+use crate::{Disk, Error, Types};
+
+/// Entries that are written to disk and published together, when they are there together.
+const BATCH_ENTRIES_MAX: usize = 512;
+
+/// What everyone on the node reads: the state as of one index. A clone costs nothing.
+#[derive(Clone, Default)]
+pub struct View {
+    pub state: State,
+    /// Log index of the last applied entry.
+    pub applied: u64,
+    pub term: u64,
+}
+
+pub struct Machine {
+    disk: Arc<Disk>,
+    state: State,
+    applied: Option<LogIdOf<Types>>,
+    membership: StoredMembershipOf<Types>,
+    history: Arc<RwLock<History>>,
+    publish: watch::Sender<View>,
+}
+
+// === impl Machine ===
+
+impl Machine {
+    /// Opens the state in `directory`; the view and the history are shared with all who read.
+    pub fn open(directory: &Path) -> Result<(Self, watch::Receiver<View>, Arc<RwLock<History>>), Error> {
+        let disk = Disk::open(directory)?;
+        let loaded = disk.load()?;
+        let history = Arc::new(RwLock::new(History::starting_at(loaded.state.revision())));
+        let (publish, view) = watch::channel(View::default());
+        let machine = Self {
+            disk: Arc::new(disk),
+            state: loaded.state,
+            applied: loaded.applied,
+            membership: loaded.membership,
+            history: Arc::clone(&history),
+            publish,
+        };
+        machine.publish();
+        Ok((machine, view, history))
+    }
+
+    fn publish(&self) {
+        let (applied, term) = self.applied.map_or((0, 0), |id| (id.index, *id.leader_id));
+        self.publish.send_replace(View { state: self.state.clone(), applied, term });
+    }
+
+    /// Applies one entry to the state in memory; what must reach the disk goes into the batch.
+    fn step(&mut self, entry: openraft::type_config::alias::EntryOf<Types>, batch: &mut Batch, events: &mut Vec<Event>) -> Answer {
+        let id = entry.log_id;
+        self.applied = Some(id);
+        match entry.payload {
+            EntryPayload::Blank => Answer::default(),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembershipOf::<Types>::new(Some(id), membership);
+                Answer::default()
+            }
+            EntryPayload::Normal(proposal) => {
+                // A command that cannot be decoded is a command without transactions: every node sees it alike.
+                let command = Command::decode(proposal.0).unwrap_or_default();
+                let at = Position { term: *id.leader_id, index: id.index };
+                let (next, reply, new) = apply(&self.state, &command, at);
+                self.state = next;
+                new.iter().for_each(|event| batch.event(event));
+                if let Some(proposal) = command.id {
+                    batch.reply(id.index, proposal, &reply);
+                }
+                events.extend(new);
+                Answer::from(&reply)
+            }
+        }
+    }
+
+    fn write(&self, batch: Batch) -> io::Result<()> {
+        Ok(self.disk.write(batch, self.applied, &self.membership, self.state.revision())?)
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = State;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(BATCH_ENTRIES_MAX);
+        while let Some(chunk) = chunks.next().await {
+            let mut batch = Batch::default();
+            let mut events = Vec::new();
+            let mut answers = Vec::new();
+            for item in chunk {
+                let (entry, responder) = item?;
+                let answer = self.step(entry, &mut batch, &mut events);
+                answers.extend(responder.map(|r| (r, answer)));
+            }
+            self.write(batch)?;
+            if !events.is_empty() {
+                let mut history = self.history.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                events.into_iter().for_each(|event| history.push(event));
+            }
+            self.publish();
+            for (responder, answer) in answers {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { disk: Arc::clone(&self.disk), snapshot: self.snapshot() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, state: State) -> io::Result<()> {
+        self.state = state;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.disk.replace(&self.state, self.applied, &self.membership)?;
+        *self.history.write().unwrap_or_else(std::sync::PoisonError::into_inner) = History::starting_at(self.state.revision());
+        self.publish();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types, State>>> {
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        self.disk.flush()?;
+        Ok(Some(self.snapshot()))
+    }
+}
+
+impl Machine {
+    fn snapshot(&self) -> SnapshotOf<Types, State> {
+        let meta = SnapshotMetaOf::<Types> { last_log_id: self.applied, last_membership: self.membership.clone() };
+        SnapshotOf::<Types, State> { meta, snapshot: self.state.clone() }
+    }
+}
+
+/// Makes a snapshot durable: the state on disk is one, once it is flushed.
+pub struct Builder {
+    disk: Arc<Disk>,
+    snapshot: SnapshotOf<Types, State>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = State;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types, State>> {
+        let disk = Arc::clone(&self.disk);
+        tokio::task::spawn_blocking(move || disk.flush()).await.map_err(io::Error::other)??;
+        Ok(self.snapshot.clone())
+    }
+}
+
+/// The reply that an answer carries.
+impl From<&Answer> for Reply {
+    fn from(answer: &Answer) -> Self {
+        Self::decode(answer.0.clone()).unwrap_or_default()
+    }
+}

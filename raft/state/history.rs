@@ -1,0 +1,104 @@
+//! The recent events of each resource, from which watches are served.
+//!
+//! Watchers hold a cursor, not copies: a slow one costs nothing until the history has moved past it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::Event;
+
+/// Memory for events on one node. The oldest go first, whatever their resource.
+const BYTES_MAX: usize = 64 << 20;
+
+/// The events since a revision are no longer known.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("too old resource version: {asked} ({oldest})")]
+pub struct Compacted {
+    pub asked: u64,
+    pub oldest: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct History {
+    by_resource: BTreeMap<String, VecDeque<Arc<Event>>>,
+    /// The resources of the events in order, so that the oldest event overall can be dropped.
+    order: VecDeque<(u64, String)>,
+    bytes: usize,
+    /// Events up to and including this revision are gone.
+    compacted: u64,
+}
+
+impl History {
+    /// A history that starts after `revision`: what was before is unknown.
+    pub fn starting_at(revision: u64) -> Self {
+        Self { compacted: revision, ..Self::default() }
+    }
+
+    pub fn push(&mut self, event: Event) {
+        let resource = event.key.resource().to_string();
+        self.bytes += weight(&event);
+        self.order.push_back((event.revision, resource.clone()));
+        self.by_resource.entry(resource).or_default().push_back(Arc::new(event));
+        while self.bytes > BYTES_MAX {
+            self.drop_oldest();
+        }
+    }
+
+    /// The events of a resource after `revision`, oldest first, at most `limit`.
+    pub fn since(&self, resource: &str, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
+        if revision < self.compacted {
+            return Err(Compacted { asked: revision, oldest: self.compacted });
+        }
+        let Some(events) = self.by_resource.get(resource) else { return Ok(Vec::new()) };
+        let start = events.partition_point(|event| event.revision <= revision);
+        Ok(events.iter().skip(start).take(limit).cloned().collect())
+    }
+
+    pub fn compacted(&self) -> u64 {
+        self.compacted
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((revision, resource)) = self.order.pop_front() else { return };
+        if let Some(event) = self.by_resource.get_mut(&resource).and_then(VecDeque::pop_front) {
+            self.bytes -= weight(&event);
+        }
+        self.compacted = revision;
+    }
+}
+
+/// What an event keeps alive: the object before is usually shared with the event before.
+fn weight(event: &Event) -> usize {
+    200 + event.key.as_str().len() + event.after.as_ref().map_or(0, |e| e.record.size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skein_object::Key;
+
+    fn event(revision: u64, resource: &str) -> Event {
+        Event { revision, key: Key::new(resource, "n", "x"), before: None, after: None }
+    }
+
+    #[test]
+    fn serves_each_resource_from_a_revision() {
+        let mut history = History::starting_at(10);
+        for revision in 11..=14 {
+            history.push(event(revision, if revision % 2 == 0 { "pods" } else { "services" }));
+        }
+        let revisions = |resource, after| history.since(resource, after, 100).map(|e| e.iter().map(|e| e.revision).collect::<Vec<_>>());
+        assert_eq!(revisions("pods", 10), Ok(vec![12, 14]));
+        assert_eq!(revisions("pods", 12), Ok(vec![14]));
+        assert_eq!(revisions("nodes", 10), Ok(vec![]));
+        assert_eq!(revisions("pods", 9), Err(Compacted { asked: 9, oldest: 10 }));
+    }
+
+    #[test]
+    fn forgets_the_oldest_when_full() {
+        let mut history = History { bytes: BYTES_MAX, ..History::default() };
+        history.push(event(1, "pods"));
+        history.push(event(2, "pods"));
+        assert_eq!(history.compacted(), 2);
+    }
+}

@@ -1,0 +1,318 @@
+//! What the rest of the node holds of the store.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::Instant as _;
+use openraft::{RaftMetrics, ReadPolicy, ServerState};
+use prost::Message;
+use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, ProposalId, Reply, Transaction};
+use skein_log::{Machine, Member, NodeId, Proposal, Types, View};
+use skein_peer::{AddMember, Proposed, Request, Response};
+use skein_state::{Compacted, Event, History};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::network::call;
+use crate::read::Reader;
+use crate::{Error, Peers};
+
+pub(crate) type Raft = openraft::Raft<Types, Machine>;
+
+/// How long a proposal or a consistent read may take before the caller hears that there is no quorum.
+pub(crate) const QUORUM_TIMEOUT: Duration = Duration::from_millis(2700);
+
+/// Between two attempts while nobody leads; an election takes several of these.
+const RETRY_INTERVAL: Duration = Duration::from_millis(15);
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Leadership {
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    /// Whether that is this node.
+    pub is_self: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Leader,
+    Voter,
+    Standby,
+    Replica,
+}
+
+/// One member as the leader sees it, or as this node knows it.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    pub id: NodeId,
+    pub member: Member,
+    pub role: Role,
+    /// The last log index known to be there; only the leader knows it of others.
+    pub matched: Option<u64>,
+}
+
+/// A cheap clone.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: NodeId,
+    raft: Raft,
+    peers: Arc<dyn Peers>,
+    view: watch::Receiver<View>,
+    history: Arc<RwLock<History>>,
+    reads: mpsc::Sender<Reader>,
+    incarnation: u64,
+    sequence: AtomicU64,
+}
+
+/// What to do after an attempt that did not succeed.
+enum Attempt {
+    Retry,
+    Fail(Error),
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub(crate) fn new(id: NodeId, raft: Raft, peers: Arc<dyn Peers>, view: watch::Receiver<View>, history: Arc<RwLock<History>>, reads: mpsc::Sender<Reader>) -> Self {
+        let incarnation = rand::random();
+        Self { inner: Arc::new(Inner { id, raft, peers, view, history, reads, incarnation, sequence: AtomicU64::new(1) }) }
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// The local replica, as it is now.
+    pub fn local(&self) -> View {
+        self.inner.view.borrow().clone()
+    }
+
+    /// Wakes whenever the local replica has moved.
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.inner.view.clone()
+    }
+
+    /// Events of a resource after a revision, from the local history.
+    pub fn events_since(&self, resource: &str, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
+        self.inner.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).since(resource, revision, limit)
+    }
+
+    /// Proposes one transaction and waits until this node has applied it.
+    pub async fn propose(&self, transaction: Transaction) -> Result<Outcome, Error> {
+        let mut outcomes = self.propose_all(vec![transaction]).await?;
+        outcomes.pop().ok_or_else(|| Error::Stopped("a reply without outcomes".into()))
+    }
+
+    /// Proposes transactions that are independent of each other, in one log entry.
+    pub async fn propose_all(&self, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
+        let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
+        let id = ProposalId { incarnation: self.inner.incarnation, sequence };
+        let proposal = Proposal::from(&Command { level: LEVEL, id: Some(id), transactions });
+        if proposal.0.len() > COMMAND_BYTES_MAX {
+            return Err(Error::Refused(format!("a proposal of {} bytes is over the limit of {COMMAND_BYTES_MAX}", proposal.0.len())));
+        }
+        let deadline = Instant::now() + QUORUM_TIMEOUT;
+        let proposed = self.until(deadline, || self.propose_once(proposal.0.clone())).await?;
+        self.wait_applied(proposed.index, deadline).await?;
+        Ok(Reply::decode(proposed.reply).map_err(|e| Error::Stopped(e.to_string()))?.outcomes)
+    }
+
+    /// The state as of now or later: everything acknowledged anywhere before this call is in it.
+    pub async fn read(&self) -> Result<View, Error> {
+        let deadline = Instant::now() + QUORUM_TIMEOUT;
+        let (sender, receiver) = oneshot::channel();
+        let gone = || Error::Stopped("the read loop has ended".into());
+        self.inner.reads.send(sender).await.map_err(|_| gone())?;
+        let index = timeout_at(deadline, receiver).await.map_err(|_| Error::Timeout(QUORUM_TIMEOUT))?.map_err(|_| gone())??;
+        self.wait_applied(index, deadline).await
+    }
+
+    /// Waits until the local replica has reached a revision.
+    pub async fn wait_revision(&self, revision: u64, patience: Duration) -> Option<View> {
+        let mut view = self.inner.view.clone();
+        let reached = view.wait_for(|view| view.state.revision() >= revision);
+        tokio::time::timeout(patience, reached).await.ok()?.ok().map(|view| view.clone())
+    }
+
+    pub fn leadership(&self) -> Leadership {
+        leadership(self.inner.id, &self.inner.raft.metrics().borrow_watched())
+    }
+
+    /// Follows leadership until `changed` returns false.
+    pub async fn watch_leadership(&self, mut changed: impl FnMut(Leadership) -> bool) {
+        let mut metrics = self.inner.raft.metrics();
+        let mut last = None;
+        loop {
+            let now = leadership(self.inner.id, &metrics.borrow_watched());
+            if last.as_ref() != Some(&now) {
+                if !changed(now.clone()) {
+                    return;
+                }
+                last = Some(now);
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a quorum of voters has answered the leader lately, as far as this node can tell.
+    pub fn has_quorum(&self) -> bool {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        match (metrics.current_leader, metrics.last_quorum_acked) {
+            (Some(leader), Some(acked)) if leader == self.inner.id => acked.elapsed() < QUORUM_TIMEOUT,
+            (leader, _) => leader.is_some(),
+        }
+    }
+
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        crate::membership::statuses(&metrics)
+    }
+
+    pub fn member(&self, id: NodeId) -> Option<Member> {
+        self.inner.raft.metrics().borrow_watched().membership_config.get_node(&id).cloned()
+    }
+
+    /// Makes this node the only voter of a new cluster.
+    pub async fn found(&self, member: Member) -> Result<(), Error> {
+        let members = BTreeMap::from([(self.inner.id, member)]);
+        self.inner.raft.initialize(members).await.map_err(|e| Error::Refused(e.to_string()))
+    }
+
+    /// Lets a node follow the log, as a standby; called on any node.
+    pub async fn add_member(&self, id: NodeId, member: Member) -> Result<(), Error> {
+        let deadline = Instant::now() + 4 * QUORUM_TIMEOUT;
+        self.until(deadline, || async {
+            if self.leadership().is_self {
+                return self.inner.raft.add_learner(id, member.clone(), false).await.map(|_| ()).map_err(|e| match e {
+                    RaftError::APIError(_) => Attempt::Retry,
+                    RaftError::Fatal(why) => Attempt::Fail(Error::Stopped(why.to_string())),
+                });
+            }
+            let request = Request::AddMember(AddMember { id, name: member.name.clone(), address: member.address.clone() });
+            match self.ask_leader(request).await? {
+                Response::Proposed(_) => Ok(()),
+                _ => Err(Attempt::Retry),
+            }
+        })
+        .await
+    }
+
+    /// Sends a request to a member and waits for its answer.
+    pub async fn call(&self, member: &Member, request: Request) -> std::io::Result<Response> {
+        call(&*self.inner.peers, member, request).await
+    }
+
+    pub async fn stop(&self) {
+        let _ = self.inner.raft.shutdown().await;
+    }
+
+    /// The leader's part of a proposal: in the log and applied there.
+    pub(crate) async fn propose_here(&self, proposal: Bytes) -> Result<Proposed, Option<Error>> {
+        match self.inner.raft.client_write(Proposal(proposal)).await {
+            Ok(response) => Ok(Proposed { index: response.log_id.index, reply: response.data.0 }),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => Err(None),
+            Err(RaftError::APIError(other)) => Err(Some(Error::Refused(other.to_string()))),
+            Err(RaftError::Fatal(why)) => Err(Some(Error::Stopped(why.to_string()))),
+        }
+    }
+
+    /// The leader's part of a consistent read: the index to wait for, confirmed by a quorum.
+    pub(crate) async fn read_index_here(&self) -> Result<u64, Option<Error>> {
+        match self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_))) => Err(None),
+            Err(RaftError::Fatal(why)) => Err(Some(Error::Stopped(why.to_string()))),
+        }
+    }
+
+    pub(crate) async fn read_index(&self) -> Result<u64, Error> {
+        let deadline = Instant::now() + QUORUM_TIMEOUT;
+        self.until(deadline, || async {
+            if self.leadership().is_self {
+                return self.read_index_here().await.map_err(Attempt::from);
+            }
+            match self.ask_leader(Request::ReadIndex(true)).await? {
+                Response::ReadIndex(index) => Ok(index),
+                _ => Err(Attempt::Retry),
+            }
+        })
+        .await
+    }
+
+    async fn propose_once(&self, proposal: Bytes) -> Result<Proposed, Attempt> {
+        if self.leadership().is_self {
+            return self.propose_here(proposal).await.map_err(Attempt::from);
+        }
+        match self.ask_leader(Request::Propose(proposal)).await? {
+            Response::Proposed(proposed) => Ok(proposed),
+            Response::Failed(why) => Err(Attempt::Fail(Error::Refused(why))),
+            _ => Err(Attempt::Retry),
+        }
+    }
+
+    async fn ask_leader(&self, request: Request) -> Result<Response, Attempt> {
+        let leadership = self.leadership();
+        let leader = leadership.leader.filter(|_| !leadership.is_self).and_then(|id| self.member(id));
+        let Some(leader) = leader else { return Err(Attempt::Retry) };
+        // A leader that dies answers nothing; the news of another one ends the wait.
+        let moved = self.watch_leadership(|now| now.leader.is_none() || now.leader == leadership.leader);
+        tokio::select! {
+            answer = call(&*self.inner.peers, &leader, request) => answer.map_err(|_| Attempt::Retry),
+            () = moved => Err(Attempt::Retry),
+        }
+    }
+
+    /// Attempts until one succeeds, one fails for good, or the deadline passes.
+    async fn until<T, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Attempt>>,
+    {
+        let attempts = async {
+            loop {
+                match attempt().await {
+                    Ok(done) => return Ok(done),
+                    Err(Attempt::Fail(error)) => return Err(error),
+                    Err(Attempt::Retry) => tokio::time::sleep(RETRY_INTERVAL).await,
+                }
+            }
+        };
+        timeout_at(deadline, attempts).await.unwrap_or(Err(Error::Timeout(QUORUM_TIMEOUT)))
+    }
+
+    async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<View, Error> {
+        let mut view = self.inner.view.clone();
+        let reached = timeout_at(deadline, view.wait_for(|view| view.applied >= index)).await;
+        match reached {
+            Ok(Ok(view)) => Ok(view.clone()),
+            Ok(Err(_)) => Err(Error::Stopped("the state machine has ended".into())),
+            Err(_) => Err(Error::Timeout(QUORUM_TIMEOUT)),
+        }
+    }
+}
+
+impl From<Option<Error>> for Attempt {
+    fn from(error: Option<Error>) -> Self {
+        error.map_or(Self::Retry, Self::Fail)
+    }
+}
+
+fn leadership(id: NodeId, metrics: &RaftMetrics<Types>) -> Leadership {
+    let is_self = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
+    Leadership { leader: metrics.current_leader, term: metrics.current_term, is_self }
+}

@@ -1,0 +1,56 @@
+//! The openraft node, and the one way to the replicated state.
+//!
+//! ```text
+//!   Handle::propose ──▶ leader? ──yes──▶ openraft ──▶ log ──▶ apply ──▶ View
+//!                          └──no──▶ peers ──▶ the leader's Handle           │
+//!   Handle::read ───▶ read index from the leader ──▶ wait until applied ◀───┘
+//! ```
+//!
+//! The store knows no transport: it opens streams through [`Peers`], and whoever accepts streams hands them to
+//! [`Handle::serve`]. Only the daemon joins it with QUIC, and simulation with pipes.
+//!
+//! **Invariants:** a proposal that was answered is applied on the node that took it (read your writes); a proposal is
+//! retried under one name only, so it is applied at most once.
+
+mod handle;
+mod membership;
+mod network;
+mod read;
+mod serve;
+mod start;
+mod wire;
+
+use async_trait::async_trait;
+use skein_peer::Channel;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use handle::{Handle, Leadership, MemberStatus, Role};
+pub use membership::{Change, plan};
+pub use skein_log::{Member, NodeId, View};
+pub use start::{Options, start};
+
+/// A stream to a peer or from one.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for T {}
+
+/// The way to other nodes.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    async fn open(&self, peer: &Member, channel: Channel) -> std::io::Result<Box<dyn Duplex>>;
+}
+
+/// What a caller can do about it is in the variant: wait and retry, or give up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No quorum answered in time. The proposal may still be applied.
+    #[error("no quorum of voters answered within {0:?}")]
+    Timeout(std::time::Duration),
+    /// The request cannot be carried out as it is.
+    #[error("{0}")]
+    Refused(String),
+    /// The node must stop.
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
+    #[error(transparent)]
+    Log(#[from] skein_log::Error),
+}

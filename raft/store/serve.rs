@@ -1,0 +1,92 @@
+//! Answers what peers ask of this node's store.
+
+use std::io;
+
+use openraft::type_config::alias::SnapshotOf;
+use skein_log::{Member, Types};
+use skein_peer::{Answer, Append, Call, Channel, Proposed, Request, Response};
+use skein_state::Restore;
+
+use crate::network::SnapshotHeader;
+use crate::wire::{Frames, decode_append, encode_appended, from_json, to_json};
+use crate::{Duplex, Handle};
+
+impl Handle {
+    /// Serves one stream that a peer opened, until it ends. Requests that are not the store's are answered by `other`.
+    pub async fn serve<F>(&self, channel: Channel, stream: Box<dyn Duplex>, other: impl FnOnce(Request) -> F) -> io::Result<()>
+    where
+        F: Future<Output = Response>,
+    {
+        let mut frames = Frames::new(stream);
+        match channel {
+            Channel::Append => self.serve_appends(&mut frames).await,
+            Channel::Snapshot => self.serve_snapshot(&mut frames).await,
+            Channel::Call => {
+                let call: Call = frames.expect().await?;
+                let response = match call.request {
+                    Some(request) => self.answer(request, other).await?,
+                    None => Response::Failed("empty request".into()),
+                };
+                frames.send(&Answer { response: Some(response) }).await
+            }
+            Channel::Kubelet | Channel::Report => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    async fn serve_appends(&self, frames: &mut Frames) -> io::Result<()> {
+        while let Some(append) = frames.next::<Append>().await? {
+            let request = decode_append(append)?;
+            let response = self.raft().append_entries(request).await.map_err(io::Error::other)?;
+            frames.send_bytes(encode_appended(&response)).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve_snapshot(&self, frames: &mut Frames) -> io::Result<()> {
+        let header = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let SnapshotHeader { vote, meta } = from_json(&header)?;
+        let mut restore = Restore::default();
+        loop {
+            let chunk = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if chunk.is_empty() {
+                break;
+            }
+            restore.push(&chunk).map_err(io::Error::other)?;
+        }
+        let snapshot = SnapshotOf::<Types, _> { meta, snapshot: restore.finish().map_err(io::Error::other)? };
+        let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        frames.send_bytes(to_json(&response)).await
+    }
+
+    async fn answer<F>(&self, request: Request, other: impl FnOnce(Request) -> F) -> io::Result<Response>
+    where
+        F: Future<Output = Response>,
+    {
+        let raft = self.raft();
+        Ok(match request {
+            Request::Vote(json) => Response::Raft(to_json(&raft.vote(from_json(&json)?).await.map_err(io::Error::other)?)),
+            Request::PreVote(json) => Response::Raft(to_json(&raft.pre_vote(from_json(&json)?).await.map_err(io::Error::other)?)),
+            Request::TransferLeader(json) => {
+                let _ = raft.handle_transfer_leader(from_json(&json)?).await.map_err(io::Error::other)?;
+                Response::Raft(to_json(&()))
+            }
+            Request::Propose(proposal) => match self.propose_here(proposal).await {
+                Ok(proposed) => Response::Proposed(proposed),
+                Err(None) => Response::NotLeader(true),
+                Err(Some(error)) => Response::Failed(error.to_string()),
+            },
+            Request::ReadIndex(_) => match self.read_index_here().await {
+                Ok(index) => Response::ReadIndex(index),
+                Err(_) => Response::NotLeader(true),
+            },
+            Request::AddMember(add) => {
+                let member = Member { name: add.name, address: add.address };
+                match raft.add_learner(add.id, member, false).await {
+                    Ok(done) => Response::Proposed(Proposed { index: done.log_id.index, reply: bytes::Bytes::new() }),
+                    Err(_) => Response::NotLeader(true),
+                }
+            }
+            request @ (Request::InstallKeys(_) | Request::Join(_)) => other(request).await,
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Opens the store of one node.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use skein_log::{LogStore, Machine, NodeId};
+
+use crate::handle::{Handle, Raft};
+use crate::network::Network;
+use crate::{Error, Peers, read};
+
+pub struct Options {
+    pub id: NodeId,
+    /// Holds `log/` and `state/`.
+    pub directory: PathBuf,
+    pub peers: Arc<dyn Peers>,
+}
+
+/// Heartbeats of a LAN. Regions need a profile of their own, measured.
+const HEARTBEAT_MS: u64 = 40;
+const ELECTION_MS_MIN: u64 = 150;
+const ELECTION_MS_MAX: u64 = 300;
+
+/// Log entries that are kept behind the snapshot, so that a node that was away for a while needs no snapshot.
+const LOG_ENTRIES_KEPT: u64 = 20_000;
+
+/// How often the log is checked against [`LOG_ENTRIES_KEPT`].
+const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Opens log and state and starts Raft. A node that is new takes part in nothing until it founds a cluster
+/// ([`Handle::found`]) or is added to one.
+pub async fn start(options: Options) -> Result<Handle, Error> {
+    std::fs::create_dir_all(&options.directory).map_err(|e| Error::Stopped(format!("{}: {e}", options.directory.display())))?;
+    let log = LogStore::open(&options.directory)?;
+    let (machine, view, history) = Machine::open(&options.directory)?;
+    let network = Network { peers: Arc::clone(&options.peers), id: options.id };
+    let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
+    let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine)
+        .await
+        .map_err(|e| Error::Stopped(e.to_string()))?;
+    tokio::spawn(retain(raft.clone(), log));
+    let (reads, requests) = read::channel();
+    let handle = Handle::new(options.id, raft, options.peers, view, history, reads);
+    tokio::spawn(read::batch_loop(handle.clone(), requests));
+    Ok(handle)
+}
+
+fn config() -> Config {
+    Config {
+        cluster_name: "skein".into(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS_MIN,
+        election_timeout_max: ELECTION_MS_MAX,
+        // A leader without a quorum keeps silent for this long, so that its followers can elect another.
+        quorum_loss_probe_interval: Some(3 * ELECTION_MS_MAX),
+        enable_pre_vote: Some(true),
+        // The state decides when to snapshot, not a count of entries: openraft's policy loops when installs are slow.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,
+        replication_lag_threshold: 4 * LOG_ENTRIES_KEPT,
+        max_payload_entries: 1024,
+        ..Config::default()
+    }
+}
+
+/// Purges the log behind the flushed state when it has grown to twice what is kept.
+async fn retain(raft: Raft, log: LogStore) {
+    loop {
+        tokio::time::sleep(RETENTION_INTERVAL).await;
+        if log.entries() > 2 * LOG_ENTRIES_KEPT && raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Frames on a stream, and openraft's types in the messages of `proto/peer`.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::type_config::alias::LogIdOf;
+use prost::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use skein_log::{Types, decode_entry, encode_entry, log_id};
+use skein_peer::{Append, FRAME_BYTES_MAX, LogPosition};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use crate::Duplex;
+
+/// A stream of length-delimited frames.
+pub(crate) struct Frames(Framed<Box<dyn Duplex>, LengthDelimitedCodec>);
+
+impl Frames {
+    pub(crate) fn new(stream: Box<dyn Duplex>) -> Self {
+        Self(LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_framed(stream))
+    }
+
+    pub(crate) async fn send(&mut self, message: &impl Message) -> io::Result<()> {
+        self.send_bytes(message.encode_to_vec().into()).await
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.0.send(bytes).await
+    }
+
+    /// The next frame; `None` when the peer has ended the stream.
+    pub(crate) async fn next_bytes(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(self.0.next().await.transpose()?.map(bytes::BytesMut::freeze))
+    }
+
+    pub(crate) async fn next<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
+        let Some(bytes) = self.next_bytes().await? else { return Ok(None) };
+        M::decode(bytes).map(Some).map_err(io::Error::other)
+    }
+
+    /// The answer that must come.
+    pub(crate) async fn expect<M: Message + Default>(&mut self) -> io::Result<M> {
+        self.next().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("openraft's messages are plain data").into()
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(bytes).map_err(io::Error::other)
+}
+
+pub(crate) fn encode_append(request: &AppendEntriesRequest<Types>) -> Append {
+    Append {
+        vote: to_json(&request.vote),
+        previous: request.prev_log_id.map(position),
+        entries: request.entries.iter().map(|entry| encode_entry(entry).into()).collect(),
+        commit: request.leader_commit.map(position),
+    }
+}
+
+pub(crate) fn decode_append(append: Append) -> io::Result<AppendEntriesRequest<Types>> {
+    let entries = append.entries.into_iter().map(decode_entry).collect::<Result<_, _>>().map_err(io::Error::other)?;
+    Ok(AppendEntriesRequest {
+        vote: from_json(&append.vote)?,
+        prev_log_id: append.previous.map(|p| log_id(p.term, p.index)),
+        entries,
+        leader_commit: append.commit.map(|p| log_id(p.term, p.index)),
+    })
+}
+
+/// The answer to an append: JSON, as it is small and openraft owns its shape.
+pub(crate) fn encode_appended(response: &AppendEntriesResponse<Types>) -> Bytes {
+    to_json(response)
+}
+
+fn position(id: LogIdOf<Types>) -> LogPosition {
+    LogPosition { term: *id.leader_id, index: id.index }
+}
