@@ -103,8 +103,11 @@ pub fn node_dns_name(node: &str) -> String {
 // === impl Identity ===
 
 impl Identity {
+    /// The certificate and its CA. The CA is sent along for those who know only its hash: nodes that join.
     pub fn chain(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
-        certificates(&self.certificate_pem)
+        let mut chain = certificates(&self.certificate_pem)?;
+        chain.extend(certificates(&self.authority_pem)?);
+        Ok(chain)
     }
 
     pub fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {

@@ -8,7 +8,7 @@ pub(crate) mod scale;
 pub(crate) mod service;
 
 use serde_json::{Value, json};
-use skein_object::{Resource, meta};
+use skein_object::Resource;
 
 /// What the admission plugins of Kubernetes add to a new object: ServiceAccount and Priority.
 pub(crate) fn admit_creation(resource: &Resource, object: &mut Value) {
@@ -21,11 +21,4 @@ pub(crate) fn admit_creation(resource: &Resource, object: &mut Value) {
     }
     spec.entry("priority").or_insert(json!(0));
     spec.entry("preemptionPolicy").or_insert(json!("PreemptLowerPriority"));
-}
-
-/// Whether an update is the last act of a deletion: nothing holds the object any more.
-pub(crate) fn ends_with_update(resource: &Resource, object: &Value) -> bool {
-    let graceful = meta::get(object, "deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) > 0;
-    let held = !meta::finalizers(object).is_empty() || (resource.plural == "namespaces" && object.pointer("/spec/finalizers/0").is_some());
-    meta::is_terminating(object) && !graceful && !held
 }

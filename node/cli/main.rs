@@ -1,1 +1,55 @@
-fn main(){}
+//! The command line: one file per verb.
+
+mod client;
+mod kubeconfig;
+mod lab;
+mod status;
+mod token;
+mod up;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "skein", version, about = "A container orchestrator with no control plane: every machine runs the same daemon.", long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a node: found a cluster, or join one with --join TOKEN.
+    Up(Box<up::Arguments>),
+    /// Make tokens with which nodes join.
+    #[command(subcommand)]
+    Token(token::Verb),
+    /// Show the nodes, who leads, and how far each has come.
+    Status(status::Arguments),
+    /// Print a kubeconfig for kubectl.
+    Kubeconfig(kubeconfig::Arguments),
+    /// Run a whole cluster on this machine, each node in a network namespace of its own.
+    #[command(subcommand)]
+    Lab(lab::Verb),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Up(arguments) => up::run(*arguments),
+        Verb::Token(verb) => token::run(verb),
+        Verb::Status(arguments) => status::run(&arguments),
+        Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments),
+        Verb::Lab(verb) => lab::run(verb),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// A runtime for a verb that talks to a cluster and ends.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

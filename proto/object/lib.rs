@@ -12,6 +12,7 @@
 //! the one table that describes every built-in resource; a [`Status`] is Kubernetes' answer when something is wrong.
 
 pub mod defaults;
+pub mod deletion;
 pub mod field;
 pub mod key;
 pub mod meta;

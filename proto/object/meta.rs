@@ -47,6 +47,11 @@ pub fn labels(object: &Value) -> crate::selector::Labels {
     entries.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
 }
 
+/// An instant as Kubernetes writes it: RFC 3339, UTC, whole seconds.
+pub fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// The metadata as an object that can be written to; made where it is missing.
 pub fn edit(object: &mut Value) -> &mut Map<String, Value> {
     if !object.is_object() {

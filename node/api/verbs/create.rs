@@ -83,7 +83,7 @@ async fn create(context: &Context, target: &Target, object: Value) -> Result<Val
 /// Everything the server adds to a new object.
 fn prepare(object: &mut Value, target: &Target) {
     let suffix: String = (0..5).map(|_| SUFFIX_ALPHABET[rand::random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
-    let now = now();
+    let now = meta::time(Timestamp::now());
     let birth = Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &now, suffix: &suffix };
     meta::at_creation(object, target.resource, &target.namespace, &birth);
     if target.resource.has(skein_object::registry::Subresource::Status)
@@ -111,7 +111,3 @@ fn dry_run(context: &Context, target: &Target, key: &Key, object: Value) -> Resu
 
 /// Without vowels and look-alikes: apimachinery's `rand.String`.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
-pub(super) fn now() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}

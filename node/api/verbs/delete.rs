@@ -2,9 +2,10 @@
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::{Cause, Transaction, Write};
+use skein_object::deletion::{Plan, Propagation, Wish, plan};
 use skein_object::{Key, Record, Resource, Status, meta};
 use skein_state::Entry;
 
@@ -31,6 +32,18 @@ struct Options {
 struct Preconditions {
     uid: Option<String>,
     resource_version: Option<String>,
+}
+
+impl Options {
+    fn wish(&self) -> Wish {
+        let propagation = match (self.propagation_policy.as_deref(), self.orphan_dependents) {
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some(_), _) => Some(Propagation::Background),
+            (None, _) => None,
+        };
+        Wish { grace_seconds: self.grace_period_seconds, propagation }
+    }
 }
 
 pub(super) async fn serve(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
@@ -99,8 +112,7 @@ async fn delete(context: &Context, resource: &'static Resource, key: &Key, optio
         };
         let old = to_value(resource, entry);
         check_preconditions(resource, key, &old, entry, &options.preconditions)?;
-        let plan = plan(resource, &old, options, Timestamp::now());
-        let (write, answer) = match plan {
+        let (write, answer) = match plan(resource, &old, &options.wish(), Timestamp::now()) {
             Plan::Nothing => return Ok(old),
             Plan::Remove => (Write::delete(key, entry.revision), None),
             Plan::Mark(marked) => (Write::update(key, entry.revision, &entry.record, &Record::from_value(&marked)), Some(marked)),
@@ -137,101 +149,4 @@ fn check_preconditions(resource: &Resource, key: &Key, old: &Value, entry: &Entr
         return Err(Status::conflict(resource, key.name(), &why));
     }
     Ok(())
-}
-
-#[derive(Debug, PartialEq)]
-enum Plan {
-    Nothing,
-    Remove,
-    Mark(Value),
-}
-
-/// `rest.BeforeDelete` and the generic store's finalizers, as one decision.
-fn plan(resource: &Resource, old: &Value, options: &Options, now: Timestamp) -> Plan {
-    let grace = grace_period(resource, old, options);
-    let mut marked = old.clone();
-    let finalizers = finalizers(old, options);
-    let held = !finalizers.is_empty() || (resource.plural == "namespaces" && old.pointer("/spec/finalizers/0").is_some());
-    if grace == 0 && !held {
-        return Plan::Remove;
-    }
-    let current = meta::get(old, "deletionGracePeriodSeconds").and_then(Value::as_i64);
-    let began = meta::is_terminating(old);
-    let metadata = meta::edit(&mut marked);
-    if finalizers.is_empty() {
-        metadata.shift_remove("finalizers");
-    } else {
-        metadata.insert("finalizers".into(), json!(finalizers));
-    }
-    // A second deletion may only shorten the grace period.
-    if !began || current.is_some_and(|current| grace < current) {
-        let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
-        metadata.insert("deletionTimestamp".into(), at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
-        if resource.has_generation {
-            let generation = meta::generation(old) + 1;
-            meta::edit(&mut marked).insert("generation".into(), generation.into());
-        }
-    }
-    if resource.plural == "namespaces" {
-        marked["status"]["phase"] = "Terminating".into();
-    }
-    if marked == *old { Plan::Nothing } else { Plan::Mark(marked) }
-}
-
-/// Only Pods have one; it is 0 for those that no node holds and those that have ended.
-fn grace_period(resource: &Resource, old: &Value, options: &Options) -> i64 {
-    if resource.plural != "pods" {
-        return 0;
-    }
-    let unheld = old.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().is_empty();
-    let ended = matches!(old.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
-    if unheld || ended {
-        return 0;
-    }
-    let stated = old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
-    options.grace_period_seconds.or(stated).unwrap_or(30).max(0)
-}
-
-fn finalizers(old: &Value, options: &Options) -> Vec<String> {
-    const OWN: [&str; 2] = ["orphan", "foregroundDeletion"];
-    let mut finalizers: Vec<String> = meta::finalizers(old).into_iter().map(Into::into).collect();
-    let wanted = match (options.propagation_policy.as_deref(), options.orphan_dependents) {
-        (Some("Orphan"), _) | (None, Some(true)) => Some("orphan"),
-        (Some("Foreground"), _) => Some("foregroundDeletion"),
-        (Some(_), _) => None,
-        (None, _) => return finalizers,
-    };
-    finalizers.retain(|f| !OWN.contains(&f.as_str()));
-    finalizers.extend(wanted.map(String::from));
-    finalizers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use skein_object::registry;
-
-    fn check(kind: &str, object: Value, options: Options, expected: &str) {
-        let resource = registry::find("", "v1", kind).expect("a core resource");
-        let got = match plan(resource, &object, &options, Timestamp::UNIX_EPOCH) {
-            Plan::Nothing => "nothing".into(),
-            Plan::Remove => "remove".into(),
-            Plan::Mark(marked) => format!("mark {} {:?}", meta::text(&marked, "deletionTimestamp"), meta::finalizers(&marked)),
-        };
-        assert_eq!(got, expected);
-    }
-
-    #[test]
-    fn gives_pods_their_grace_and_finalizers_their_say() {
-        let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "a", "terminationGracePeriodSeconds": 30}});
-        check("pods", pod.clone(), Options::default(), "mark 1970-01-01T00:00:30Z []");
-        check("pods", pod, Options { grace_period_seconds: Some(0), ..Options::default() }, "remove");
-        check("pods", json!({"metadata": {"name": "p"}, "spec": {}}), Options::default(), "remove");
-        check("configmaps", json!({"metadata": {"name": "c"}}), Options::default(), "remove");
-        check("configmaps", json!({"metadata": {"finalizers": ["a/b"]}}), Options::default(), "mark 1970-01-01T00:00:00Z [\"a/b\"]");
-        let orphan = Options { propagation_policy: Some("Orphan".into()), ..Options::default() };
-        check("configmaps", json!({"metadata": {}}), orphan, "mark 1970-01-01T00:00:00Z [\"orphan\"]");
-        check("namespaces", json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}}), Options::default(), "mark 1970-01-01T00:00:00Z []");
-    }
 }

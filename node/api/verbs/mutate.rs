@@ -7,7 +7,7 @@ use serde_json::Value;
 use skein_command::{Cause, Transaction, Write};
 use skein_object::field::Errors;
 use skein_object::registry::Subresource;
-use skein_object::{Key, Record, Resource, Status, meta};
+use skein_object::{Key, Record, Resource, Status, deletion, meta};
 use skein_state::Entry;
 
 use super::to_value;
@@ -125,7 +125,7 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
     if mutation.dry_run {
         return Ok(Step::Done(new));
     }
-    let ends = resources::ends_with_update(resource, &new);
+    let ends = deletion::ends_with(resource, &new);
     if !ends && record.changes_from(&entry.record).is_empty() {
         // Nothing to write; but only a consistent read may say so.
         return Ok(if fresh { Step::Done(to_value(resource, entry)) } else { Step::Again });

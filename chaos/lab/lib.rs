@@ -1,0 +1,336 @@
+//! The laboratory: a cluster on one machine, each node in a network namespace with an address of its own, and faults on
+//! it. It is the quick start, the test bed and the demonstration.
+//!
+//! ```text
+//!   host ── skein0 (198.18.0.1/16) ──┬── node-1: namespace skein-node-1, 198.18.0.11
+//!                                    ├── node-2: namespace skein-node-2, 198.18.0.12
+//!                                    └── …
+//! ```
+//!
+//! Everything it makes is found again by name, so that each verb works after a crash of any other, and `down` leaves
+//! nothing behind. Addresses are from RFC 2544's range for benchmarks, which nobody routes.
+
+mod containerd;
+pub mod image;
+mod network;
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+/// Where the laboratory lives.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Nodes' directories and kubeconfigs.
+    pub directory: PathBuf,
+    /// The program that is each node's daemon.
+    pub program: PathBuf,
+}
+
+/// What a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Daemon, runtime and containers.
+    Machine,
+    Daemon,
+}
+
+pub struct Lab {
+    layout: Layout,
+}
+
+/// The most nodes that one machine's address plan has room for.
+const NODES_MAX: usize = 200;
+
+/// How long a cluster may take to come up, and a node to get ready.
+const UP_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// One node of the laboratory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) index: usize,
+    pub(crate) name: String,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        let program = std::env::current_exe().unwrap_or_else(|_| "skein".into());
+        Self { directory: "/var/lib/skein-lab".into(), program }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    fn new(index: usize) -> Self {
+        Self { index, name: format!("node-{index}") }
+    }
+
+    pub(crate) fn namespace(&self) -> String {
+        format!("skein-{}", self.name)
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("198.18.0.{}", 10 + self.index)
+    }
+}
+
+// === impl Lab ===
+
+impl Lab {
+    pub fn open(layout: Layout) -> Result<Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "the laboratory needs root: it makes network namespaces and cgroups");
+        Ok(Self { layout })
+    }
+
+    /// Builds what is missing, starts what does not run, waits until every node is ready.
+    pub fn up(&self, count: usize, regions: usize) -> Result<()> {
+        ensure!((1..=NODES_MAX).contains(&count), "--nodes must be between 1 and {NODES_MAX}");
+        let known = self.nodes()?.len();
+        std::fs::create_dir_all(self.layout.directory.join("nodes")).context("cannot make the laboratory's directory")?;
+        network::ensure_bridge()?;
+        for index in 1..=count.max(known) {
+            let node = Node::new(index);
+            std::fs::create_dir_all(self.node_directory(&node))?;
+            network::ensure_node(&node)?;
+            let region = format!("region-{}", (index - 1) % regions.max(1) + 1);
+            self.start_node(&node, &region)?;
+            if index == 1 {
+                self.wait("the first node", || self.cluster_status().is_ok_and(|s| s["leader"].is_string()))?;
+            }
+        }
+        self.write_kubeconfigs()?;
+        let total = count.max(known);
+        self.wait(&format!("{total} nodes to be ready"), || {
+            let status = self.cluster_status().unwrap_or_default();
+            let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+            nodes.len() == total && nodes.iter().all(|n| n["ready"] == true)
+        })
+    }
+
+    /// Stops everything and leaves nothing behind.
+    pub fn down(&self) -> Result<()> {
+        for node in self.nodes()? {
+            self.stop_machine(&node)?;
+            process::remove_cgroups(&node);
+            network::remove_node(&node);
+        }
+        process::remove_cgroup_root();
+        network::remove_all();
+        if self.layout.directory.exists() {
+            std::fs::remove_dir_all(&self.layout.directory).context("cannot remove the laboratory's directory")?;
+        }
+        Ok(())
+    }
+
+    pub fn status(&self) -> Result<Value> {
+        let describe = |node: &Node| {
+            let pid = process::daemon(&self.node_directory(node));
+            json!({"name": node.name, "address": node.address(), "daemon": if pid.is_some() { "running" } else { "stopped" }, "pid": pid})
+        };
+        Ok(json!({"nodes": self.nodes()?.iter().map(describe).collect::<Vec<_>>()}))
+    }
+
+    pub fn kill(&self, name: &str, scope: Scope) -> Result<()> {
+        let node = self.node(name)?;
+        match scope {
+            Scope::Machine => self.stop_machine(&node),
+            Scope::Daemon => process::kill_daemon(&self.node_directory(&node)),
+        }
+    }
+
+    pub fn start(&self, name: &str) -> Result<()> {
+        let node = self.node(name)?;
+        network::ensure_node(&node)?;
+        self.start_node(&node, "")
+    }
+
+    pub fn pause(&self, name: &str, scope: Scope) -> Result<()> {
+        self.signal(name, scope, nix::sys::signal::Signal::SIGSTOP)
+    }
+
+    pub fn resume(&self, name: &str, scope: Scope) -> Result<()> {
+        self.signal(name, scope, nix::sys::signal::Signal::SIGCONT)
+    }
+
+    /// Cuts the links between groups: `a,b/c` lets a and b talk, and neither to c.
+    pub fn partition(&self, groups: &str) -> Result<()> {
+        let parse = |group: &str| group.split(',').map(|name| self.node(name.trim())).collect::<Result<Vec<_>>>();
+        let groups = groups.split('/').map(parse).collect::<Result<Vec<_>>>()?;
+        ensure!(groups.len() > 1, "a partition has at least two groups, as in node-1,node-2/node-3");
+        network::partition(&groups)
+    }
+
+    pub fn heal(&self) -> Result<()> {
+        network::heal()
+    }
+
+    /// Runs a command in the node's network namespace; returns its exit code.
+    pub fn exec(&self, name: &str, command: &[String]) -> Result<i32> {
+        let node = self.node(name)?;
+        let status = network::inside(&node).args(command).status().context("cannot run the command")?;
+        Ok(status.code().unwrap_or(128))
+    }
+
+    /// The kubeconfig of one node, or the one of all.
+    pub fn kubeconfig(&self, name: Option<&str>) -> Result<PathBuf> {
+        let path = match name {
+            Some(name) => self.node_directory(&self.node(name)?).join("kubeconfig"),
+            None => self.layout.directory.join("kubeconfig"),
+        };
+        ensure!(path.exists(), "{} is not there: has the laboratory been started?", path.display());
+        Ok(path)
+    }
+
+    /// Loads an image archive onto every node.
+    pub fn load(&self, image: &Path) -> Result<()> {
+        ensure!(image.exists(), "{} does not exist", image.display());
+        for node in self.nodes()? {
+            containerd::load(&self.node_directory(&node), image).with_context(|| format!("{}: cannot load {}", node.name, image.display()))?;
+        }
+        Ok(())
+    }
+
+    fn start_node(&self, node: &Node, region: &str) -> Result<()> {
+        let directory = self.node_directory(node);
+        containerd::ensure(node, &directory, &self.layout.program)?;
+        if process::daemon(&directory).is_some() {
+            return Ok(());
+        }
+        let mut arguments: Vec<String> = ["up", "--name", &node.name, "--address", &node.address(), "--data-dir"].map(String::from).into();
+        arguments.push(directory.join("data").display().to_string());
+        arguments.extend(["--container-runtime-endpoint".into(), containerd::socket(&directory).display().to_string()]);
+        arguments.extend(["--cni-conf-dir".into(), directory.join("cni").display().to_string()]);
+        arguments.extend(["--cgroup-root".into(), process::pods_cgroup(node)]);
+        if !region.is_empty() {
+            arguments.extend(["--node-labels".into(), format!("topology.kubernetes.io/region={region}")]);
+        }
+        if node.index > 1 && !directory.join("data/node.json").exists() {
+            arguments.extend(["--join".into(), self.token()?]);
+        }
+        process::spawn_daemon(node, &directory, &self.layout.program, &arguments)
+    }
+
+    fn stop_machine(&self, node: &Node) -> Result<()> {
+        let directory = self.node_directory(node);
+        process::kill_machine(node)?;
+        process::unmount_below(&directory)?;
+        network::remove_pod_links(node);
+        containerd::forget(&directory);
+        Ok(())
+    }
+
+    fn signal(&self, name: &str, scope: Scope, signal: nix::sys::signal::Signal) -> Result<()> {
+        let node = self.node(name)?;
+        match scope {
+            Scope::Machine => process::signal_machine(&node, signal),
+            Scope::Daemon => process::signal_daemon(&self.node_directory(&node), signal),
+        }
+    }
+
+    fn token(&self) -> Result<String> {
+        let output = self.skein(&["token", "create"])?;
+        Ok(output.trim().to_string())
+    }
+
+    fn cluster_status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.skein(&["status", "--output", "json"])?)?)
+    }
+
+    /// Runs the program itself against the cluster, with the founder's kubeconfig.
+    fn skein(&self, arguments: &[&str]) -> Result<String> {
+        let all = self.layout.directory.join("kubeconfig");
+        let founder = self.node_directory(&Node::new(1)).join("data/admin.kubeconfig");
+        let kubeconfig = if all.exists() { all } else { founder };
+        let output = Command::new(&self.layout.program).args(arguments).arg("--kubeconfig").arg(&kubeconfig).output()?;
+        if !output.status.success() {
+            bail!("skein {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// One kubeconfig for each node with that node's server, and one that names them all.
+    fn write_kubeconfigs(&self) -> Result<()> {
+        let founder = self.node_directory(&Node::new(1)).join("data/admin.kubeconfig");
+        let template: Value = serde_json::from_str(&std::fs::read_to_string(founder)?)?;
+        let authority = &template["clusters"][0]["cluster"]["certificate-authority-data"];
+        let nodes = self.nodes()?;
+        let config = |nodes: &[Node]| {
+            let mut clusters = Vec::new();
+            let mut contexts = Vec::new();
+            for (index, node) in nodes.iter().enumerate() {
+                let url = format!("https://{}:6443", node.address());
+                let stale = if index == 0 { "stale".to_string() } else { format!("stale-{}", node.name) };
+                for (name, url) in [(node.name.clone(), url.clone()), (stale, format!("{url}/stale"))] {
+                    clusters.push(json!({"name": name, "cluster": {"server": url, "certificate-authority-data": authority}}));
+                    contexts.push(json!({"name": name, "context": {"cluster": name, "user": "admin"}}));
+                }
+            }
+            json!({"apiVersion": "v1", "kind": "Config", "clusters": clusters, "contexts": contexts, "users": template["users"],
+                "current-context": nodes.first().map(|n| n.name.clone())})
+        };
+        for node in &nodes {
+            std::fs::write(self.node_directory(node).join("kubeconfig"), format!("{:#}", config(std::slice::from_ref(node))))?;
+        }
+        std::fs::write(self.layout.directory.join("kubeconfig"), format!("{:#}", config(&nodes)))?;
+        Ok(())
+    }
+
+    fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<()> {
+        let begin = Instant::now();
+        let mut told = 0;
+        while !done() {
+            let waited = begin.elapsed();
+            if waited > UP_TIMEOUT {
+                bail!("waited {} s for {what}; look at {}/nodes/*/daemon.log", UP_TIMEOUT.as_secs(), self.layout.directory.display());
+            }
+            if waited.as_secs() >= told + 2 {
+                told = waited.as_secs();
+                eprintln!("waiting for {what} ({told} s)");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn nodes(&self) -> Result<Vec<Node>> {
+        let mut nodes = Vec::new();
+        let Ok(entries) = std::fs::read_dir(self.layout.directory.join("nodes")) else { return Ok(nodes) };
+        for entry in entries {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let index = name.strip_prefix("node-").and_then(|n| n.parse().ok());
+            nodes.extend(index.map(Node::new));
+        }
+        nodes.sort_by_key(|node| node.index);
+        Ok(nodes)
+    }
+
+    fn node(&self, name: &str) -> Result<Node> {
+        let nodes = self.nodes()?;
+        let names: Vec<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
+        let found = nodes.iter().find(|n| n.name == name).cloned();
+        found.with_context(|| format!("there is no node {name:?}; there are: {}", names.join(", ")))
+    }
+
+    fn node_directory(&self, node: &Node) -> PathBuf {
+        self.layout.directory.join("nodes").join(&node.name)
+    }
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}: is it installed?"))?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Runs a command whose failure means that there was nothing to do.
+pub(crate) fn attempt(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}

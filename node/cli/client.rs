@@ -1,0 +1,89 @@
+//! A small HTTPS client for the cluster's own endpoints, with the credentials of a kubeconfig.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+#[derive(Args, Clone)]
+pub(crate) struct Access {
+    /// The kubeconfig to use [default: $KUBECONFIG, then /var/lib/skein/admin.kubeconfig]
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// The context to use [default: all in turn, until one answers]
+    #[arg(long)]
+    context: Option<String>,
+}
+
+// === impl Access ===
+
+impl Access {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.kubeconfig.clone().unwrap_or_else(|| "/var/lib/skein/admin.kubeconfig".into())
+    }
+
+    /// Asks the first node that answers.
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let file = self.path();
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {} (give --kubeconfig)", file.display()))?;
+        let config: Value = serde_yaml_ng::from_str(&text).with_context(|| format!("{} is not a kubeconfig", file.display()))?;
+        let mut last = anyhow!("{} has no cluster", file.display());
+        for cluster in config["clusters"].as_array().into_iter().flatten() {
+            let name = cluster["name"].as_str().unwrap_or_default();
+            let server = cluster["cluster"]["server"].as_str().unwrap_or_default();
+            let wanted = self.context.as_deref().map_or(!server.ends_with("/stale"), |c| c == name);
+            if !wanted {
+                continue;
+            }
+            match ask(&config, cluster, server, method, path, body).await {
+                Ok(value) => return Ok(value),
+                Err(why) => last = why.context(format!("node {name} at {server}")),
+            }
+        }
+        Err(last)
+    }
+}
+
+async fn ask(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+    let decode = |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
+    let user = &config["users"][0]["user"];
+    let mut roots = rustls::RootCertStore::empty();
+    let authority = decode(&cluster["cluster"]["certificate-authority-data"])?;
+    for certificate in CertificateDer::pem_slice_iter(&authority) {
+        roots.add(certificate?)?;
+    }
+    let certificate = decode(&user["client-certificate-data"])?;
+    let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(&decode(&user["client-key-data"])?)?;
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    let uri: http::Uri = server.parse()?;
+    let host = uri.host().context("the server has no host")?.trim_matches(['[', ']']).to_string();
+    let port = uri.port_u16().unwrap_or(443);
+    let connect = TcpStream::connect((host.as_str(), port));
+    let stream = tokio::time::timeout(std::time::Duration::from_secs(3), connect).await.map_err(|_| anyhow!("no answer within 3 s"))??;
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(ServerName::try_from(host.clone())?, stream).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let content = body.map(Value::to_string).unwrap_or_default();
+    let request = http::Request::builder().method(method).uri(path).header("host", host).header("content-type", "application/json").body(Full::new(Bytes::from(content)))?;
+    let answer = sender.send_request(request).await?;
+    let code = answer.status();
+    let bytes = answer.into_body().collect().await?.to_bytes();
+    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if !code.is_success() {
+        bail!("{}", value["message"].as_str().unwrap_or(code.as_str()));
+    }
+    Ok(value)
+}

@@ -1,0 +1,98 @@
+//! `skein lab`: a whole cluster on this machine.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Subcommand;
+use skein_lab::{Lab, Layout};
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Build and start N nodes; what is there already stays
+    Up {
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// Spread the nodes over so many regions (label topology.kubernetes.io/region)
+        #[arg(long, default_value_t = 1)]
+        regions: usize,
+    },
+    /// Stop everything and leave nothing behind
+    Down,
+    /// Show the nodes and their processes
+    Status {
+        #[arg(long, short, default_value = "table")]
+        output: String,
+    },
+    /// Kill a node: its daemon, its runtime and its containers
+    Kill {
+        node: String,
+        /// Only the daemon: its containers live on
+        #[arg(long)]
+        daemon: bool,
+    },
+    /// Start a node that was killed
+    Start { node: String },
+    /// Freeze a node's processes
+    Pause {
+        node: String,
+        #[arg(long)]
+        daemon: bool,
+    },
+    /// Let a frozen node go on
+    Resume {
+        node: String,
+        #[arg(long)]
+        daemon: bool,
+    },
+    /// Cut the network between groups of nodes, as in `node-1,node-2/node-3`
+    Partition { groups: String },
+    /// Undo every partition
+    Heal,
+    /// Run a command in a node's network namespace
+    Exec {
+        node: String,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Print the path of a kubeconfig: for all nodes, or for one
+    Kubeconfig { node: Option<String> },
+    /// Load an image archive onto every node
+    Load { image: PathBuf },
+}
+
+pub(crate) fn run(verb: Verb) -> Result<()> {
+    let lab = Lab::open(Layout::default())?;
+    match verb {
+        Verb::Up { nodes, regions } => {
+            lab.up(nodes, regions)?;
+            println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
+        }
+        Verb::Down => lab.down()?,
+        Verb::Status { output } => {
+            let status = lab.status()?;
+            if output == "json" {
+                println!("{status:#}");
+            } else {
+                println!("{:<12} {:<16} {:<10}", "NODE", "ADDRESS", "DAEMON");
+                for node in status["nodes"].as_array().into_iter().flatten() {
+                    let text = |field: &str| node[field].as_str().unwrap_or_default().to_string();
+                    println!("{:<12} {:<16} {:<10}", text("name"), text("address"), text("daemon"));
+                }
+            }
+        }
+        Verb::Kill { node, daemon } => lab.kill(&node, scope(daemon))?,
+        Verb::Start { node } => lab.start(&node)?,
+        Verb::Pause { node, daemon } => lab.pause(&node, scope(daemon))?,
+        Verb::Resume { node, daemon } => lab.resume(&node, scope(daemon))?,
+        Verb::Partition { groups } => lab.partition(&groups)?,
+        Verb::Heal => lab.heal()?,
+        Verb::Exec { node, command } => std::process::exit(lab.exec(&node, &command)?),
+        Verb::Kubeconfig { node } => println!("{}", lab.kubeconfig(node.as_deref())?.display()),
+        Verb::Load { image } => lab.load(&image)?,
+    }
+    Ok(())
+}
+
+fn scope(daemon: bool) -> skein_lab::Scope {
+    if daemon { skein_lab::Scope::Daemon } else { skein_lab::Scope::Machine }
+}

@@ -1,0 +1,154 @@
+//! The node's directory: who it is, its keys, and, on voters, the cluster's.
+//!
+//! ```text
+//!   node.json              name, id, address, cluster
+//!   pki/node.{crt,key}     this node's identity      pki/ca.crt    the cluster's CA
+//!   pki/ca.key             on voters only            admin.kubeconfig
+//!   log/ state/            the store
+//! ```
+
+use std::net::IpAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use skein_quic::{Authority, Identity};
+
+use crate::Error;
+
+/// What a node knows of itself. Format 1.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeFile {
+    pub(crate) format: u32,
+    pub(crate) name: String,
+    pub(crate) id: u64,
+    pub(crate) address: IpAddr,
+    /// Whether this node founded the cluster. A founder that crashed half-way founds again, which is harmless.
+    #[serde(default)]
+    pub(crate) founder: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Directory {
+    path: PathBuf,
+}
+
+// === impl Directory ===
+
+impl Directory {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let directory = Self { path: path.into() };
+        std::fs::create_dir_all(path.join("pki")).map_err(directory.failed("pki"))?;
+        std::fs::set_permissions(path.join("pki"), std::fs::Permissions::from_mode(0o700)).map_err(directory.failed("pki"))?;
+        Ok(directory)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn node(&self) -> Result<Option<NodeFile>, Error> {
+        let Some(text) = self.read("node.json")? else { return Ok(None) };
+        let node: NodeFile = serde_json::from_str(&text).map_err(|e| self.failed("node.json")(std::io::Error::other(e)))?;
+        Ok(Some(node))
+    }
+
+    pub(crate) fn save_node(&self, node: &NodeFile) -> Result<(), Error> {
+        self.write("node.json", &serde_json::to_string_pretty(node).expect("plain data"))
+    }
+
+    pub(crate) fn identity(&self) -> Result<Option<Identity>, Error> {
+        match (self.read("pki/node.crt")?, self.read("pki/node.key")?, self.read("pki/ca.crt")?) {
+            (Some(certificate_pem), Some(key_pem), Some(authority_pem)) => Ok(Some(Identity { certificate_pem, key_pem, authority_pem })),
+            _ => Ok(None),
+        }
+    }
+
+    pub(crate) fn save_identity(&self, identity: &Identity) -> Result<(), Error> {
+        self.write("pki/node.crt", &identity.certificate_pem)?;
+        self.write("pki/node.key", &identity.key_pem)?;
+        self.write("pki/ca.crt", &identity.authority_pem)
+    }
+
+    /// The CA, where this node holds its key.
+    pub(crate) fn authority(&self) -> Result<Option<Authority>, Error> {
+        match (self.read("pki/ca.crt")?, self.read("pki/ca.key")?) {
+            (Some(certificate), Some(key)) => Ok(Some(Authority::load(&certificate, &key)?)),
+            _ => Ok(None),
+        }
+    }
+
+    pub(crate) fn save_authority(&self, certificate_pem: &str, key_pem: &str) -> Result<(), Error> {
+        self.write("pki/ca.crt", certificate_pem)?;
+        self.write("pki/ca.key", key_pem)
+    }
+
+    /// The key of a join that has not been answered yet: the token is bound to it.
+    pub(crate) fn pending_join(&self) -> Result<Option<(String, String)>, Error> {
+        Ok(self.read("pki/join.key")?.zip(self.read("pki/join.csr")?))
+    }
+
+    pub(crate) fn save_pending_join(&self, key_pem: &str, request_pem: &str) -> Result<(), Error> {
+        self.write("pki/join.key", key_pem)?;
+        self.write("pki/join.csr", request_pem)
+    }
+
+    pub(crate) fn save_admin(&self, admin: &Identity, address: IpAddr, api_port: u16) -> Result<(), Error> {
+        let servers = [("skein".to_string(), format!("https://{}", std::net::SocketAddr::new(address, api_port)))];
+        self.write("admin.kubeconfig", &admin_kubeconfig(admin, &servers))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>, Error> {
+        match std::fs::read_to_string(self.path.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(self.failed(name)(why)),
+        }
+    }
+
+    /// Writes a file whole or not at all, readable by its owner only.
+    fn write(&self, name: &str, content: &str) -> Result<(), Error> {
+        use std::io::Write;
+        let target = self.path.join(name);
+        let temporary = self.path.join(format!("{name}.new"));
+        let write = || {
+            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(content.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &target)
+        };
+        write().map_err(self.failed(name))
+    }
+
+    fn failed(&self, name: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let path = self.path.join(name);
+        move |source| Error::Directory { path, source }
+    }
+}
+
+/// A kubeconfig with a context for each server (name, URL), the first current, and for each its `stale` twin, which
+/// reads that node's own replica. JSON is YAML.
+pub fn admin_kubeconfig(admin: &Identity, servers: &[(String, String)]) -> String {
+    let encode = |text: &str| STANDARD.encode(text);
+    let authority = encode(&admin.authority_pem);
+    let mut clusters = Vec::new();
+    let mut contexts = Vec::new();
+    for (index, (name, url)) in servers.iter().enumerate() {
+        let stale = if index == 0 { "stale".to_string() } else { format!("stale-{name}") };
+        for (name, url) in [(name.clone(), url.clone()), (stale, format!("{url}/stale"))] {
+            clusters.push(json!({"name": name, "cluster": {"server": url, "certificate-authority-data": authority}}));
+            contexts.push(json!({"name": name, "context": {"cluster": name, "user": "admin"}}));
+        }
+    }
+    let user = json!({"name": "admin", "user": {
+        "client-certificate-data": encode(&admin.certificate_pem), "client-key-data": encode(&admin.key_pem),
+    }});
+    let current = servers.first().map(|(name, _)| name.clone()).unwrap_or_default();
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "clusters": clusters, "contexts": contexts, "users": [user], "current-context": current,
+    });
+    serde_json::to_string_pretty(&config).expect("plain data")
+}

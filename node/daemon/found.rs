@@ -1,0 +1,61 @@
+//! A new cluster: its CA, its first node, and the objects that every cluster has.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skein_command::Write;
+use skein_object::meta::{self, Birth};
+use skein_object::{Key, Record, registry};
+use skein_quic::authority::node_dns_name;
+use skein_quic::{Authority, Subject};
+use skein_store::Handle;
+
+use crate::directory::{Directory, NodeFile};
+use crate::{Error, Options};
+
+/// The ClusterIP of the Service `kubernetes`, in every node's certificate.
+const API_SERVICE_IP: &str = "10.96.0.1";
+
+/// Makes the CA, the node's identity and the administrator's kubeconfig.
+pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFile, Error> {
+    let authority = Authority::create("skein")?;
+    directory.save_authority(&authority.certificate_pem, &authority.key_pem)?;
+    let identity = authority.issue(&Subject::node(&options.name), &names(&options.name, &options.address.to_string()))?;
+    directory.save_identity(&identity)?;
+    let admin = Subject { user: "admin".into(), groups: vec!["system:masters".into()] };
+    directory.save_admin(&authority.issue(&admin, &[])?, options.address, options.api_port)?;
+    let node = NodeFile { format: 1, name: options.name.clone(), id: draw_id(), address: options.address, founder: true };
+    directory.save_node(&node)?;
+    Ok(node)
+}
+
+/// Node ids are random and never reused; 53 bits pass through JSON unharmed.
+pub(crate) fn draw_id() -> u64 {
+    rand::random_range(1..1 << 53)
+}
+
+/// The names in a node's certificate.
+pub(crate) fn names(node: &str, address: &str) -> Vec<String> {
+    let services = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let own = [node, &node_dns_name(node), address, "127.0.0.1", "localhost", API_SERVICE_IP].map(String::from);
+    own.into_iter().chain(services.map(String::from)).collect()
+}
+
+/// Writes the objects that every cluster has, where they are missing.
+pub(crate) async fn bootstrap(store: &Handle) -> Result<(), Error> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        let resource = registry::find("", "v1", "namespaces").expect("the registry has namespaces");
+        ensure(store, resource, "", json!({"metadata": {"name": name}})).await?;
+    }
+    Ok(())
+}
+
+async fn ensure(store: &Handle, resource: &skein_object::Resource, namespace: &str, mut object: Value) -> Result<(), Error> {
+    let now = meta::time(Timestamp::now());
+    let birth = Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &now, suffix: "" };
+    meta::at_creation(&mut object, resource, namespace, &birth);
+    (resource.default)(&mut object);
+    let key = Key::new(resource.qualified(), namespace, meta::name(&object));
+    // One that is there already is what was wanted.
+    store.propose(Write::create(&key, Record::from_value(&object)).into()).await?;
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The daemon: the only place that builds everything and joins the store with QUIC.
+//!
+//! ```text
+//!   run ─▶ directory (identity, keys) ─▶ quic ─▶ store ─▶ lead, keeper     (while this node leads)
+//!                                          │        ├───▶ api
+//!                                          │        └───▶ kubelet
+//!                                          └─▶ streams from peers ─▶ store, kubelet, liveness
+//! ```
+
+mod cluster;
+mod directory;
+mod found;
+mod join;
+mod keeper;
+mod kubelets;
+mod peers;
+mod report;
+mod run;
+mod token;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+pub use directory::admin_kubeconfig;
+pub use run::run;
+pub use token::Token;
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The Node's name; unique in the cluster.
+    pub name: String,
+    pub directory: PathBuf,
+    /// The address that other nodes and clients reach this node at.
+    pub address: IpAddr,
+    pub api_port: u16,
+    pub peer_port: u16,
+    /// Joins the cluster of this token; without one, and without a cluster in `directory`, a cluster is founded.
+    pub join: Option<Token>,
+    pub service_range: String,
+    pub runtime: Runtime,
+    /// Labels that the Node gets when it registers.
+    pub labels: Vec<(String, String)>,
+}
+
+/// How containers are run here.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// The CRI server's socket.
+    pub endpoint: PathBuf,
+    /// Where the node's CNI configuration is written for the runtime.
+    pub cni_directory: PathBuf,
+    /// The cgroup below which Pods get theirs.
+    pub cgroup_root: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use {path}: {source}")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("{path} belongs to node {found:?}, not to {wanted:?}: start it under its own name, or choose another directory")]
+    ForeignDirectory { path: PathBuf, found: String, wanted: String },
+    #[error("cannot join: {0}")]
+    Join(String),
+    #[error("token: {0}")]
+    Token(String),
+    #[error(transparent)]
+    Quic(#[from] skein_quic::Error),
+    #[error(transparent)]
+    Store(#[from] skein_store::Error),
+    #[error(transparent)]
+    Api(#[from] skein_api::Error),
+}

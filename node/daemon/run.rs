@@ -1,0 +1,130 @@
+//! Starts a node and runs it until it is told to stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use skein_lead::Reports;
+use skein_peer::{Channel, Request, Response};
+use skein_quic::{Endpoint, Incoming};
+use skein_store::{Handle, Member};
+use tracing::{debug, info, warn};
+
+use crate::cluster::{Endpoints, JoinRequest};
+use crate::directory::{Directory, NodeFile};
+use crate::keeper::{self, Keys};
+use crate::kubelets::Reach;
+use crate::peers::QuicPeers;
+use crate::{Error, Options, found, join, report};
+
+/// Runs the node; `stop` ends it in order.
+pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let directory = Directory::open(&options.directory)?;
+    let node = settle(&directory, &options).await?;
+    let identity = directory.identity()?.ok_or_else(|| Error::Join("the directory has no identity".into()))?;
+
+    let bind = SocketAddr::new(options.address, options.peer_port);
+    let (endpoint, incoming) = Endpoint::start(skein_quic::Options { bind, identity: identity.clone() })?;
+    let peers = Arc::new(QuicPeers(endpoint.clone()));
+    let store = skein_store::start(skein_store::Options { id: node.id, directory: options.directory.clone(), peers }).await?;
+    let reports = Reports::default();
+    let cluster = Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port };
+    tokio::spawn(accept(incoming, store.clone(), cluster.clone(), reports.clone()));
+
+    if node.founder {
+        // Refused where the cluster exists already, as on every start but the first.
+        let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
+        tokio::spawn(bootstrap(store.clone()));
+    }
+    let api = skein_api::Service::bind(skein_api::Options {
+        bind: SocketAddr::new(options.address, options.api_port),
+        identity,
+        store: store.clone(),
+        kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
+        cluster: Arc::new(cluster),
+        cluster_ip_range: options.service_range.clone(),
+    })
+    .await?;
+    tokio::spawn(api.run());
+    tokio::spawn(skein_lead::run(store.clone(), reports.clone()));
+    tokio::spawn(keeper::run(store.clone(), directory));
+    tokio::spawn(report::send(store.clone(), endpoint.clone(), node.name.clone(), reports));
+    info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
+    stop.await;
+    info!("stopping");
+    store.stop().await;
+    endpoint.close();
+    Ok(())
+}
+
+/// Who this node is: as its directory says, or founded or joined now.
+async fn settle(directory: &Directory, options: &Options) -> Result<NodeFile, Error> {
+    if let Some(node) = directory.node()? {
+        if node.name != options.name {
+            return Err(Error::ForeignDirectory { path: directory.path().into(), found: node.name, wanted: options.name.clone() });
+        }
+        return Ok(node);
+    }
+    match &options.join {
+        Some(token) => join::join(directory, options, token).await,
+        None => found::create(directory, options),
+    }
+}
+
+/// Writes what every cluster has, as soon as there is a quorum to write it to.
+async fn bootstrap(store: Handle) {
+    while let Err(why) = found::bootstrap(&store).await {
+        debug!(%why, "not bootstrapped yet");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+/// Hands out the streams that peers open.
+async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Handle, cluster: Endpoints, reports: Reports) {
+    while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
+        let (store, cluster, reports) = (store.clone(), cluster.clone(), reports.clone());
+        tokio::spawn(async move {
+            match channel {
+                Channel::Report => report::receive(&peer, Box::new(stream), &reports).await,
+                Channel::Kubelet => warn!(%peer, "this node has no kubelet"),
+                Channel::Append | Channel::Call | Channel::Snapshot => {
+                    let served = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await;
+                    if let Err(why) = served {
+                        debug!(%peer, ?channel, %why, "a stream ended");
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The requests of peers that are not the store's.
+async fn answer(request: Request, cluster: &Endpoints) -> Response {
+    let failed = |why: &dyn std::fmt::Display| Response::Failed(why.to_string());
+    match request {
+        Request::InstallKeys(json) => match serde_json::from_slice::<Keys>(&json) {
+            Ok(keys) => match install(&keys, cluster) {
+                Ok(()) => Response::Raft(bytes::Bytes::from_static(b"{}")),
+                Err(why) => failed(&why),
+            },
+            Err(why) => failed(&why),
+        },
+        Request::Join(json) => match serde_json::from_slice::<JoinRequest>(&json) {
+            Ok(request) => match cluster.admit(&request).await {
+                Ok(answer) => Response::Raft(serde_json::to_vec(&answer).unwrap_or_default().into()),
+                Err(status) => Response::Failed(serde_json::to_string(&status).unwrap_or_default()),
+            },
+            Err(why) => failed(&why),
+        },
+        _ => Response::Failed("not a request for this part of the node".into()),
+    }
+}
+
+/// Keeps the CA's key, if it is the key of the CA that this node already trusts.
+fn install(keys: &Keys, cluster: &Endpoints) -> Result<(), Error> {
+    let known = cluster.directory.identity()?.map(|identity| identity.authority_pem);
+    if known.as_ref() != Some(&keys.authority_certificate) {
+        return Err(Error::Join("the keys are those of another CA".into()));
+    }
+    cluster.directory.save_authority(&keys.authority_certificate, &keys.authority_key)
+}

@@ -1,0 +1,45 @@
+//! Which nodes have been heard of, in ticks of the leader.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use skein_reconcile::Liveness;
+
+/// The leader's tick. A stalled leader has no ticks, so its own stall makes nobody silent.
+pub(crate) const TICK_MS: u64 = 100;
+
+/// The reports of nodes as they arrive; shared between the receiver and the leader. A cheap clone.
+#[derive(Clone, Default)]
+pub struct Reports {
+    silent_ticks: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+// === impl Reports ===
+
+impl Reports {
+    pub fn heard(&self, node: &str) {
+        self.lock().insert(node.into(), 0);
+    }
+
+    /// A new leader knows nothing yet: every node is given time from now on.
+    pub(crate) fn begin(&self) {
+        self.lock().clear();
+    }
+
+    /// A node that should report is counted from now on, if it is not already.
+    pub(crate) fn expect(&self, node: &str) {
+        self.lock().entry(node.into()).or_insert(0);
+    }
+
+    pub(crate) fn tick(&self) {
+        self.lock().values_mut().for_each(|ticks| *ticks += 1);
+    }
+
+    pub(crate) fn liveness(&self) -> Liveness {
+        Liveness { silent_ms: self.lock().iter().map(|(node, ticks)| (node.clone(), ticks * TICK_MS)).collect() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
+        self.silent_ticks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

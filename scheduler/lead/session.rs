@@ -1,0 +1,269 @@
+//! One term of leading.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use skein_command::Transaction;
+use skein_object::Key;
+use skein_place::{Fleet, Placement, place};
+use skein_reconcile::{Controller, Liveness, Mint, Note, Snapshot, bind, event, interested, reconcile, unschedulable};
+use skein_state::Event;
+use skein_store::{Handle, View};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, warn};
+
+use crate::Reports;
+use crate::liveness::TICK_MS;
+
+/// What goes into one log entry at most, in transactions; about 1 MiB of Pods.
+const BATCH_TRANSACTIONS: usize = 256;
+
+/// Events taken from the history at once.
+const EVENTS_MAX: usize = 4096;
+
+/// A Pod that fits nowhere is tried again when something changes, and at the latest after this.
+const RETRY_UNSCHEDULABLE: Duration = Duration::from_secs(30);
+
+type Work = (Controller, Key);
+
+/// A transaction and the work that it came from; none for the scheduler's, which come from the pending Pods.
+type Decided = (Option<Work>, Transaction);
+
+/// A decision that was refused is made again after this, if no event has brought it back before.
+const RETRY_REFUSED: Duration = Duration::from_millis(200);
+
+struct Session<'a> {
+    store: &'a Handle,
+    term: u64,
+    snapshot: Snapshot,
+    fleet: Fleet,
+    cursor: u64,
+    queue: BTreeSet<Work>,
+    /// Work that waits for a time.
+    later: BTreeMap<Instant, BTreeSet<Work>>,
+    /// Pods without a node.
+    pending: BTreeSet<Key>,
+    retry_pending: Instant,
+}
+
+/// Leads until the store stops; the caller drops it when the term ends.
+pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports) {
+    // Everything that earlier leaders committed must be seen before the first decision.
+    let Ok(view) = store.read().await else { return };
+    let mut session = Session::begin(store, term, &view);
+    let mut changes = store.watch();
+    let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        session.step(&reports.liveness()).await;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = ticks.tick() => {
+                reports.tick();
+                session.tick(reports);
+            }
+        }
+    }
+}
+
+// === impl Session ===
+
+impl<'a> Session<'a> {
+    fn begin(store: &'a Handle, term: u64, view: &View) -> Self {
+        let now = Instant::now();
+        let mut session = Self {
+            store,
+            term,
+            snapshot: Snapshot::default(),
+            fleet: Fleet::default(),
+            cursor: 0,
+            queue: BTreeSet::new(),
+            later: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            retry_pending: now,
+        };
+        session.reload(view);
+        session
+    }
+
+    /// Everything anew: at the beginning, and when the history has moved past this session's cursor.
+    fn reload(&mut self, view: &View) {
+        self.snapshot = Snapshot::of(&view.state);
+        self.fleet = Fleet::default();
+        self.pending.clear();
+        self.cursor = view.state.revision();
+        for node in self.snapshot.nodes.values() {
+            self.fleet.observe_node(&node.object);
+        }
+        for (key, entry) in view.state.range("", None) {
+            let event = Event { revision: entry.revision, key: key.clone(), before: None, after: Some(entry.clone()) };
+            self.queue.extend(interested(&self.snapshot, &event));
+        }
+        let pods: Vec<Key> = self.snapshot.pods.keys().cloned().collect();
+        pods.iter().for_each(|key| self.observe_pod(key));
+    }
+
+    /// Takes in what has happened, decides, proposes; until there is nothing to do.
+    async fn step(&mut self, liveness: &Liveness) {
+        loop {
+            self.observe();
+            let mut decided: Vec<Decided> = self.schedule().into_iter().map(|t| (None, t)).collect();
+            self.reconcile_some(liveness, &mut decided);
+            if decided.is_empty() {
+                if self.queue.is_empty() {
+                    return;
+                }
+                continue;
+            }
+            if !self.propose(decided).await {
+                return;
+            }
+        }
+    }
+
+    fn observe(&mut self) {
+        let view = self.store.local();
+        loop {
+            let mut events = Vec::new();
+            for resource in skein_object::registry::all().iter().filter(|r| !r.is_virtual) {
+                match self.store.events_since(resource.qualified(), self.cursor, EVENTS_MAX) {
+                    Ok(found) => events.extend(found),
+                    Err(_) => return self.reload(&self.store.local()),
+                }
+            }
+            // What was applied after the view was taken waits for the next round, so that snapshot and state agree.
+            events.retain(|event| event.revision <= view.state.revision());
+            events.sort_by_key(|event| event.revision);
+            let Some(last) = events.last().map(|event| event.revision) else { break };
+            self.snapshot.state = view.state.clone();
+            for event in &events {
+                self.snapshot.observe(event);
+                self.observe_event(event);
+            }
+            self.cursor = last;
+        }
+        self.cursor = self.cursor.max(view.state.revision());
+    }
+
+    fn observe_event(&mut self, event: &Event) {
+        self.queue.extend(interested(&self.snapshot, event));
+        match event.key.resource() {
+            "nodes" => {
+                match self.snapshot.nodes.get(&event.key) {
+                    Some(node) => self.fleet.observe_node(&node.object),
+                    None => self.fleet.forget_node(event.key.name()),
+                }
+                self.retry_pending = Instant::now();
+            }
+            "pods" => {
+                self.observe_pod(&event.key);
+                if event.after.is_none() {
+                    self.retry_pending = Instant::now();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn observe_pod(&mut self, key: &Key) {
+        let Some(pod) = self.snapshot.pods.get(key) else {
+            self.pending.remove(key);
+            self.fleet.forget(&format!("{}/{}", key.namespace(), key.name()));
+            return;
+        };
+        let node = pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        let scheduler = pod.object.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler");
+        let waits = node.is_empty() && scheduler == "default-scheduler" && pod.object.metadata.deletion_timestamp.is_none();
+        if waits {
+            if self.pending.insert(key.clone()) {
+                self.retry_pending = Instant::now();
+            }
+        } else {
+            self.pending.remove(key);
+        }
+        self.fleet.observe_pod(&pod.object);
+    }
+
+    /// Places every Pod that waits, against one fleet.
+    fn schedule(&mut self) -> Vec<Transaction> {
+        if self.pending.is_empty() || Instant::now() < self.retry_pending {
+            return Vec::new();
+        }
+        self.retry_pending = Instant::now() + RETRY_UNSCHEDULABLE;
+        let mut mint = Mint::new(Timestamp::now(), rand::random(), Liveness::default());
+        let mut transactions = Vec::new();
+        for key in &self.pending {
+            let Some(pod) = self.snapshot.pods.get(key) else { continue };
+            let uid = pod.object.metadata.uid.clone().unwrap_or_default();
+            let placement = place(&self.fleet, &pod.object);
+            let (written, reason, message, warning) = match &placement {
+                Placement::Node(node) => {
+                    self.fleet.assume(&pod.object, node);
+                    let message = format!("Successfully assigned {}/{} to {node}", key.namespace(), key.name());
+                    (bind(pod, node, &mint), "Scheduled", message, false)
+                }
+                Placement::Unschedulable(why) => (unschedulable(pod, why, &mint), "FailedScheduling", why.clone(), true),
+            };
+            if let Some(mut transaction) = written {
+                let note = Note { regarding: key, uid: &uid, reason, message, component: "default-scheduler", warning };
+                transaction.writes.extend(event(&note, &mut mint).writes);
+                transactions.push(transaction);
+            }
+            if transactions.len() >= BATCH_TRANSACTIONS {
+                self.retry_pending = Instant::now();
+                break;
+            }
+        }
+        transactions
+    }
+
+    fn reconcile_some(&mut self, liveness: &Liveness, decided: &mut Vec<Decided>) {
+        let mut mint = Mint::new(Timestamp::now(), rand::random(), liveness.clone());
+        while decided.len() < BATCH_TRANSACTIONS {
+            let Some((controller, key)) = self.queue.pop_first() else { return };
+            let outcome = reconcile(controller, &self.snapshot, &key, &mut mint);
+            if let Some(again_ms) = outcome.again_ms {
+                let at = Instant::now() + Duration::from_millis(again_ms);
+                self.later.entry(at).or_default().insert((controller, key.clone()));
+            }
+            decided.extend(outcome.transactions.into_iter().map(|t| (Some((controller, key.clone())), t)));
+        }
+    }
+
+    /// Returns false when nothing was proposed, because the term has ended or there is no quorum.
+    async fn propose(&mut self, decided: Vec<Decided>) -> bool {
+        let (origins, mut transactions): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
+        transactions.iter_mut().for_each(|t| t.epoch = self.term);
+        match self.store.propose_all(transactions).await {
+            Ok(outcomes) => {
+                for (origin, outcome) in origins.into_iter().zip(outcomes) {
+                    let Err(refusal) = outcome.result() else { continue };
+                    debug!(cause = ?refusal.cause(), ?origin, "a decision came too late");
+                    match origin {
+                        Some(work) => drop(self.later.entry(Instant::now() + RETRY_REFUSED).or_default().insert(work)),
+                        None => self.retry_pending = Instant::now() + RETRY_REFUSED,
+                    }
+                }
+                true
+            }
+            Err(why) => {
+                warn!(%why, "cannot propose");
+                self.reload(&self.store.local());
+                false
+            }
+        }
+    }
+
+    fn tick(&mut self, reports: &Reports) {
+        let now = Instant::now();
+        while let Some(entry) = self.later.first_entry().filter(|e| *e.key() <= now) {
+            self.queue.extend(entry.remove());
+        }
+        for member in self.store.members() {
+            reports.expect(&member.member.name);
+        }
+        // Silence is not an event: nodes are looked at in every tick, which is cheap while nothing changes.
+        self.queue.extend(self.snapshot.nodes.keys().map(|key| (Controller::NodeLifecycle, key.clone())));
+    }
+}

@@ -1,0 +1,82 @@
+//! Garbage collection by ownerReferences: dependents go when their owners have gone; owners that are deleted in the
+//! foreground wait for their dependents; owners that orphan set them free first.
+
+use serde_json::Value;
+use skein_command::Transaction;
+use skein_object::Key;
+use skein_object::deletion::{Propagation, Wish};
+use skein_state::Entry;
+
+use crate::snapshot::{Snapshot, Ties, ties};
+use crate::write::{delete, edit_record};
+use crate::Mint;
+
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
+
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
+    let Some(entry) = snapshot.state.get(key) else { return Vec::new() };
+    let own = ties(&entry.record);
+    let terminating = own.deletion_timestamp.is_some();
+    if terminating && own.finalizers.iter().any(|f| f == ORPHAN) {
+        return orphan(snapshot, key, entry, &own);
+    }
+    if terminating && own.finalizers.iter().any(|f| f == FOREGROUND) {
+        return foreground(snapshot, key, entry, &own);
+    }
+    if terminating || own.owner_references.is_empty() {
+        return Vec::new();
+    }
+    let owner_is_there = |uid: &str| snapshot.by_uid(uid).is_some();
+    let going_first = own.owner_references.iter().any(|owner| waits_in_foreground(snapshot, &owner.uid));
+    if own.owner_references.iter().any(|owner| owner_is_there(&owner.uid)) && !going_first {
+        return Vec::new();
+    }
+    let propagation = if going_first { Propagation::Foreground } else { Propagation::Background };
+    delete(key, entry.revision, &entry.record, &Wish { grace_seconds: None, propagation: Some(propagation) }, mint).into_iter().collect()
+}
+
+fn waits_in_foreground(snapshot: &Snapshot, uid: &str) -> bool {
+    let owner = snapshot.by_uid(uid).and_then(|key| snapshot.state.get(key));
+    owner.map(|entry| ties(&entry.record)).is_some_and(|t| t.deletion_timestamp.is_some() && t.finalizers.iter().any(|f| f == FOREGROUND))
+}
+
+fn foreground(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Vec<Transaction> {
+    let blocks = |dependent: &Key| {
+        let ties = snapshot.state.get(dependent).map(|e| ties(&e.record)).unwrap_or_default();
+        ties.owner_references.iter().any(|owner| owner.uid == own.uid && owner.block_owner_deletion)
+    };
+    if snapshot.dependents(&own.uid).any(blocks) {
+        return Vec::new();
+    }
+    without_finalizer(key, entry, FOREGROUND).into_iter().collect()
+}
+
+fn orphan(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Vec<Transaction> {
+    let mut transactions = Vec::new();
+    for dependent in snapshot.dependents(&own.uid) {
+        let Some(found) = snapshot.state.get(dependent) else { continue };
+        transactions.extend(edit_record(dependent, found.revision, &found.record, |object| {
+            if let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) {
+                owners.retain(|owner| owner["uid"] != own.uid.as_str());
+            }
+        }));
+    }
+    if transactions.is_empty() {
+        transactions.extend(without_finalizer(key, entry, ORPHAN));
+    }
+    transactions
+}
+
+/// Takes our finalizer off; when it was the last, the object is removed instead.
+fn without_finalizer(key: &Key, entry: &Entry, finalizer: &str) -> Option<Transaction> {
+    let resource = skein_object::registry::by_key(key.resource())?;
+    let mut object = entry.record.to_value(&resource.api_version(), resource.kind, entry.revision);
+    if let Some(finalizers) = object.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
+        finalizers.retain(|f| f != finalizer);
+    }
+    if skein_object::deletion::ends_with(resource, &object) {
+        return Some(skein_command::Write::delete(key, entry.revision).into());
+    }
+    edit_record(key, entry.revision, &entry.record, |current| *current = object)
+}

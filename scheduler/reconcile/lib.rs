@@ -1,0 +1,97 @@
+//! Controllers: one file each, `reconcile(&Snapshot, Key, &mut Mint) -> Vec<Transaction>`.
+//!
+//! They are level-triggered: a controller looks at what is and at what should be, never at what changed. It may run
+//! twice, late, or on a leader that is none any more; every write carries the revision that it read, and `lead` adds
+//! the epoch. A new leader reconciles everything, so failover and the happy case are one path.
+//!
+//! ```text
+//!   Event ──▶ interested(event) ──▶ (controller, key) ──▶ reconcile ──▶ transactions ──▶ lead proposes
+//! ```
+
+mod deployment;
+mod garbage;
+mod mint;
+mod namespace;
+mod node_lifecycle;
+mod node_range;
+mod pods_of;
+mod replica_set;
+mod replication_controller;
+mod service_account;
+mod snapshot;
+mod write;
+
+use skein_command::Transaction;
+use skein_object::Key;
+use skein_state::Event;
+
+pub use mint::Mint;
+pub use node_lifecycle::Liveness;
+pub use snapshot::{Snapshot, Stored};
+pub use write::{Note, bind, event, unschedulable};
+
+/// Every controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Controller {
+    Deployment,
+    ReplicaSet,
+    ReplicationController,
+    Garbage,
+    Namespace,
+    NodeLifecycle,
+    NodeRange,
+    ServiceAccount,
+}
+
+/// What a controller answers.
+#[derive(Default)]
+pub struct Outcome {
+    pub transactions: Vec<Transaction>,
+    /// Look again after this long, though nothing changes: a deadline is near.
+    pub again_ms: Option<u64>,
+}
+
+impl From<Vec<Transaction>> for Outcome {
+    fn from(transactions: Vec<Transaction>) -> Self {
+        Self { transactions, again_ms: None }
+    }
+}
+
+/// Runs one controller on one object.
+pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
+    match controller {
+        Controller::Deployment => deployment::reconcile(snapshot, key, mint),
+        Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
+        Controller::ReplicationController => replication_controller::reconcile(snapshot, key, mint),
+        Controller::Garbage => garbage::reconcile(snapshot, key, mint).into(),
+        Controller::Namespace => namespace::reconcile(snapshot, key, mint).into(),
+        Controller::NodeLifecycle => node_lifecycle::reconcile(snapshot, key, mint),
+        Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
+        Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
+    }
+}
+
+/// Which controllers must look at which objects because of an event; all of them, when a leader begins.
+pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> {
+    let key = event.key.clone();
+    let mut work = match key.resource() {
+        "deployments.apps" => vec![(Controller::Deployment, key.clone())],
+        "replicasets.apps" => vec![(Controller::ReplicaSet, key.clone())],
+        "replicationcontrollers" => vec![(Controller::ReplicationController, key.clone())],
+        "namespaces" => vec![(Controller::Namespace, key.clone()), (Controller::ServiceAccount, key.clone())],
+        "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
+        "nodes" => vec![(Controller::NodeRange, key.clone()), (Controller::NodeLifecycle, key.clone())],
+        "pods" => pods_of::controllers(snapshot, event),
+        _ => Vec::new(),
+    };
+    if key.resource() == "replicasets.apps" {
+        work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::Deployment, owner)));
+    }
+    // A namespace that goes waits for its content; garbage is found where an owner went or a finalizer waits.
+    if !key.namespace().is_empty() && event.after.is_none() {
+        work.push((Controller::Namespace, Key::new("namespaces", "", key.namespace())));
+    }
+    work.push((Controller::Garbage, key));
+    work.extend(snapshot.waiting_owners(event).into_iter().map(|owner| (Controller::Garbage, owner)));
+    work
+}

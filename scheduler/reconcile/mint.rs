@@ -1,0 +1,54 @@
+//! What controllers need beside the snapshot and must not make themselves: the time, ids, and how nodes fare.
+
+use jiff::Timestamp;
+
+use crate::Liveness;
+
+/// Supplied by the caller for each pass. Two passes with equal mints over equal snapshots give equal commands.
+pub struct Mint {
+    pub now: Timestamp,
+    pub liveness: Liveness,
+    seed: u64,
+}
+
+impl Mint {
+    pub fn new(now: Timestamp, seed: u64, liveness: Liveness) -> Self {
+        Self { now, liveness, seed }
+    }
+
+    /// A random (version 4) UUID from the seed.
+    pub fn uid(&mut self) -> String {
+        let (a, b) = (self.next(), self.next());
+        format!(
+            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+            a >> 32,
+            (a >> 16) & 0xffff,
+            a & 0xfff,
+            0x8000 | ((b >> 48) & 0x3fff),
+            b & 0xffff_ffff_ffff
+        )
+    }
+
+    /// Five characters that make no words: apimachinery's `rand.String`.
+    pub fn suffix(&mut self) -> String {
+        const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        (0..5).map(|_| ALPHABET[usize::try_from(self.next() % 27).unwrap_or(0)] as char).collect()
+    }
+
+    pub fn time(&self) -> String {
+        skein_object::meta::time(self.now)
+    }
+
+    pub fn seconds_since(&self, instant: &str) -> Option<i64> {
+        Some(self.now.as_second() - instant.parse::<Timestamp>().ok()?.as_second())
+    }
+
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,29 @@
+//! A namespace that is being deleted takes its content with it, and goes when nothing is left.
+
+use skein_command::{Transaction, Write};
+use skein_object::deletion::Wish;
+use skein_object::{Key, registry};
+
+use crate::snapshot::{Snapshot, ties};
+use crate::write::delete;
+use crate::Mint;
+
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
+    let Some(namespace) = snapshot.state.get(key) else { return Vec::new() };
+    if ties(&namespace.record).deletion_timestamp.is_none() {
+        return Vec::new();
+    }
+    let mut left = false;
+    let mut transactions = Vec::new();
+    for resource in registry::all().iter().filter(|r| r.namespaced) {
+        let prefix = Key::prefix(resource.qualified(), key.name());
+        for (key, entry) in snapshot.state.range(&prefix, None) {
+            left = true;
+            transactions.extend(delete(key, entry.revision, &entry.record, &Wish::default(), mint));
+        }
+    }
+    if !left {
+        transactions.push(Write::delete(key, namespace.revision).into());
+    }
+    transactions
+}

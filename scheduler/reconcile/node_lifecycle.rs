@@ -1,0 +1,140 @@
+//! Nodes that are lost: marked NotReady, tainted, and their Pods replaced.
+//!
+//! Liveness is soft state of the leader, counted in its own ticks: a leader that was paused itself has seen no ticks
+//! pass, so it never takes its own stall for the others'. A Pod that states how long it tolerates the taint gets that;
+//! one that says nothing is replaced at once.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use serde_json::{Value, json};
+use skein_command::Transaction;
+use skein_object::Key;
+use skein_object::deletion::Wish;
+
+use crate::snapshot::{Snapshot, Stored};
+use crate::write::{Note, delete, edit, event, set_condition};
+use crate::{Mint, Outcome};
+
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+
+/// How long each node has been silent. A node that is missing here has not been heard of by this leader and is given
+/// time from its election on.
+#[derive(Clone, Debug, Default)]
+pub struct Liveness {
+    pub silent_ms: BTreeMap<String, u64>,
+}
+
+/// Without a report for this long a node is lost. Ten reports; five times the stall that must not evict anything.
+pub(crate) const LOST_AFTER_MS: u64 = 1000;
+
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
+    let Some(node) = snapshot.nodes.get(key) else { return Outcome::default() };
+    // A Node that no daemon reports for (created by hand, kwok) is judged by nobody here.
+    let Some(silent_ms) = mint.liveness.silent_ms.get(key.name()).copied() else { return Outcome::default() };
+    let lost = silent_ms >= LOST_AFTER_MS;
+    let mut outcome = Outcome::default();
+    let now = mint.time();
+    let changed = edit(node, |object| {
+        if lost {
+            for kind in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
+                set_condition(object, json!({
+                    "type": kind, "status": "Unknown", "reason": "NodeStatusUnknown", "message": "Node stopped reporting to the leader.",
+                    "lastHeartbeatTime": now, "lastTransitionTime": now,
+                }));
+            }
+        }
+        set_taints(object, lost, &now);
+    });
+    if let Some(mut transaction) = changed {
+        if lost && is_ready(node) {
+            let uid = node.object.metadata.uid.clone().unwrap_or_default();
+            let message = format!("Node {} status is now: NodeNotReady", key.name());
+            let note = Note { regarding: key, uid: &uid, reason: "NodeNotReady", message, component: "node-controller", warning: false };
+            transaction.writes.extend(event(&note, mint).writes);
+        }
+        outcome.transactions.push(transaction);
+    }
+    if lost {
+        evict(snapshot, key.name(), silent_ms, mint, &mut outcome);
+    }
+    outcome
+}
+
+fn is_ready(node: &Stored<k8s_openapi::api::core::v1::Node>) -> bool {
+    let conditions = node.object.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn set_taints(object: &mut Value, lost: bool, now: &str) {
+    let condition = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().find(|c| c["type"] == "Ready");
+    let ready = condition.is_some_and(|c| c["status"] == "True");
+    let wanted = match (lost, ready) {
+        (true, _) => Some(UNREACHABLE),
+        (false, false) => Some(NOT_READY),
+        (false, true) => None,
+    };
+    let current = object.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
+    let ours = |taint: &Value| taint["key"] == UNREACHABLE || taint["key"] == NOT_READY;
+    let mut taints: Vec<Value> = current.iter().filter(|t| !ours(t) || Some(t["key"].as_str().unwrap_or_default()) == wanted).cloned().collect();
+    if let Some(key) = wanted {
+        // A node that is merely not ready yet keeps what it runs: only a lost one evicts.
+        let effects: &[&str] = if lost { &["NoSchedule", "NoExecute"] } else { &["NoSchedule"] };
+        taints.retain(|t| !ours(t) || effects.iter().any(|e| t["effect"] == *e));
+        for effect in effects {
+            if !taints.iter().any(|t| t["key"] == key && t["effect"] == *effect) {
+                taints.push(json!({"key": key, "effect": effect, "timeAdded": now}));
+            }
+        }
+    }
+    if taints.is_empty() {
+        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.shift_remove("taints");
+        }
+    } else {
+        object["spec"]["taints"] = json!(taints);
+    }
+}
+
+fn evict(snapshot: &Snapshot, node: &str, silent_ms: u64, mint: &mut Mint, outcome: &mut Outcome) {
+    let on_node = |pod: &&Stored<Pod>| pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+    for pod in snapshot.pods.values().filter(on_node).filter(|p| p.object.metadata.deletion_timestamp.is_none()) {
+        let Some(tolerated_ms) = tolerated_ms(&pod.object) else { continue };
+        let waited_ms = silent_ms - LOST_AFTER_MS;
+        if waited_ms < tolerated_ms {
+            let rest = tolerated_ms - waited_ms;
+            outcome.again_ms = Some(outcome.again_ms.map_or(rest, |known| known.min(rest)));
+            continue;
+        }
+        outcome.transactions.extend(evicted(pod, mint));
+    }
+}
+
+fn evicted(pod: &Stored<Pod>, mint: &mut Mint) -> Option<Transaction> {
+    let mut transaction = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint)?;
+    let uid = pod.object.metadata.uid.clone().unwrap_or_default();
+    let message = format!("Marking for deletion Pod {}/{}", pod.key.namespace(), pod.key.name());
+    let note = Note { regarding: &pod.key, uid: &uid, reason: "TaintManagerEviction", message, component: "taint-eviction-controller", warning: false };
+    transaction.writes.extend(event(&note, mint).writes);
+    Some(transaction)
+}
+
+/// For how long a Pod stays on a lost node; `None` for ever.
+fn tolerated_ms(pod: &Pod) -> Option<u64> {
+    let tolerates = |t: &&Toleration| {
+        let effect = t.effect.as_deref().unwrap_or_default();
+        let key = t.key.as_deref().unwrap_or_default();
+        (effect.is_empty() || effect == "NoExecute") && (key == UNREACHABLE || (key.is_empty() && t.operator.as_deref() == Some("Exists")))
+    };
+    let stated = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let mut seconds: Option<i64> = Some(0);
+    for toleration in stated.iter().filter(tolerates) {
+        seconds = match (toleration.toleration_seconds, seconds) {
+            (Some(stated), Some(known)) => Some(if known == 0 { stated } else { known.min(stated) }),
+            (None, _) => return None,
+            (_, None) => None,
+        };
+    }
+    seconds.map(|s| u64::try_from(s).unwrap_or(0) * 1000)
+}

@@ -1,0 +1,184 @@
+//! The Pods of a set: which are its own, which it should adopt, how many to make or remove. Shared by ReplicaSets and
+//! ReplicationControllers, which differ in their selector only.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+use skein_command::Transaction;
+use skein_object::deletion::Wish;
+use skein_object::selector::Selector;
+use skein_object::{Key, registry};
+use skein_state::Event;
+
+use crate::snapshot::{Snapshot, Stored, owners};
+use crate::write::{Note, create, delete, edit, event};
+use crate::{Controller, Mint, Outcome};
+
+/// At most so many Pods are made in one pass: they are one log entry.
+const BURST: usize = 500;
+
+/// A set as this module sees it.
+pub(crate) struct Set<'a> {
+    pub(crate) key: &'a Key,
+    pub(crate) api_version: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) metadata: &'a ObjectMeta,
+    pub(crate) selector: Selector,
+    pub(crate) replicas: usize,
+    pub(crate) min_ready_seconds: i64,
+    /// The Pod template as JSON.
+    pub(crate) template: Value,
+    pub(crate) component: &'static str,
+}
+
+/// The counts in a set's status.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Counts {
+    pub(crate) replicas: usize,
+    pub(crate) fully_labeled: usize,
+    pub(crate) ready: usize,
+    pub(crate) available: usize,
+    pub(crate) terminating: usize,
+}
+
+/// Who must look when a Pod changes: its owners, and sets that might adopt one without owner.
+pub(crate) fn controllers(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> {
+    let controller = |key: &Key| match key.resource() {
+        "replicasets.apps" => Some(Controller::ReplicaSet),
+        "replicationcontrollers" => Some(Controller::ReplicationController),
+        _ => None,
+    };
+    let owners = owners(event);
+    if !owners.is_empty() {
+        return owners.into_iter().filter_map(|key| Some((controller(&key)?, key))).collect();
+    }
+    let namespace = event.key.namespace();
+    let sets = snapshot.replica_sets.keys().chain(snapshot.replication_controllers.keys());
+    sets.filter(|key| key.namespace() == namespace).filter_map(|key| Some((controller(key)?, key.clone()))).collect()
+}
+
+/// Brings the number of Pods to what the set asks for; returns the counts as they are now.
+pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Outcome, Counts) {
+    let uid = set.metadata.uid.as_deref().unwrap_or_default();
+    let mut outcome = Outcome::default();
+    let mut active: Vec<&Stored<Pod>> = Vec::new();
+    let mut counts = Counts::default();
+    let prefix = Key::new("pods", set.key.namespace(), "");
+    let in_namespace = snapshot.pods.range(prefix..).take_while(|(key, _)| key.namespace() == set.key.namespace());
+    for (_, pod) in in_namespace {
+        let owner = controller_of(&pod.object);
+        if owner.is_none() && set.selector.matches_optional(pod.object.metadata.labels.as_ref()) && is_active(&pod.object) && set.metadata.deletion_timestamp.is_none() {
+            outcome.transactions.extend(edit(pod, |object| object["metadata"]["ownerReferences"] = json!([reference(set)])));
+        } else if owner != Some(uid) {
+            continue;
+        } else if pod.object.metadata.deletion_timestamp.is_some() {
+            counts.terminating += 1;
+            continue;
+        } else if !set.selector.matches_optional(pod.object.metadata.labels.as_ref()) {
+            // Its labels were changed by hand: the set lets it go.
+            outcome.transactions.extend(edit(pod, |object| drop(object["metadata"].as_object_mut().and_then(|m| m.shift_remove("ownerReferences")))));
+            continue;
+        }
+        if is_active(&pod.object) {
+            active.push(pod);
+        }
+    }
+    count(&active, set, mint, &mut counts, &mut outcome);
+    if set.metadata.deletion_timestamp.is_none() {
+        if active.len() < set.replicas {
+            for _ in active.len()..set.replicas.min(active.len() + BURST) {
+                make(set, mint, &mut outcome.transactions);
+            }
+        } else {
+            remove(set, &mut active, mint, &mut outcome.transactions);
+        }
+    }
+    (outcome, counts)
+}
+
+fn count(active: &[&Stored<Pod>], set: &Set<'_>, mint: &Mint, counts: &mut Counts, outcome: &mut Outcome) {
+    let template_labels = set.template.pointer("/metadata/labels").and_then(Value::as_object);
+    counts.replicas = active.len();
+    for pod in active {
+        let labels = pod.object.metadata.labels.as_ref();
+        let has = |(key, value): (&String, &Value)| labels.and_then(|l| l.get(key)).map(String::as_str) == value.as_str();
+        counts.fully_labeled += usize::from(template_labels.into_iter().flatten().all(has));
+        let Some(since) = ready_since(&pod.object) else { continue };
+        counts.ready += 1;
+        let waited = mint.now.as_second() - since;
+        if waited >= set.min_ready_seconds {
+            counts.available += 1;
+        } else {
+            let rest = u64::try_from(set.min_ready_seconds - waited).unwrap_or(0) * 1000;
+            outcome.again_ms = Some(outcome.again_ms.map_or(rest, |known| known.min(rest)));
+        }
+    }
+}
+
+fn make(set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) {
+    let resource = registry::find("", "v1", "pods").expect("the registry has pods");
+    let mut pod = set.template.clone();
+    // Kubernetes cuts the prefix so that the name keeps its suffix.
+    let base: String = format!("{}-", set.key.name()).chars().take(58).collect();
+    let name = format!("{base}{}", mint.suffix());
+    let metadata = skein_object::meta::edit(&mut pod);
+    metadata.insert("name".into(), name.clone().into());
+    metadata.insert("generateName".into(), format!("{}-", set.key.name()).into());
+    metadata.insert("ownerReferences".into(), json!([reference(set)]));
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+        for (field, value) in [("serviceAccountName", json!("default")), ("serviceAccount", json!("default")), ("priority", json!(0)), ("preemptionPolicy", json!("PreemptLowerPriority"))] {
+            spec.entry(field).or_insert(value);
+        }
+    }
+    let mut transaction = create(resource, set.key.namespace(), pod, mint);
+    // The event is part of the creation, so it is neither lost nor told twice.
+    transaction.writes.extend(note(set, "SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
+    transactions.push(transaction);
+}
+
+/// Removes what is too much, the least useful first (`ActivePodsWithRanks`).
+fn remove(set: &Set<'_>, active: &mut [&Stored<Pod>], mint: &mut Mint, transactions: &mut Vec<Transaction>) {
+    let surplus = active.len() - set.replicas.min(active.len());
+    active.sort_by_key(|pod| {
+        let unassigned = pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default().is_empty();
+        let running = phase(&pod.object) == "Running";
+        let created = pod.object.metadata.creation_timestamp.as_ref().map(|t| t.0.as_second()).unwrap_or(0);
+        (!unassigned, running, ready_since(&pod.object).is_some(), -created, pod.key.clone())
+    });
+    for pod in active.iter().take(surplus) {
+        if let Some(mut transaction) = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint) {
+            let message = format!("Deleted pod: {}", pod.key.name());
+            transaction.writes.extend(note(set, "SuccessfulDelete", message, mint).writes);
+            transactions.push(transaction);
+        }
+    }
+}
+
+fn note(set: &Set<'_>, reason: &str, message: String, mint: &mut Mint) -> Transaction {
+    let uid = set.metadata.uid.as_deref().unwrap_or_default();
+    event(&Note { regarding: set.key, uid, reason, message, component: set.component, warning: false }, mint)
+}
+
+fn reference(set: &Set<'_>) -> Value {
+    json!({"apiVersion": set.api_version, "kind": set.kind, "name": set.key.name(), "uid": set.metadata.uid, "controller": true, "blockOwnerDeletion": true})
+}
+
+pub(crate) fn controller_of(pod: &Pod) -> Option<&str> {
+    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+    owners.iter().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str())
+}
+
+pub(crate) fn is_active(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Unix seconds since when the Pod is ready.
+fn ready_since(pod: &Pod) -> Option<i64> {
+    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
+    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(0, |t| t.0.as_second()))
+}

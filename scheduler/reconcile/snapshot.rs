@@ -1,0 +1,167 @@
+//! What controllers see: the state, and the kinds they work on decoded once for each change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController};
+use serde::Deserialize;
+use skein_object::{Key, Record, registry};
+use skein_state::{Entry, Event, State};
+
+/// A decoded object and the bytes it came from.
+#[derive(Clone, Debug)]
+pub struct Stored<T> {
+    pub key: Key,
+    pub revision: u64,
+    pub record: Arc<Record>,
+    pub object: Arc<T>,
+}
+
+/// Kept up to date by [`Snapshot::observe`], event by event.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub state: State,
+    pub pods: BTreeMap<Key, Stored<Pod>>,
+    pub nodes: BTreeMap<Key, Stored<Node>>,
+    pub deployments: BTreeMap<Key, Stored<Deployment>>,
+    pub replica_sets: BTreeMap<Key, Stored<ReplicaSet>>,
+    pub replication_controllers: BTreeMap<Key, Stored<ReplicationController>>,
+    /// Where the object with a uid is.
+    by_uid: BTreeMap<String, Key>,
+    /// Who names a uid as its owner.
+    dependents: BTreeMap<String, BTreeSet<Key>>,
+}
+
+/// The part of metadata that ties objects together.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Ties {
+    pub(crate) uid: String,
+    pub(crate) owner_references: Vec<Owner>,
+    pub(crate) finalizers: Vec<String>,
+    pub(crate) deletion_timestamp: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Owner {
+    pub(crate) api_version: String,
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) block_owner_deletion: bool,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Everything anew, from a state.
+    pub fn of(state: &State) -> Self {
+        let mut snapshot = Self { state: state.clone(), ..Self::default() };
+        for (key, entry) in state.range("", None) {
+            snapshot.put(key, entry);
+        }
+        snapshot
+    }
+
+    /// Moves on by one event. `state` must be the state after it.
+    pub fn observe(&mut self, event: &Event) {
+        if let Some(before) = &event.before {
+            self.remove(&event.key, before);
+        }
+        if let Some(after) = &event.after {
+            self.put(&event.key, after);
+        }
+    }
+
+    pub(crate) fn by_uid(&self, uid: &str) -> Option<&Key> {
+        self.by_uid.get(uid)
+    }
+
+    pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Key> {
+        self.dependents.get(uid).into_iter().flatten()
+    }
+
+    /// Owners that wait for their dependents to go, or dependents that must be looked at because their owner went.
+    pub(crate) fn waiting_owners(&self, event: &Event) -> Vec<Key> {
+        let Some(subject) = event.subject() else { return Vec::new() };
+        let ties = ties(&subject.record);
+        if event.after.is_none() {
+            let owners = ties.owner_references.iter().filter_map(|owner| self.by_uid(&owner.uid));
+            return owners.chain(self.dependents(&ties.uid)).cloned().collect();
+        }
+        if ties.deletion_timestamp.is_some() && ties.finalizers.iter().any(|f| f == "foregroundDeletion") {
+            return self.dependents(&ties.uid).cloned().collect();
+        }
+        Vec::new()
+    }
+
+    fn put(&mut self, key: &Key, entry: &Entry) {
+        let ties = ties(&entry.record);
+        for owner in &ties.owner_references {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(key.clone());
+        }
+        self.by_uid.insert(ties.uid, key.clone());
+        match key.resource() {
+            "pods" => put(&mut self.pods, key, entry),
+            "nodes" => put(&mut self.nodes, key, entry),
+            "deployments.apps" => put(&mut self.deployments, key, entry),
+            "replicasets.apps" => put(&mut self.replica_sets, key, entry),
+            "replicationcontrollers" => put(&mut self.replication_controllers, key, entry),
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, key: &Key, before: &Entry) {
+        let ties = ties(&before.record);
+        for owner in &ties.owner_references {
+            if let Some(set) = self.dependents.get_mut(&owner.uid) {
+                set.remove(key);
+                if set.is_empty() {
+                    self.dependents.remove(&owner.uid);
+                }
+            }
+        }
+        self.by_uid.remove(&ties.uid);
+        match key.resource() {
+            "pods" => drop(self.pods.remove(key)),
+            "nodes" => drop(self.nodes.remove(key)),
+            "deployments.apps" => drop(self.deployments.remove(key)),
+            "replicasets.apps" => drop(self.replica_sets.remove(key)),
+            "replicationcontrollers" => drop(self.replication_controllers.remove(key)),
+            _ => {}
+        }
+    }
+}
+
+fn put<T>(map: &mut BTreeMap<Key, Stored<T>>, key: &Key, entry: &Entry)
+where
+    T: k8s_openapi::Resource + serde::de::DeserializeOwned,
+{
+    if let Some(object) = entry.record.typed::<T>(entry.revision) {
+        let stored = Stored { key: key.clone(), revision: entry.revision, record: Arc::clone(&entry.record), object: Arc::new(object) };
+        map.insert(key.clone(), stored);
+    }
+}
+
+pub(crate) fn ties(record: &Record) -> Ties {
+    record.segment("metadata").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
+}
+
+/// The keys of an object's owners, before and after an event.
+pub(crate) fn owners(event: &Event) -> Vec<Key> {
+    let entries = event.before.iter().chain(&event.after);
+    let mut keys: Vec<Key> = entries.flat_map(|entry| owner_keys(&ties(&entry.record), event.key.namespace())).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn owner_keys(ties: &Ties, namespace: &str) -> Vec<Key> {
+    let key = |owner: &Owner| {
+        let resource = registry::by_kind(&owner.api_version, &owner.kind)?;
+        Some(Key::new(resource.qualified(), if resource.namespaced { namespace } else { "" }, &owner.name))
+    };
+    ties.owner_references.iter().filter_map(key).collect()
+}

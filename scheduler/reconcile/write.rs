@@ -1,0 +1,120 @@
+//! How controllers write: whole new objects, changed fields, deletions, events.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use skein_command::{Transaction, Write};
+use skein_object::deletion::{Plan, Wish, plan};
+use skein_object::{Key, Record, Resource, registry};
+
+use crate::snapshot::Stored;
+use crate::Mint;
+
+/// Changes an object as a tree; nothing when the change has no effect.
+pub(crate) fn edit<T>(stored: &Stored<T>, change: impl FnOnce(&mut Value)) -> Option<Transaction> {
+    edit_record(&stored.key, stored.revision, &stored.record, change)
+}
+
+pub(crate) fn edit_record(key: &Key, revision: u64, record: &Record, change: impl FnOnce(&mut Value)) -> Option<Transaction> {
+    let resource = registry::by_key(key.resource())?;
+    let old = record.to_value(&resource.api_version(), resource.kind, revision);
+    let mut new = old.clone();
+    change(&mut new);
+    if new == old {
+        return None;
+    }
+    skein_object::meta::at_update(&mut new, &old, resource);
+    Some(Write::update(key, revision, record, &Record::from_value(&new)).into())
+}
+
+/// Begins or completes a deletion.
+pub(crate) fn delete(key: &Key, revision: u64, record: &Record, wish: &Wish, mint: &Mint) -> Option<Transaction> {
+    let resource = registry::by_key(key.resource())?;
+    let old = record.to_value(&resource.api_version(), resource.kind, revision);
+    match plan(resource, &old, wish, mint.now) {
+        Plan::Nothing => None,
+        Plan::Remove => Some(Write::delete(key, revision).into()),
+        Plan::Mark(marked) => Some(Write::update(key, revision, record, &Record::from_value(&marked)).into()),
+    }
+}
+
+/// A new object, with what the server adds to one; the resource must be in the registry.
+pub(crate) fn create(resource: &Resource, namespace: &str, mut object: Value, mint: &mut Mint) -> Transaction {
+    let (uid, now, suffix) = (mint.uid(), mint.time(), mint.suffix());
+    let birth = skein_object::meta::Birth { uid: &uid, now: &now, suffix: &suffix };
+    skein_object::meta::at_creation(&mut object, resource, namespace, &birth);
+    (resource.default)(&mut object);
+    let key = Key::new(resource.qualified(), namespace, skein_object::meta::name(&object));
+    Write::create(&key, Record::from_value(&object)).into()
+}
+
+/// What an Event is about and says.
+pub struct Note<'a> {
+    pub regarding: &'a Key,
+    pub uid: &'a str,
+    pub reason: &'a str,
+    pub message: String,
+    pub component: &'a str,
+    pub warning: bool,
+}
+
+/// A Kubernetes Event. A plain creation: series and limits are to come.
+pub fn event(note: &Note<'_>, mint: &mut Mint) -> Transaction {
+    let resource = registry::find("", "v1", "events").expect("the registry has events");
+    let about = registry::by_key(note.regarding.resource());
+    let namespace = if note.regarding.namespace().is_empty() { "default" } else { note.regarding.namespace() };
+    let name = format!("{}.{:x}", note.regarding.name(), mint.now.as_nanosecond());
+    let time = mint.time();
+    let object = json!({
+        "metadata": {"name": format!("{name}{}", mint.suffix())},
+        "involvedObject": {
+            "kind": about.map(|r| r.kind), "apiVersion": about.map(Resource::api_version),
+            "namespace": note.regarding.namespace(), "name": note.regarding.name(), "uid": note.uid,
+        },
+        "reason": note.reason, "message": note.message, "type": if note.warning { "Warning" } else { "Normal" },
+        "source": {"component": note.component}, "reportingComponent": note.component, "reportingInstance": "",
+        "firstTimestamp": time, "lastTimestamp": time, "count": 1, "eventTime": null,
+    });
+    create(resource, namespace, object, mint)
+}
+
+/// Binds a Pod to a node, as `pods/binding` does.
+pub fn bind(pod: &Stored<Pod>, node: &str, mint: &Mint) -> Option<Transaction> {
+    let now = mint.time();
+    edit(pod, |object| {
+        object["spec"]["nodeName"] = node.into();
+        set_condition(object, json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+    })
+}
+
+/// Writes why a Pod has no node.
+pub fn unschedulable(pod: &Stored<Pod>, why: &str, mint: &Mint) -> Option<Transaction> {
+    let now = mint.time();
+    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why, "lastProbeTime": null, "lastTransitionTime": now});
+    edit(pod, |object| set_condition(object, condition))
+}
+
+/// Sets one condition of `status.conditions`; its transition time stays while its status does.
+pub(crate) fn set_condition(object: &mut Value, mut condition: Value) {
+    let kind = condition["type"].clone();
+    let status = &mut object["status"];
+    if !status.is_object() {
+        *status = json!({});
+    }
+    if !status["conditions"].is_array() {
+        status["conditions"] = json!([]);
+    }
+    let Some(conditions) = status["conditions"].as_array_mut() else { return };
+    match conditions.iter_mut().find(|c| c["type"] == kind) {
+        Some(old) => {
+            if old["status"] == condition["status"] {
+                for time in ["lastTransitionTime", "lastUpdateTime", "lastHeartbeatTime"] {
+                    if let Some(kept) = old.get(time).cloned() {
+                        condition[time] = kept;
+                    }
+                }
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
