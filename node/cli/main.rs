@@ -33,6 +33,10 @@ enum Verb {
 }
 
 fn main() -> std::process::ExitCode {
+    // The container runtime calls this same program as its CNI plugin, by that name.
+    if std::env::args().next().is_some_and(|name| name.ends_with("skein-cni")) {
+        return if skein_pod::cni::main() == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE };
+    }
     let result = match Cli::parse().verb {
         Verb::Up(arguments) => up::run(*arguments),
         Verb::Token(verb) => token::run(verb),

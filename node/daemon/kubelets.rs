@@ -1,4 +1,4 @@
-//! The API's way to kubelets: its own directly, others over QUIC.
+//! The API's way to kubelets, over QUIC; a node asks its own in the same way.
 
 use std::io;
 

@@ -8,7 +8,7 @@ use skein_lead::Reports;
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
 use skein_store::{Handle, Member};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::cluster::{Endpoints, JoinRequest};
 use crate::directory::{Directory, NodeFile};
@@ -29,7 +29,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let store = skein_store::start(skein_store::Options { id: node.id, directory: options.directory.clone(), peers }).await?;
     let reports = Reports::default();
     let cluster = Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port };
-    tokio::spawn(accept(incoming, store.clone(), cluster.clone(), reports.clone()));
+    let kubelet = Arc::new(kubelet_options(&options));
+    tokio::spawn(accept(incoming, store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet)));
 
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
@@ -49,12 +50,25 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     tokio::spawn(skein_lead::run(store.clone(), reports.clone()));
     tokio::spawn(keeper::run(store.clone(), directory));
     tokio::spawn(report::send(store.clone(), endpoint.clone(), node.name.clone(), reports));
+    tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
     info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
     stop.await;
     info!("stopping");
     store.stop().await;
     endpoint.close();
     Ok(())
+}
+
+fn kubelet_options(options: &Options) -> skein_kubelet::Options {
+    skein_kubelet::Options {
+        name: options.name.clone(),
+        address: options.address,
+        directory: options.directory.join("kubelet"),
+        runtime_endpoint: options.runtime.endpoint.clone(),
+        cni_directory: options.runtime.cni_directory.clone(),
+        cgroup_root: options.runtime.cgroup_root.clone(),
+        labels: options.labels.clone(),
+    }
 }
 
 /// Who this node is: as its directory says, or founded or joined now.
@@ -80,13 +94,13 @@ async fn bootstrap(store: Handle) {
 }
 
 /// Hands out the streams that peers open.
-async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Handle, cluster: Endpoints, reports: Reports) {
+async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Handle, cluster: Endpoints, reports: Reports, kubelet: Arc<skein_kubelet::Options>) {
     while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
-        let (store, cluster, reports) = (store.clone(), cluster.clone(), reports.clone());
+        let (store, cluster, reports, kubelet) = (store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet));
         tokio::spawn(async move {
             match channel {
                 Channel::Report => report::receive(&peer, Box::new(stream), &reports).await,
-                Channel::Kubelet => warn!(%peer, "this node has no kubelet"),
+                Channel::Kubelet => skein_kubelet::serve(kubelet, store, Box::new(stream)).await,
                 Channel::Append | Channel::Call | Channel::Snapshot => {
                     let served = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await;
                     if let Err(why) = served {

@@ -1,0 +1,185 @@
+//! The CNI plugin (CNI specification 1.0): called by the container runtime with the Pod's namespace.
+//!
+//! Addresses are files: one named after each address that is taken, holding the container's id, in a directory of the
+//! node. A lock makes plugin calls wait for each other; a crash leaves at most an address that DEL frees.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{Error, ip};
+
+/// The address by which every Pod names its node: link-local, the same everywhere.
+const GATEWAY: &str = "169.254.1.1";
+
+/// What the kubelet writes for the runtime, and the runtime hands to the plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    #[serde(default)]
+    pub cni_version: String,
+    /// The node's Pod range, as in `10.244.1.0/24`.
+    pub subnet: String,
+    /// Where taken addresses are kept.
+    pub state_dir: PathBuf,
+}
+
+/// The configuration list that a runtime looks for.
+pub fn configuration_list(subnet: &str, state_dir: &Path) -> String {
+    let plugin = json!({"type": "skein-cni", "subnet": subnet, "stateDir": state_dir});
+    format!("{:#}\n", json!({"cniVersion": "0.4.0", "name": "skein", "plugins": [plugin]}))
+}
+
+/// The plugin's whole life: reads environment and standard input, prints the result. Returns the exit code.
+pub fn main() -> i32 {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut input = String::new();
+    let _ = std::io::stdin().read_to_string(&mut input);
+    let result = match variable("CNI_COMMAND").as_str() {
+        "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
+        "ADD" => parse(&input).and_then(|config| add(&config, &variable("CNI_CONTAINERID"), &variable("CNI_NETNS"), &variable("CNI_IFNAME"))),
+        "DEL" => parse(&input).and_then(|config| delete(&config, &variable("CNI_CONTAINERID"))).map(|()| Value::Null),
+        "CHECK" => Ok(Value::Null),
+        other => Err(Error::Config(format!("unknown CNI_COMMAND {other:?}"))),
+    };
+    let (text, code) = match result {
+        Ok(Value::Null) => (String::new(), 0),
+        Ok(value) => (value.to_string(), 0),
+        Err(why) => (json!({"cniVersion": "1.0.0", "code": 999, "msg": why.to_string()}).to_string(), 1),
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    code
+}
+
+fn parse(input: &str) -> Result<Config, Error> {
+    serde_json::from_str(input).map_err(|e| Error::Config(e.to_string()))
+}
+
+fn add(config: &Config, container: &str, namespace: &str, interface: &str) -> Result<Value, Error> {
+    let address = allocate(config, container)?;
+    let link = link_name(container);
+    let connected = connect(&link, address, namespace, interface);
+    if let Err(why) = connected {
+        let _ = delete(config, container);
+        return Err(why);
+    }
+    let version = if config.cni_version.is_empty() { "0.4.0" } else { &config.cni_version };
+    let mut found = json!({"address": format!("{address}/32"), "gateway": GATEWAY, "interface": 1});
+    if version.starts_with("0.") {
+        found["version"] = "4".into();
+    }
+    Ok(json!({
+        "cniVersion": version,
+        "interfaces": [{"name": link}, {"name": interface, "sandbox": namespace}],
+        "ips": [found],
+        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY}],
+    }))
+}
+
+fn connect(link: &str, address: Ipv4Addr, namespace: &str, interface: &str) -> Result<(), Error> {
+    let _ = ip(None, &[format!("link del {link}")]);
+    ip(None, &[format!("link add {link} type veth peer name {interface} netns {namespace}"), format!("link set {link} up")])?;
+    // The node answers for the gateway's address on the Pod's link, so Pods need no address of their node.
+    let proxy = format!("/proc/sys/net/ipv4/conf/{link}/proxy_arp");
+    fs::write(&proxy, "1").map_err(|source| Error::Io { what: proxy, source })?;
+    ip(Some(namespace), &[
+        "link set lo up".into(),
+        format!("addr add {address}/32 dev {interface}"),
+        format!("link set {interface} up"),
+        format!("route add {GATEWAY} dev {interface} scope link"),
+        format!("route add default via {GATEWAY} dev {interface}"),
+    ])?;
+    ip(None, &[format!("route replace {address}/32 dev {link}")])
+}
+
+fn delete(config: &Config, container: &str) -> Result<(), Error> {
+    // Deleting what is not there is success: the runtime repeats DEL until it is told so.
+    let _ = ip(None, &[format!("link del {}", link_name(container))]);
+    let _lock = lock(config)?;
+    for (path, owner) in taken(config)? {
+        if owner == container {
+            fs::remove_file(&path).map_err(|source| Error::Io { what: path.display().to_string(), source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Interface names have at most 15 bytes.
+fn link_name(container: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let digest: String = Sha256::digest(container.as_bytes()).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    format!("skp{}", &digest[..11])
+}
+
+/// The lowest free address above the first, or the one that the container has already.
+fn allocate(config: &Config, container: &str) -> Result<Ipv4Addr, Error> {
+    let _lock = lock(config)?;
+    let taken = taken(config)?;
+    if let Some((path, _)) = taken.iter().find(|(_, owner)| owner == container) {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        return name.parse().map_err(|_| Error::Config(format!("{} is not an address", path.display())));
+    }
+    let (first, size) = range(&config.subnet)?;
+    let free = (2..size - 1).map(|offset| Ipv4Addr::from(first + offset)).find(|a| !config.state_dir.join(a.to_string()).exists());
+    let address = free.ok_or_else(|| Error::Full(config.subnet.clone()))?;
+    let path = config.state_dir.join(address.to_string());
+    fs::write(&path, container).map_err(|source| Error::Io { what: path.display().to_string(), source })?;
+    Ok(address)
+}
+
+fn range(subnet: &str) -> Result<(u32, u32), Error> {
+    let malformed = || Error::Config(format!("{subnet:?} is not a range like 10.244.1.0/24"));
+    let (address, bits) = subnet.split_once('/').ok_or_else(malformed)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| malformed())?;
+    let bits: u32 = bits.parse().ok().filter(|b| (8..=29).contains(b)).ok_or_else(malformed)?;
+    Ok((u32::from(address), 1 << (32 - bits)))
+}
+
+fn lock(config: &Config) -> Result<Flock<fs::File>, Error> {
+    let path = config.state_dir.join("lock");
+    let open = || {
+        fs::create_dir_all(&config.state_dir)?;
+        let file = fs::File::options().create(true).append(true).open(&path)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+    };
+    open().map_err(|source: std::io::Error| Error::Io { what: path.display().to_string(), source })
+}
+
+fn taken(config: &Config) -> Result<Vec<(PathBuf, String)>, Error> {
+    let failed = |source| Error::Io { what: config.state_dir.display().to_string(), source };
+    let mut taken = Vec::new();
+    for entry in fs::read_dir(&config.state_dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.file_name().is_some_and(|n| n != "lock") {
+            taken.push((path.clone(), fs::read_to_string(&path).unwrap_or_default()));
+        }
+    }
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_each_container_one_address_and_takes_it_back() {
+        let state_dir = std::env::temp_dir().join(format!("skein-cni-test-{}", std::process::id()));
+        let config = Config { cni_version: String::new(), subnet: "10.244.1.0/29".into(), state_dir: state_dir.clone() };
+        let text = |container: &str| allocate(&config, container).map(|a| a.to_string()).map_err(|e| e.to_string());
+        assert_eq!(text("a"), Ok("10.244.1.2".into()));
+        assert_eq!(text("b"), Ok("10.244.1.3".into()));
+        assert_eq!(text("a"), Ok("10.244.1.2".into()));
+        for other in ["c", "d", "e"] {
+            assert!(text(other).is_ok());
+        }
+        assert_eq!(text("f"), Err("no address is free in 10.244.1.0/29".into()));
+        assert!(delete(&config, "a").is_ok());
+        assert_eq!(text("f"), Ok("10.244.1.2".into()));
+        let _ = fs::remove_dir_all(state_dir);
+    }
+}

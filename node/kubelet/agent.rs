@@ -1,0 +1,134 @@
+//! Follows the Pods bound to this node and gives each a worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use skein_object::Key;
+use skein_store::{Handle as Store, View};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::cri::{self, Runtime};
+use crate::images::Pulls;
+use crate::worker::{Shared, Worker};
+use crate::{Options, node};
+
+/// Events taken from the history at once.
+const EVENTS_MAX: usize = 4096;
+
+/// How often containers of Pods that are no more are looked for.
+const ORPHANS_INTERVAL: Duration = Duration::from_secs(30);
+
+struct Agent {
+    shared: Arc<Shared>,
+    workers: BTreeMap<String, watch::Sender<Arc<Pod>>>,
+    cursor: u64,
+}
+
+pub(crate) async fn run(options: Options, store: Store) {
+    let runtime = Runtime::new(&options.runtime_endpoint);
+    tokio::spawn(node::run(options.clone(), store.clone(), runtime.clone()));
+    let name = loop {
+        match runtime.version().await {
+            Ok(version) => break version.split("://").next().unwrap_or_default().to_string(),
+            Err(why) => {
+                warn!(%why, socket = %options.runtime_endpoint.display(), "the container runtime does not answer");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        }
+    };
+    info!(runtime = %name, "the container runtime answers");
+    let shared = Arc::new(Shared { options, store: store.clone(), runtime, pulls: Pulls::default(), runtime_name: name });
+    let mut agent = Agent { shared, workers: BTreeMap::new(), cursor: 0 };
+    let mut changes = store.watch();
+    let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
+    agent.reload(&store.local());
+    loop {
+        agent.observe();
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = orphans.tick() => agent.remove_orphans().await,
+        }
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    fn reload(&mut self, view: &View) {
+        for (_, entry) in view.state.range("pods/", None) {
+            if let Some(pod) = entry.record.typed::<Pod>(entry.revision) {
+                self.observe_pod(pod);
+            }
+        }
+        self.cursor = view.state.revision();
+    }
+
+    fn observe(&mut self) {
+        let store = self.shared.store.clone();
+        let revision = store.local().state.revision();
+        loop {
+            let Ok(events) = store.events_since("pods", self.cursor, EVENTS_MAX) else { return self.reload(&store.local()) };
+            let Some(last) = events.last().map(|e| e.revision) else { break };
+            for event in &events {
+                if let Some(entry) = event.subject()
+                    && let Some(mut pod) = entry.record.typed::<Pod>(entry.revision)
+                {
+                    if event.after.is_none() && pod.metadata.deletion_timestamp.is_none() {
+                        // Removed without grace: its containers go at once.
+                        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+                        pod.metadata.deletion_grace_period_seconds = Some(0);
+                    }
+                    self.observe_pod(pod);
+                }
+            }
+            self.cursor = last;
+        }
+        self.cursor = self.cursor.max(revision);
+    }
+
+    fn observe_pod(&mut self, pod: Pod) {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if node != self.shared.options.name || uid.is_empty() {
+            return;
+        }
+        self.workers.retain(|_, sender| !sender.is_closed());
+        match self.workers.get(&uid) {
+            Some(sender) => drop(sender.send_replace(Arc::new(pod))),
+            None => {
+                let (sender, receiver) = watch::channel(Arc::new(pod));
+                tokio::spawn(Worker::new(Arc::clone(&self.shared), receiver).run());
+                self.workers.insert(uid, sender);
+            }
+        }
+    }
+
+    /// Removes what the runtime has of Pods that the cluster does not know: they were deleted while this node was away.
+    async fn remove_orphans(&mut self) {
+        let Ok(sandboxes) = self.shared.runtime.sandboxes(None).await else { return };
+        // Only a consistent read may say that a Pod is no more.
+        let Ok(view) = self.shared.store.read().await else { return };
+        let mut known = BTreeSet::new();
+        for sandbox in &sandboxes {
+            let label = |name: &str| sandbox.labels.get(name).cloned().unwrap_or_default();
+            let key = Key::new("pods", &label(cri::POD_NAMESPACE), &label(cri::POD_NAME));
+            let current = view.state.get(&key).and_then(|e| e.record.typed::<Pod>(e.revision));
+            if current.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(label(cri::POD_UID).as_str())) {
+                known.insert(label(cri::POD_UID));
+            }
+        }
+        for sandbox in sandboxes {
+            let uid = sandbox.labels.get(cri::POD_UID).cloned().unwrap_or_default();
+            if uid.is_empty() || known.contains(&uid) || self.workers.get(&uid).is_some_and(|w| !w.is_closed()) {
+                continue;
+            }
+            info!(pod = ?sandbox.metadata.as_ref().map(|m| &m.name), "removing what is left of a Pod that is no more");
+            let _ = self.shared.runtime.stop_sandbox(&sandbox.id).await;
+            let _ = self.shared.runtime.remove_sandbox(&sandbox.id).await;
+            crate::volumes::remove(&self.shared.options.directory.join("pods").join(&uid));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The kubelet: makes the containers on this node what the Pods bound to it say.
+//!
+//! ```text
+//!   replica ─▶ agent ─▶ worker (one per Pod) ─▶ observe (CRI) ─▶ pod::step ─▶ actions ─▶ CRI
+//!                                                    │                └────▶ status ─▶ store
+//!                                                    └ again on: a new Pod version, a probe's result, time
+//! ```
+//!
+//! [`pod`] and [`status`] are pure; the rest acts. A worker keeps nothing that it could not find again in the runtime
+//! by the labels on sandboxes and containers, so a restart of the daemon adopts what runs. It works from the local
+//! replica: without a quorum Pods go on, and their status is written when there is one again.
+
+mod agent;
+mod cri;
+mod env;
+mod images;
+mod logs;
+mod node;
+mod pod;
+mod probes;
+mod resources;
+mod server;
+mod status;
+mod volumes;
+mod worker;
+mod write;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use skein_store::Handle as Store;
+
+pub use server::serve;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub name: String,
+    pub address: IpAddr,
+    /// Volumes and logs of Pods.
+    pub directory: PathBuf,
+    pub runtime_endpoint: PathBuf,
+    pub cni_directory: PathBuf,
+    pub cgroup_root: String,
+    pub labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("container runtime: {0}")]
+    Runtime(String),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("{0}")]
+    Config(String),
+    #[error(transparent)]
+    Store(#[from] skein_store::Error),
+    #[error("the object was changed by somebody else meanwhile")]
+    Conflict,
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Runtime(status.message().to_string())
+    }
+}
+
+/// Runs the kubelet for as long as the daemon runs.
+pub async fn run(options: Options, store: Store) {
+    agent::run(options, store).await;
+}

@@ -1,0 +1,287 @@
+//! What to do for one Pod, decided from what is observed. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+/// A container as the runtime knows it. Only the newest attempt of each is looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Observed {
+    pub(crate) id: String,
+    pub(crate) attempt: u32,
+    pub(crate) state: State,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) image: String,
+    pub(crate) image_ref: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum State {
+    Created,
+    Running,
+    Exited { code: i32, finished_at: Option<Timestamp>, reason: String, message: String },
+}
+
+/// Everything known of a Pod's containers at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observation {
+    pub(crate) sandbox: Option<Sandbox>,
+    /// Sandboxes that have ended and wait to be removed.
+    pub(crate) dead_sandboxes: Vec<String>,
+    pub(crate) containers: BTreeMap<String, Observed>,
+    /// The attempt before the newest, for `lastState` and `--previous`.
+    pub(crate) previous: BTreeMap<String, Observed>,
+    /// Older attempts, to be removed.
+    pub(crate) obsolete: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sandbox {
+    pub(crate) id: String,
+    pub(crate) attempt: u32,
+    pub(crate) ip: String,
+    pub(crate) created_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    CreateSandbox { attempt: u32 },
+    StartContainer { name: String, attempt: u32 },
+    /// Kill one container that its liveness or startup probe gave up on.
+    KillContainer { name: String, id: String },
+    /// Stop every container within the Pod's grace period, then the sandbox.
+    Terminate,
+    RemoveContainer { id: String },
+    RemoveSandbox { id: String },
+    /// Nothing of the Pod is left here: its object may go.
+    Forget,
+}
+
+/// What comes from outside the runtime.
+pub(crate) struct Input<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) observed: &'a Observation,
+    /// Containers whose liveness or startup probe has failed often enough, by id.
+    pub(crate) unhealthy: &'a [String],
+    pub(crate) now: Timestamp,
+}
+
+/// The actions for now, and when to look again at the latest, in milliseconds.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) actions: Vec<Action>,
+    pub(crate) again_ms: Option<u64>,
+    /// Containers that wait out their back-off, with the seconds it lasts in all.
+    pub(crate) backing_off: BTreeMap<String, u64>,
+}
+
+/// Back-off between restarts: 10 s, doubled each time up to 5 minutes, forgotten after 10 minutes of running
+/// (`pkg/kubelet`: `MaxContainerBackOff`, `backOffPeriod`).
+const BACK_OFF_SECONDS_MIN: u64 = 10;
+const BACK_OFF_SECONDS_MAX: u64 = 300;
+const BACK_OFF_RESET_SECONDS: i64 = 600;
+
+pub(crate) fn step(input: &Input<'_>) -> Step {
+    let mut step = Step::default();
+    let observed = input.observed;
+    step.actions.extend(observed.obsolete.iter().map(|id| Action::RemoveContainer { id: id.clone() }));
+    if input.pod.metadata.deletion_timestamp.is_some() {
+        terminate(observed, &mut step);
+        return step;
+    }
+    if phase_is_final(input.pod) || has_ended(input.pod, observed) {
+        // The sandbox of a Pod that has ended is stopped; its containers stay for their logs.
+        if observed.sandbox.is_some() {
+            step.actions.push(Action::Terminate);
+        }
+        return step;
+    }
+    let Some(sandbox) = &observed.sandbox else {
+        let attempt = u32::try_from(observed.dead_sandboxes.len()).unwrap_or(0);
+        step.actions.push(Action::CreateSandbox { attempt });
+        return step;
+    };
+    let _ = sandbox;
+    run(input, &mut step);
+    step
+}
+
+fn terminate(observed: &Observation, step: &mut Step) {
+    let running = observed.containers.values().any(|c| !matches!(c.state, State::Exited { .. }));
+    if running || observed.sandbox.is_some() {
+        step.actions.push(Action::Terminate);
+        return;
+    }
+    let dead = observed.containers.values().chain(observed.previous.values());
+    step.actions.extend(dead.map(|c| Action::RemoveContainer { id: c.id.clone() }));
+    step.actions.extend(observed.dead_sandboxes.iter().map(|id| Action::RemoveSandbox { id: id.clone() }));
+    step.actions.push(Action::Forget);
+}
+
+fn run(input: &Input<'_>, step: &mut Step) {
+    let Some(spec) = &input.pod.spec else { return };
+    let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    for init in spec.init_containers.iter().flatten() {
+        // An init container that failed is repeated unless the Pod never restarts anything.
+        let policy = if policy == "Never" { "Never" } else { "OnFailure" };
+        match input.observed.containers.get(&init.name).map(|c| &c.state) {
+            Some(State::Exited { code: 0, .. }) => continue,
+            Some(State::Running) => return,
+            _ => {
+                consider(input, init, policy, step);
+                return;
+            }
+        }
+    }
+    for container in &spec.containers {
+        consider(input, container, policy, step);
+    }
+}
+
+/// Starts or restarts one container, if it should run and its back-off is over.
+fn consider(input: &Input<'_>, container: &Container, policy: &str, step: &mut Step) {
+    let start = |attempt| Action::StartContainer { name: container.name.clone(), attempt };
+    let Some(found) = input.observed.containers.get(&container.name) else {
+        step.actions.push(start(0));
+        return;
+    };
+    match &found.state {
+        State::Running if input.unhealthy.contains(&found.id) => {
+            step.actions.push(Action::KillContainer { name: container.name.clone(), id: found.id.clone() });
+        }
+        State::Running => {}
+        // Created and never started: the daemon died in between, or starting failed.
+        State::Created => step.actions.extend([Action::RemoveContainer { id: found.id.clone() }, start(found.attempt)]),
+        State::Exited { code, finished_at, .. } => {
+            if !should_restart(policy, *code) {
+                return;
+            }
+            let ran = found.started_at.zip(*finished_at).map_or(0, |(from, to)| to.as_second() - from.as_second());
+            let total = back_off_seconds(found.attempt, ran);
+            let since = finished_at.map_or(i64::MAX, |at| input.now.as_millisecond() - at.as_millisecond());
+            let left = i64::try_from(total * 1000).unwrap_or(i64::MAX).saturating_sub(since);
+            if left > 0 {
+                let left = u64::try_from(left).unwrap_or(0);
+                step.again_ms = Some(step.again_ms.map_or(left, |known| known.min(left)));
+                step.backing_off.insert(container.name.clone(), total);
+            } else {
+                step.actions.push(start(found.attempt + 1));
+            }
+        }
+    }
+}
+
+/// The first restart is immediate, as Kubernetes' is.
+fn back_off_seconds(attempt: u32, ran_seconds: i64) -> u64 {
+    if attempt == 0 || ran_seconds >= BACK_OFF_RESET_SECONDS {
+        return 0;
+    }
+    (BACK_OFF_SECONDS_MIN << (attempt - 1).min(10)).min(BACK_OFF_SECONDS_MAX)
+}
+
+pub(crate) fn should_restart(policy: &str, code: i32) -> bool {
+    match policy {
+        "Never" => false,
+        "OnFailure" => code != 0,
+        _ => true,
+    }
+}
+
+fn phase_is_final(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+/// Whether every container has exited for good, or an init container has failed for good.
+pub(crate) fn has_ended(pod: &Pod, observed: &Observation) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    let ended = |container: &Container| match observed.containers.get(&container.name).map(|c| &c.state) {
+        Some(State::Exited { code, .. }) => !should_restart(policy, *code),
+        _ => false,
+    };
+    let failed_init = |container: &Container| {
+        let state = observed.containers.get(&container.name).map(|c| &c.state);
+        policy == "Never" && matches!(state, Some(State::Exited { code, .. }) if *code != 0)
+    };
+    spec.containers.iter().all(ended) || spec.init_containers.iter().flatten().any(failed_init)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(policy: &str, deleted: bool) -> Pod {
+        let mut value = json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy,
+            "initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]}});
+        if deleted {
+            value["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        serde_json::from_value(value).expect("a pod")
+    }
+
+    fn exited(code: i32, attempt: u32, seconds_ago: i64) -> Observed {
+        let finished_at = Timestamp::from_second(1000 - seconds_ago).ok();
+        let state = State::Exited { code, finished_at, reason: String::new(), message: String::new() };
+        Observed { id: format!("id{attempt}"), attempt, state, started_at: finished_at, image: String::new(), image_ref: String::new() }
+    }
+
+    fn running() -> Observed {
+        Observed { id: "run".into(), attempt: 0, state: State::Running, started_at: None, image: String::new(), image_ref: String::new() }
+    }
+
+    fn check(pod: &Pod, sandbox: bool, containers: &[(&str, Observed)], unhealthy: &[&str], expected: &[&str]) {
+        let sandbox = sandbox.then(|| Sandbox { id: "s".into(), attempt: 0, ip: String::new(), created_at: None });
+        let containers = containers.iter().map(|(name, c)| ((*name).to_string(), c.clone())).collect();
+        let observed = Observation { sandbox, containers, ..Observation::default() };
+        let unhealthy: Vec<String> = unhealthy.iter().map(|s| (*s).to_string()).collect();
+        let input = Input { pod, observed: &observed, unhealthy: &unhealthy, now: Timestamp::from_second(1000).expect("a time") };
+        let text = |action: &Action| match action {
+            Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
+            Action::StartContainer { name, attempt } => format!("start {name} {attempt}"),
+            Action::KillContainer { name, .. } => format!("kill {name}"),
+            Action::Terminate => "terminate".into(),
+            Action::RemoveContainer { id } => format!("remove {id}"),
+            Action::RemoveSandbox { id } => format!("remove sandbox {id}"),
+            Action::Forget => "forget".into(),
+        };
+        assert_eq!(step(&input).actions.iter().map(text).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn starts_in_order() {
+        let pod = pod("Always", false);
+        check(&pod, false, &[], &[], &["sandbox 0"]);
+        check(&pod, true, &[], &[], &["start i 0"]);
+        check(&pod, true, &[("i", running())], &[], &[]);
+        check(&pod, true, &[("i", exited(0, 0, 1))], &[], &["start a 0", "start b 0"]);
+    }
+
+    #[test]
+    fn restarts_by_policy_and_backs_off() {
+        let done = ("i", exited(0, 0, 1));
+        check(&pod("Always", false), true, &[done.clone(), ("a", exited(0, 0, 0)), ("b", running())], &[], &["start a 1"]);
+        check(&pod("Always", false), true, &[done.clone(), ("a", exited(1, 1, 5)), ("b", running())], &[], &[]);
+        check(&pod("Always", false), true, &[done.clone(), ("a", exited(1, 1, 11)), ("b", running())], &[], &["start a 2"]);
+        check(&pod("OnFailure", false), true, &[done.clone(), ("a", exited(0, 0, 1)), ("b", running())], &[], &[]);
+        check(&pod("Never", false), true, &[done.clone(), ("a", exited(1, 0, 1)), ("b", exited(0, 0, 1))], &[], &["terminate"]);
+        check(&pod("Never", false), true, &[("i", exited(1, 0, 1))], &[], &["terminate"]);
+        check(&pod("Always", false), true, &[done, ("a", running()), ("b", running())], &["run"], &["kill a", "kill b"]);
+    }
+
+    #[test]
+    fn leaves_nothing_of_a_deleted_pod() {
+        let pod = pod("Always", true);
+        check(&pod, true, &[("a", running())], &[], &["terminate"]);
+        check(&pod, false, &[("a", exited(0, 0, 1))], &[], &["remove id0", "forget"]);
+        check(&pod, false, &[], &[], &["forget"]);
+    }
+
+    #[test]
+    fn back_off_doubles_to_five_minutes() {
+        let seconds: Vec<u64> = (0..8).map(|attempt| back_off_seconds(attempt, 0)).collect();
+        assert_eq!(seconds, [0, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(back_off_seconds(5, 601), 0);
+    }
+}

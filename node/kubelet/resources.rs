@@ -1,0 +1,74 @@
+//! From Kubernetes' resources and security contexts to what the runtime is told. Pure.
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use skein_cri as v1;
+use skein_object::quantity::Quantity;
+
+/// CPU bandwidth is given in periods of 100 ms.
+const CPU_PERIOD_US: i64 = 100_000;
+
+pub(crate) fn linux_resources(pod: &Pod, container: &Container) -> v1::LinuxContainerResources {
+    let amount = |kind: &str, name: &str| -> Option<Quantity> {
+        let resources = container.resources.as_ref()?;
+        let map = if kind == "limits" { resources.limits.as_ref() } else { resources.requests.as_ref() };
+        map?.get(name)?.0.parse().ok()
+    };
+    let clamp = |value: i128| i64::try_from(value).unwrap_or(i64::MAX);
+    let cpu_request = amount("requests", "cpu").or(amount("limits", "cpu")).map_or(0, |q| clamp(q.milli()));
+    let cpu_limit = amount("limits", "cpu").map_or(0, |q| clamp(q.milli()));
+    let memory = amount("limits", "memory").map_or(0, |q| clamp(q.units()));
+    let class = pod.status.as_ref().and_then(|s| s.qos_class.as_deref()).unwrap_or("BestEffort");
+    v1::LinuxContainerResources {
+        cpu_period: if cpu_limit > 0 { CPU_PERIOD_US } else { 0 },
+        cpu_quota: if cpu_limit > 0 { (cpu_limit * CPU_PERIOD_US / 1000).max(1000) } else { 0 },
+        cpu_shares: (cpu_request * 1024 / 1000).clamp(2, 262_144),
+        memory_limit_in_bytes: memory,
+        oom_score_adj: match class {
+            "Guaranteed" => -997,
+            "BestEffort" => 1000,
+            _ => 500,
+        },
+        ..Default::default()
+    }
+}
+
+pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxContainerSecurityContext {
+    let own = container.security_context.clone().unwrap_or_default();
+    let shared = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
+    let capabilities = own.capabilities.clone().map(|c| v1::Capability {
+        add_capabilities: c.add.unwrap_or_default(),
+        drop_capabilities: c.drop.unwrap_or_default(),
+        ..Default::default()
+    });
+    let user = own.run_as_user.or(shared.run_as_user);
+    let group = own.run_as_group.or(shared.run_as_group);
+    let mut groups = shared.supplemental_groups.unwrap_or_default();
+    groups.extend(shared.fs_group);
+    let unconfined = own.privileged == Some(true) || own.seccomp_profile.or(shared.seccomp_profile).is_none_or(|p| p.type_ == "Unconfined");
+    let profile = if unconfined { v1::security_profile::ProfileType::Unconfined } else { v1::security_profile::ProfileType::RuntimeDefault };
+    v1::LinuxContainerSecurityContext {
+        capabilities,
+        privileged: own.privileged.unwrap_or(false),
+        namespace_options: Some(namespaces(pod)),
+        run_as_user: user.map(|value| v1::Int64Value { value }),
+        run_as_group: group.map(|value| v1::Int64Value { value }),
+        readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
+        supplemental_groups: groups,
+        no_new_privs: own.allow_privilege_escalation == Some(false),
+        seccomp: Some(v1::SecurityProfile { profile_type: profile.into(), localhost_ref: String::new() }),
+        ..Default::default()
+    }
+}
+
+/// Which namespaces a Pod shares with its node.
+pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let node_or = |host: Option<bool>, other: v1::NamespaceMode| if host == Some(true) { v1::NamespaceMode::Node } else { other };
+    let pid = if spec.share_process_namespace == Some(true) { v1::NamespaceMode::Pod } else { v1::NamespaceMode::Container };
+    v1::NamespaceOption {
+        network: node_or(spec.host_network, v1::NamespaceMode::Pod).into(),
+        pid: node_or(spec.host_pid, pid).into(),
+        ipc: node_or(spec.host_ipc, v1::NamespaceMode::Pod).into(),
+        ..Default::default()
+    }
+}

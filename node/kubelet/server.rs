@@ -1,0 +1,120 @@
+//! What the kubelet answers the API, on whichever node that is: `/containerLogs/NAMESPACE/POD/CONTAINER`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use skein_cri::ContainerState;
+use skein_object::Key;
+use skein_store::{Duplex, Handle as Store};
+
+use crate::cri::{CONTAINER_NAME, Runtime};
+use crate::logs::{self, Query};
+use crate::Options;
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+/// Serves HTTP/1.1 on one stream from another node (or this one) until it ends.
+pub async fn serve(options: Arc<Options>, store: Store, stream: Box<dyn Duplex>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (options, store) = (Arc::clone(&options), store.clone());
+        async move { Ok::<_, Infallible>(answer(&options, &store, &request).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(options: &Options, store: &Store, request: &Request<Incoming>) -> Response<Body> {
+    let parts: Vec<&str> = request.uri().path().split('/').filter(|p| !p.is_empty()).collect();
+    match parts.as_slice() {
+        ["containerLogs", namespace, pod, container] => {
+            let query = query(request.uri().query().unwrap_or_default());
+            match container_logs(options, store, &Key::new("pods", namespace, pod), container, query).await {
+                Ok(body) => Response::new(body),
+                Err(why) => plain(StatusCode::BAD_REQUEST, why),
+            }
+        }
+        _ => plain(StatusCode::NOT_FOUND, "404 page not found".into()),
+    }
+}
+
+async fn container_logs(options: &Options, store: &Store, key: &Key, container: &str, query: Query) -> Result<Body, String> {
+    let view = store.local();
+    let pod = view.state.get(key).and_then(|e| e.record.typed::<Pod>(e.revision)).ok_or_else(|| format!("pod \"{}\" not found", key.name()))?;
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let runtime = Runtime::new(&options.runtime_endpoint);
+    let mut found: Vec<_> = runtime.containers(Some(&uid)).await.map_err(|e| e.to_string())?;
+    found.retain(|c| c.labels.get(CONTAINER_NAME).is_some_and(|name| name == container));
+    found.sort_by_key(|c| std::cmp::Reverse(c.metadata.as_ref().map_or(0, |m| m.attempt)));
+    let wanted = if query.previous { found.get(1) } else { found.first() };
+    let Some(wanted) = wanted else {
+        return Err(if query.previous {
+            format!("previous terminated container \"{container}\" in pod \"{}\" not found", key.name())
+        } else {
+            let reason = waiting_reason(&pod, container);
+            format!("container \"{container}\" in pod \"{}\" is waiting to start: {reason}", key.name())
+        });
+    };
+    let attempt = wanted.metadata.as_ref().map_or(0, |m| m.attempt);
+    let path = logs::directory(&options.directory, &pod).join(logs::file(container, attempt));
+    let id = wanted.id.clone();
+    let alive = Box::new(move || -> futures::future::BoxFuture<'static, bool> {
+        let (runtime, id) = (runtime.clone(), id.clone());
+        Box::pin(async move { runtime.container_status(&id).await.is_ok_and(|s| s.state == i32::from(ContainerState::ContainerRunning)) })
+    });
+    let frames = logs::read(path, query, alive).map(|chunk| chunk.map(Frame::data));
+    let frames: std::pin::Pin<Box<dyn futures::Stream<Item = std::io::Result<Frame<Bytes>>> + Send + Sync>> = Box::pin(SyncStream(frames.boxed().into()));
+    Ok(BodyExt::boxed(StreamBody::new(frames)))
+}
+
+/// A stream behind a lock that nobody contends for: hyper's boxed bodies must be `Sync`, streams seldom are.
+struct SyncStream<T>(std::sync::Mutex<futures::stream::BoxStream<'static, T>>);
+
+impl<T> futures::Stream for SyncStream<T> {
+    type Item = T;
+
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
+        let stream = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        stream.as_mut().poll_next(context)
+    }
+}
+
+fn waiting_reason(pod: &Pod, container: &str) -> String {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+    let status = statuses.into_iter().find(|s| s.name == container);
+    let waiting = status.and_then(|s| s.state.as_ref()).and_then(|s| s.waiting.as_ref());
+    match waiting.and_then(|w| w.reason.clone()) {
+        Some(reason) if reason.contains("Pull") => "trying and failing to pull image".into(),
+        Some(reason) => reason,
+        None => "ContainerCreating".into(),
+    }
+}
+
+fn query(text: &str) -> Query {
+    let get = |name: &str| text.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=').map(String::from));
+    let flag = |name: &str| get(name).is_some_and(|v| v == "true" || v == "1");
+    let since_seconds = get("sinceSeconds").and_then(|s| s.parse::<i64>().ok());
+    let since_time = get("sinceTime").and_then(|t| t.replace("%3A", ":").parse::<Timestamp>().ok());
+    Query {
+        follow: flag("follow"),
+        previous: flag("previous"),
+        timestamps: flag("timestamps"),
+        tail: get("tailLines").and_then(|n| n.parse().ok()),
+        limit_bytes: get("limitBytes").and_then(|n| n.parse().ok()),
+        since: since_time.or_else(|| Timestamp::now().checked_sub(SignedDuration::from_secs(since_seconds?)).ok()),
+    }
+}
+
+fn plain(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed());
+    *response.status_mut() = code;
+    response
+}

@@ -1,0 +1,246 @@
+//! A Pod's status, from what is observed. Pure. The words are the kubelet's (`pkg/kubelet/status`, `kubelet_pods.go`).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use serde_json::{Value, json};
+use skein_object::meta;
+
+use crate::pod::{Observation, Observed, State, has_ended, should_restart};
+
+/// Why a container does not run, where the runtime cannot say.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Waiting {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+pub(crate) struct Input<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) observed: &'a Observation,
+    /// Containers that could not be started, and why.
+    pub(crate) waiting: &'a BTreeMap<String, Waiting>,
+    /// Containers in back-off, with its length in seconds.
+    pub(crate) backing_off: &'a BTreeMap<String, u64>,
+    /// Whether a container's readiness probe succeeds; missing means that it has none.
+    pub(crate) ready: &'a BTreeMap<String, bool>,
+    /// Whether a container's startup probe has succeeded; missing means that it has none.
+    pub(crate) started: &'a BTreeMap<String, bool>,
+    pub(crate) host_ip: &'a str,
+    /// The runtime's name, the scheme of container ids.
+    pub(crate) runtime: &'a str,
+    pub(crate) now: Timestamp,
+}
+
+/// The whole status; conditions keep their transition time while their status stays.
+pub(crate) fn build(input: &Input<'_>) -> Value {
+    let spec = input.pod.spec.clone().unwrap_or_default();
+    let old = input.pod.status.clone().unwrap_or_default();
+    let inits = spec.init_containers.unwrap_or_default();
+    let init_statuses: Vec<Value> = inits.iter().map(|c| container_status(input, c, true)).collect();
+    let statuses: Vec<Value> = spec.containers.iter().map(|c| container_status(input, c, false)).collect();
+    let initialized = inits.iter().all(|c| succeeded(input, c));
+    let phase = phase(input, initialized);
+    let ended = matches!(phase, "Succeeded" | "Failed");
+    let ready = statuses.iter().all(|s| s["ready"] == true) && !ended;
+    let not_ready: Vec<&str> = statuses.iter().filter(|s| s["ready"] != true).filter_map(|s| s["name"].as_str()).collect();
+    let incomplete: Vec<&str> = inits.iter().filter(|c| !succeeded(input, c)).map(|c| c.name.as_str()).collect();
+    let condition = |kind: &str, holds: bool, reason: &str, message: String| {
+        let status = if holds { "True" } else { "False" };
+        let known = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == status);
+        let since = known.and_then(|c| c.last_transition_time.as_ref()).map_or(input.now, |t| t.0);
+        let mut value = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": meta::time(since)});
+        if !holds || (ended && phase == "Succeeded" && kind != "PodScheduled") {
+            if !reason.is_empty() {
+                value["reason"] = reason.into();
+            }
+            if !message.is_empty() {
+                value["message"] = message.into();
+            }
+        }
+        value
+    };
+    let (why, what) = match phase {
+        "Succeeded" => ("PodCompleted", String::new()),
+        "Failed" => ("PodFailed", String::new()),
+        _ => ("ContainersNotReady", format!("containers with unready status: [{}]", not_ready.join(" "))),
+    };
+    let has_network = input.observed.sandbox.as_ref().is_some_and(|s| !s.ip.is_empty());
+    let conditions = vec![
+        condition("PodReadyToStartContainers", has_network, "", String::new()),
+        condition("Initialized", initialized, "ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" "))),
+        condition("Ready", ready, why, what.clone()),
+        condition("ContainersReady", ready, why, what),
+        condition("PodScheduled", true, "", String::new()),
+    ];
+    let mut status = json!({
+        "phase": phase, "conditions": conditions, "hostIP": input.host_ip, "hostIPs": [{"ip": input.host_ip}],
+        "startTime": old.start_time.map_or_else(|| meta::time(input.now), |t| meta::time(t.0)),
+        "containerStatuses": statuses, "qosClass": old.qos_class,
+        "observedGeneration": input.pod.metadata.generation,
+    });
+    if !init_statuses.is_empty() {
+        status["initContainerStatuses"] = init_statuses.into();
+    }
+    let ip = match &input.observed.sandbox {
+        Some(sandbox) if spec.host_network == Some(true) => Some(input.host_ip.to_string()).filter(|_| !sandbox.id.is_empty()),
+        Some(sandbox) => Some(sandbox.ip.clone()).filter(|ip| !ip.is_empty()),
+        None => old.pod_ip.filter(|_| ended),
+    };
+    if let Some(ip) = ip {
+        status["podIPs"] = json!([{"ip": ip}]);
+        status["podIP"] = ip.into();
+    }
+    if let Some(reason) = old.reason {
+        status["reason"] = reason.into();
+    }
+    if let Some(message) = old.message {
+        status["message"] = message.into();
+    }
+    status
+}
+
+fn succeeded(input: &Input<'_>, container: &Container) -> bool {
+    matches!(input.observed.containers.get(&container.name).map(|c| &c.state), Some(State::Exited { code: 0, .. }))
+}
+
+/// `getPhase`.
+fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
+    let old = input.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    match old {
+        Some("Succeeded") => return "Succeeded",
+        Some("Failed") => return "Failed",
+        _ => {}
+    }
+    let Some(spec) = &input.pod.spec else { return "Pending" };
+    let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    if has_ended(input.pod, input.observed) {
+        let failed = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| {
+            matches!(input.observed.containers.get(&c.name).map(|o| &o.state), Some(State::Exited { code, .. }) if *code != 0)
+        });
+        return if failed { "Failed" } else { "Succeeded" };
+    }
+    if !initialized {
+        return "Pending";
+    }
+    let known = spec.containers.iter().filter_map(|c| input.observed.containers.get(&c.name)).collect::<Vec<_>>();
+    let alive = known.iter().any(|c| match &c.state {
+        State::Running => true,
+        State::Exited { code, .. } => should_restart(policy, *code),
+        State::Created => false,
+    });
+    if known.len() == spec.containers.len() && alive { "Running" } else { "Pending" }
+}
+
+fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> Value {
+    let name = &container.name;
+    let found = input.observed.containers.get(name);
+    let running = found.is_some_and(|c| c.state == State::Running);
+    let started = running && input.started.get(name).copied().unwrap_or(true);
+    let ready = match is_init {
+        true => succeeded(input, container),
+        false => started && input.ready.get(name).copied().unwrap_or(true),
+    };
+    let mut status = json!({
+        "name": name, "image": found.map_or_else(|| container.image.clone().unwrap_or_default(), |c| c.image.clone()),
+        "imageID": found.map(|c| c.image_ref.clone()).unwrap_or_default(), "ready": ready, "started": started,
+        "restartCount": found.map_or(0, |c| c.attempt), "state": {}, "lastState": {},
+    });
+    if let Some(found) = found {
+        status["containerID"] = id(input, found).into();
+    }
+    let previous = input.observed.previous.get(name);
+    match (found, input.backing_off.get(name)) {
+        (Some(exited), Some(seconds)) if matches!(exited.state, State::Exited { .. }) => {
+            let key = format!("{}({})", input.pod.metadata.name.as_deref().unwrap_or_default(), input.pod.metadata.uid.as_deref().unwrap_or_default());
+            let message = format!("back-off {} restarting failed container={name} pod={key}", human(*seconds));
+            status["state"] = json!({"waiting": {"reason": "CrashLoopBackOff", "message": message}});
+            status["lastState"] = state(input, exited);
+        }
+        _ => {
+            match (found, input.waiting.get(name)) {
+                (Some(found), None) if found.state != State::Created => status["state"] = state(input, found),
+                (Some(found), Some(_)) if found.state == State::Running => status["state"] = state(input, found),
+                (_, Some(waiting)) => status["state"] = json!({"waiting": {"reason": waiting.reason, "message": waiting.message}}),
+                (_, None) => {
+                    let reason = if !is_init && !initialized(input) { "PodInitializing" } else { "ContainerCreating" };
+                    status["state"] = json!({"waiting": {"reason": reason}});
+                }
+            }
+            if let Some(previous) = previous {
+                status["lastState"] = state(input, previous);
+            }
+        }
+    }
+    status
+}
+
+fn initialized(input: &Input<'_>) -> bool {
+    input.pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).all(|c| succeeded(input, c))
+}
+
+fn state(input: &Input<'_>, container: &Observed) -> Value {
+    let time = |at: Option<Timestamp>| at.map(meta::time);
+    match &container.state {
+        State::Created => json!({"waiting": {"reason": "ContainerCreating"}}),
+        State::Running => json!({"running": {"startedAt": time(container.started_at)}}),
+        State::Exited { code, finished_at, reason, message } => {
+            let reason = if reason.is_empty() { if *code == 0 { "Completed" } else { "Error" } } else { reason };
+            let mut ended = json!({
+                "exitCode": code, "reason": reason, "startedAt": time(container.started_at), "finishedAt": time(*finished_at), "containerID": id(input, container),
+            });
+            if !message.is_empty() {
+                ended["message"] = message.clone().into();
+            }
+            json!({"terminated": ended})
+        }
+    }
+}
+
+fn id(input: &Input<'_>, container: &Observed) -> String {
+    format!("{}://{}", input.runtime, container.id)
+}
+
+/// A duration as Go prints it: `10s`, `1m20s`, `5m0s`.
+fn human(seconds: u64) -> String {
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(containers: &[(&str, State)], backing_off: &[&str], ready: &[(&str, bool)], expected: (&str, &str, &str)) {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}})).expect("a pod");
+        let observe = |(name, state): &(&str, State)| {
+            let observed = Observed { id: "i".into(), attempt: 1, state: state.clone(), started_at: None, image: String::new(), image_ref: String::new() };
+            ((*name).to_string(), observed)
+        };
+        let observed = Observation { containers: containers.iter().map(observe).collect(), ..Observation::default() };
+        let status = build(&Input {
+            pod: &pod,
+            observed: &observed,
+            waiting: &BTreeMap::new(),
+            backing_off: &backing_off.iter().map(|n| ((*n).to_string(), 10)).collect(),
+            ready: &ready.iter().map(|(n, r)| ((*n).to_string(), *r)).collect(),
+            started: &BTreeMap::new(),
+            host_ip: "h",
+            runtime: "r",
+            now: Timestamp::UNIX_EPOCH,
+        });
+        let state = status["containerStatuses"][0]["state"].as_object().and_then(|s| s.iter().next()).map(|(k, v)| format!("{k} {}", v["reason"].as_str().unwrap_or_default()));
+        let ready = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").map(|c| c["status"].clone());
+        assert_eq!((status["phase"].as_str(), state.as_deref(), ready), (Some(expected.0), Some(expected.1), Some(expected.2.into())));
+    }
+
+    #[test]
+    fn says_what_kubernetes_says() {
+        let exited = |code| State::Exited { code, finished_at: None, reason: String::new(), message: String::new() };
+        check(&[], &[], &[], ("Pending", "waiting ContainerCreating", "False"));
+        check(&[("a", State::Running)], &[], &[], ("Running", "running ", "True"));
+        check(&[("a", State::Running)], &[], &[("a", false)], ("Running", "running ", "False"));
+        check(&[("a", exited(1))], &["a"], &[], ("Running", "waiting CrashLoopBackOff", "False"));
+        check(&[("a", exited(1))], &[], &[], ("Running", "terminated Error", "False"));
+    }
+}

@@ -1,0 +1,557 @@
+//! One Pod's worker: observe, decide, act, tell; until nothing of the Pod is left.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use skein_cri as v1;
+use skein_object::Key;
+use skein_store::Handle as Store;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::cri::{CONTAINER_NAME, Runtime, labels};
+use crate::env::{Source, expand, resolve};
+use crate::images::{Outcome, Pulls};
+use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
+use crate::probes::{self, Kind, Probing, Verdict};
+use crate::status::{self, Waiting};
+use crate::write::{Note, Wish, pod_writer, tell};
+use crate::{Error, Options, logs, pod, resources, volumes};
+
+/// How often the runtime is asked while nothing happens: a container's end is seen this late at most.
+const RELIST_INTERVAL: Duration = Duration::from_millis(500);
+/// After a container could not be started.
+const START_RETRY: Duration = Duration::from_secs(10);
+/// How often ConfigMap and Secret volumes are brought up to date.
+const VOLUMES_INTERVAL: Duration = Duration::from_secs(10);
+const VERDICTS: usize = 64;
+
+/// What all workers of a node share.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) runtime: Runtime,
+    pub(crate) pulls: Pulls,
+    pub(crate) runtime_name: String,
+}
+
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    pods: watch::Receiver<Arc<Pod>>,
+    key: Key,
+    uid: String,
+    wishes: watch::Sender<Wish>,
+    verdicts: mpsc::Receiver<Verdict>,
+    verdicts_in: mpsc::Sender<Verdict>,
+    probing: HashMap<String, Probing>,
+    ready: BTreeMap<String, bool>,
+    started: BTreeMap<String, bool>,
+    unhealthy: Vec<String>,
+    waiting: BTreeMap<String, Waiting>,
+    retry_at: BTreeMap<String, Instant>,
+    /// Statuses of containers that have ended do not change.
+    ended: HashMap<String, v1::ContainerStatus>,
+    volumes_at: Instant,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, pods: watch::Receiver<Arc<Pod>>) -> Self {
+        let pod = pods.borrow().clone();
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let key = Key::new("pods", &text(&pod.metadata.namespace), &text(&pod.metadata.name));
+        let uid = text(&pod.metadata.uid);
+        let (wishes, wanted) = watch::channel(Wish::Nothing);
+        tokio::spawn(pod_writer(shared.store.clone(), key.clone(), uid.clone(), wanted));
+        let (verdicts_in, verdicts) = mpsc::channel(VERDICTS);
+        Self {
+            shared,
+            pods,
+            key,
+            uid,
+            wishes,
+            verdicts,
+            verdicts_in,
+            probing: HashMap::new(),
+            ready: BTreeMap::new(),
+            started: BTreeMap::new(),
+            unhealthy: Vec::new(),
+            waiting: BTreeMap::new(),
+            retry_at: BTreeMap::new(),
+            ended: HashMap::new(),
+            volumes_at: Instant::now() + VOLUMES_INTERVAL,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            let pod = self.pods.borrow_and_update().clone();
+            let wait = match self.pass(&pod).await {
+                Ok(Pass::Done) => break,
+                Ok(Pass::Again) => continue,
+                Ok(Pass::Wait(wait)) => wait,
+                Err(why) => {
+                    debug!(pod = %self.key, %why, "a pass failed");
+                    RELIST_INTERVAL
+                }
+            };
+            tokio::select! {
+                changed = self.pods.changed() => if changed.is_err() { return },
+                verdict = self.verdicts.recv() => if let Some(verdict) = verdict { self.judge(verdict) },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        volumes::remove(&volumes::pod_directory(&self.shared.options.directory, &self.pods.borrow()));
+        let _ = std::fs::remove_dir_all(logs::directory(&self.shared.options.directory, &self.pods.borrow()));
+        self.wishes.send_replace(Wish::Gone);
+    }
+
+    async fn pass(&mut self, pod: &Pod) -> Result<Pass, Error> {
+        let observed = self.observe().await?;
+        let decided = step(&pod::Input { pod, observed: &observed, unhealthy: &self.unhealthy, now: Timestamp::now() });
+        self.keep_probes(pod, &observed);
+        self.tell_status(pod, &observed, &decided.backing_off);
+        let mut acted = false;
+        for action in decided.actions {
+            if action == Action::Forget {
+                return Ok(Pass::Done);
+            }
+            acted |= self.act(pod, &observed, action).await;
+        }
+        if acted {
+            return Ok(Pass::Again);
+        }
+        self.refresh_volumes(pod, &observed);
+        let again = decided.again_ms.map_or(RELIST_INTERVAL, |ms| Duration::from_millis(ms + 5));
+        Ok(Pass::Wait(again.min(RELIST_INTERVAL)))
+    }
+
+    async fn observe(&mut self) -> Result<Observation, Error> {
+        let runtime = &self.shared.runtime;
+        let mut observation = Observation::default();
+        let mut sandboxes = runtime.sandboxes(Some(&self.uid)).await?;
+        sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        for sandbox in sandboxes {
+            let is_ready = sandbox.state == i32::from(v1::PodSandboxState::SandboxReady);
+            if is_ready && observation.sandbox.is_none() {
+                let status = runtime.sandbox_status(&sandbox.id).await?;
+                observation.sandbox = Some(Sandbox {
+                    id: sandbox.id,
+                    attempt: sandbox.metadata.map_or(0, |m| m.attempt),
+                    ip: status.network.map(|n| n.ip).unwrap_or_default(),
+                    created_at: time(sandbox.created_at),
+                });
+            } else {
+                observation.dead_sandboxes.push(sandbox.id);
+            }
+        }
+        let mut containers = runtime.containers(Some(&self.uid)).await?;
+        containers.sort_by_key(|c| std::cmp::Reverse((c.metadata.as_ref().map_or(0, |m| m.attempt), c.created_at)));
+        for container in containers {
+            let name = container.labels.get(CONTAINER_NAME).cloned().unwrap_or_default();
+            if observation.previous.contains_key(&name) {
+                observation.obsolete.push(container.id);
+                continue;
+            }
+            let seen = self.observe_container(&container).await?;
+            match observation.containers.entry(name.clone()) {
+                std::collections::btree_map::Entry::Vacant(slot) => drop(slot.insert(seen)),
+                std::collections::btree_map::Entry::Occupied(_) => drop(observation.previous.insert(name, seen)),
+            }
+        }
+        Ok(observation)
+    }
+
+    async fn observe_container(&mut self, container: &v1::Container) -> Result<Observed, Error> {
+        let status = match self.ended.get(&container.id) {
+            Some(known) => known.clone(),
+            None => self.shared.runtime.container_status(&container.id).await?,
+        };
+        let state = match v1::ContainerState::try_from(status.state) {
+            Ok(v1::ContainerState::ContainerRunning) => State::Running,
+            Ok(v1::ContainerState::ContainerExited) => {
+                self.ended.insert(container.id.clone(), status.clone());
+                State::Exited { code: status.exit_code, finished_at: time(status.finished_at), reason: status.reason.clone(), message: status.message.clone() }
+            }
+            _ => State::Created,
+        };
+        Ok(Observed {
+            id: container.id.clone(),
+            attempt: container.metadata.as_ref().map_or(0, |m| m.attempt),
+            state,
+            started_at: time(status.started_at),
+            image: status.image.map(|i| i.image).unwrap_or_default(),
+            image_ref: status.image_ref,
+        })
+    }
+
+    fn tell_status(&self, pod: &Pod, observed: &Observation, backing_off: &BTreeMap<String, u64>) {
+        let host_ip = self.shared.options.address.to_string();
+        let status = status::build(&status::Input {
+            pod,
+            observed,
+            waiting: &self.waiting,
+            backing_off,
+            ready: &self.ready,
+            started: &self.started,
+            host_ip: &host_ip,
+            runtime: &self.shared.runtime_name,
+            now: Timestamp::now(),
+        });
+        self.wishes.send_if_modified(|wish| {
+            let new = Wish::Status(status);
+            let changed = *wish != new;
+            *wish = new;
+            changed
+        });
+    }
+
+    /// Returns whether something was done that the next pass should see.
+    async fn act(&mut self, pod: &Pod, observed: &Observation, action: Action) -> bool {
+        let runtime = self.shared.runtime.clone();
+        let result = match action {
+            Action::CreateSandbox { attempt } => return self.create_sandbox(pod, attempt).await,
+            Action::StartContainer { name, attempt } => return self.start_container(pod, observed, &name, attempt).await,
+            Action::KillContainer { name, id } => {
+                self.note("Killing", format!("Container {name} failed liveness probe, will be restarted"), false, &name);
+                self.unhealthy.retain(|known| *known != id);
+                self.stop_container(pod, &name, &id, grace(pod)).await
+            }
+            Action::Terminate => self.terminate(pod, observed).await,
+            Action::RemoveContainer { id } => runtime.remove_container(&id).await,
+            Action::RemoveSandbox { id } => {
+                // Stopping a stopped sandbox gives its address back, if that had not been done.
+                let _ = runtime.stop_sandbox(&id).await;
+                runtime.remove_sandbox(&id).await
+            }
+            Action::Forget => Ok(()),
+        };
+        if let Err(why) = &result {
+            warn!(pod = %self.key, %why, "an action failed");
+        }
+        result.is_ok()
+    }
+
+    async fn create_sandbox(&mut self, pod: &Pod, attempt: u32) -> bool {
+        if self.retry_at.get("").is_some_and(|at| Instant::now() < *at) {
+            return false;
+        }
+        match self.shared.runtime.run_sandbox(self.sandbox_config(pod, attempt)).await {
+            Ok(_) => true,
+            Err(why) => {
+                self.retry_at.insert(String::new(), Instant::now() + Duration::from_secs(2));
+                self.note("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"), true, "");
+                false
+            }
+        }
+    }
+
+    async fn start_container(&mut self, pod: &Pod, observed: &Observation, name: &str, attempt: u32) -> bool {
+        if self.retry_at.get(name).is_some_and(|at| Instant::now() < *at) {
+            return false;
+        }
+        let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+        let (Some(container), Some(sandbox)) = (all.into_iter().find(|c| c.name == name), &observed.sandbox) else { return false };
+        match self.try_start(pod, container, sandbox, attempt).await {
+            Ok(()) => {
+                self.waiting.remove(name);
+                self.retry_at.remove(name);
+                true
+            }
+            Err(waiting) => {
+                let reason = match waiting.reason.as_str() {
+                    "ImagePullBackOff" => "BackOff",
+                    "ContainerCreating" => "FailedMount",
+                    _ => "Failed",
+                };
+                if self.waiting.get(name) != Some(&waiting) {
+                    self.note(reason, if reason == "Failed" { format!("Error: {}", waiting.message) } else { waiting.message.clone() }, true, name);
+                }
+                self.waiting.insert(name.into(), waiting);
+                self.retry_at.insert(name.into(), Instant::now() + START_RETRY.min(Duration::from_secs(if reason == "FailedMount" { 2 } else { 10 })));
+                // The next pass only tells; it acts again after the retry time.
+                false
+            }
+        }
+    }
+
+    async fn try_start(&mut self, pod: &Pod, container: &Container, sandbox: &Sandbox, attempt: u32) -> Result<(), Waiting> {
+        let waiting = |reason: &'static str| move |why: Error| Waiting { reason: reason.into(), message: why.to_string() };
+        let name = &container.name;
+        let sandbox_config = self.sandbox_config(pod, sandbox.attempt);
+        let image = match self.shared.pulls.ensure(&self.shared.runtime, container, sandbox_config.clone()).await {
+            Outcome::Present(reference) => {
+                let message = format!("Container image {:?} already present on machine", container.image.as_deref().unwrap_or_default());
+                self.note("Pulled", message, false, name);
+                reference
+            }
+            Outcome::Pulled { reference, took } => {
+                let message = format!("Successfully pulled image {:?} in {}ms", container.image.as_deref().unwrap_or_default(), took.as_millis());
+                self.note("Pulled", message, false, name);
+                reference
+            }
+            Outcome::Waiting(waiting) => return Err(waiting),
+        };
+        let config = self.container_config(pod, container, sandbox, attempt, image)?;
+        let started = self.shared.runtime.start_container(&sandbox.id, config, sandbox_config).await;
+        let id = started.map_err(waiting("RunContainerError"))?;
+        self.note("Created", format!("Created container: {name}"), false, name);
+        self.note("Started", format!("Started container {name}"), false, name);
+        if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
+            && let Err(why) = self.run_hook(hook, &id, sandbox, Duration::from_secs(30)).await
+        {
+            self.note("FailedPostStartHook", format!("PostStartHook failed: {why}"), true, name);
+            let _ = self.stop_container(pod, name, &id, grace(pod)).await;
+        }
+        Ok(())
+    }
+
+    fn container_config(&self, pod: &Pod, container: &Container, sandbox: &Sandbox, attempt: u32, image: String) -> Result<v1::ContainerConfig, Waiting> {
+        let mount_failed = |why: Error| Waiting { reason: "ContainerCreating".into(), message: format!("MountVolume.SetUp failed: {why}") };
+        let config_failed = |why: Error| Waiting { reason: "CreateContainerConfigError".into(), message: why.to_string() };
+        let options = &self.shared.options;
+        let state = self.shared.store.local().state;
+        let host_ip = options.address.to_string();
+        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip };
+        let directory = volumes::pod_directory(&options.directory, pod);
+        let prepared = volumes::prepare(&source, &directory).map_err(mount_failed)?;
+        let variables = resolve(&source, container).map_err(config_failed)?;
+        let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &variables)).collect::<Vec<_>>();
+        let mut labels = labels(pod);
+        labels.insert(CONTAINER_NAME.into(), container.name.clone());
+        std::fs::create_dir_all(logs::directory(&options.directory, pod).join(&container.name))
+            .map_err(|source| mount_failed(Error::Io { what: "the log directory".into(), source }))?;
+        let mut mounts = self.mounts(container, &prepared);
+        mounts.push(self.hosts_mount(pod, sandbox, &directory).map_err(mount_failed)?);
+        Ok(v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt }),
+            image: Some(v1::ImageSpec { image, user_specified_image: container.image.clone().unwrap_or_default(), ..Default::default() }),
+            command: expanded(&container.command),
+            args: expanded(&container.args),
+            working_dir: container.working_dir.clone().unwrap_or_default(),
+            envs: variables.iter().map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
+            mounts,
+            labels,
+            log_path: logs::file(&container.name, attempt),
+            stdin: container.stdin.unwrap_or(false),
+            tty: container.tty.unwrap_or(false),
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(resources::linux_resources(pod, container)),
+                security_context: Some(resources::security_context(pod, container)),
+            }),
+            ..Default::default()
+        })
+    }
+
+    fn mounts(&self, container: &Container, prepared: &BTreeMap<String, PathBuf>) -> Vec<v1::Mount> {
+        let mount = |wanted: &k8s_openapi::api::core::v1::VolumeMount| {
+            let mut host = prepared.get(&wanted.name)?.clone();
+            if let Some(sub) = wanted.sub_path.as_deref().filter(|s| !s.is_empty() && !s.split('/').any(|p| p == "..")) {
+                host = host.join(sub);
+                if !host.exists() {
+                    let _ = std::fs::create_dir_all(&host);
+                }
+            }
+            Some(v1::Mount {
+                container_path: wanted.mount_path.clone(),
+                host_path: host.display().to_string(),
+                readonly: wanted.read_only.unwrap_or(false),
+                ..Default::default()
+            })
+        };
+        container.volume_mounts.iter().flatten().filter_map(mount).collect()
+    }
+
+    /// The Pod's own `/etc/hosts`, as kubelets write it.
+    fn hosts_mount(&self, pod: &Pod, sandbox: &Sandbox, directory: &std::path::Path) -> Result<v1::Mount, Error> {
+        let path = directory.join("etc-hosts");
+        let mut text = String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        text.push_str(&format!("{}\t{}\n", sandbox.ip, hostname(pod)));
+        for alias in pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
+            text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
+        }
+        let write = || {
+            std::fs::create_dir_all(directory)?;
+            std::fs::write(&path, text)
+        };
+        write().map_err(|source| Error::Io { what: path.display().to_string(), source })?;
+        Ok(v1::Mount { container_path: "/etc/hosts".into(), host_path: path.display().to_string(), ..Default::default() })
+    }
+
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let parent = format!("{}/pod{}", self.shared.options.cgroup_root.trim_end_matches('/'), self.uid);
+        v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: text(&pod.metadata.name),
+                uid: self.uid.clone(),
+                namespace: text(&pod.metadata.namespace),
+                attempt,
+            }),
+            hostname: hostname(pod),
+            log_directory: logs::directory(&self.shared.options.directory, pod).display().to_string(),
+            labels: labels(pod),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                cgroup_parent: parent,
+                security_context: Some(v1::LinuxSandboxSecurityContext { namespace_options: Some(resources::namespaces(pod)), ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// Stops all containers at the same time, each with its preStop hook first, then the sandbox. A new version of the
+    /// Pod (a shorter grace period) interrupts it.
+    async fn terminate(&mut self, pod: &Pod, observed: &Observation) -> Result<(), Error> {
+        self.probing.clear();
+        let grace = grace(pod);
+        let running = observed.containers.iter().filter(|(_, c)| !matches!(c.state, State::Exited { .. }));
+        let stops: Vec<_> = running.map(|(name, c)| (name.clone(), c.id.clone())).collect();
+        for (name, _) in &stops {
+            self.note("Killing", format!("Stopping container {name}"), false, name);
+        }
+        let mut pods = self.pods.clone();
+        let all = futures::future::join_all(stops.iter().map(|(name, id)| self.stop_container(pod, name, id, grace)));
+        tokio::select! {
+            _ = all => {}
+            _ = pods.changed() => return Ok(()),
+        }
+        if let Some(sandbox) = &observed.sandbox {
+            self.shared.runtime.stop_sandbox(&sandbox.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn stop_container(&self, pod: &Pod, name: &str, id: &str, grace_seconds: i64) -> Result<(), Error> {
+        let begin = Instant::now();
+        let container = pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == name);
+        let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
+        if let Some(hook) = hook.filter(|_| grace_seconds > 0) {
+            let limit = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
+            let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
+            let sandbox = Sandbox { id: String::new(), attempt: 0, ip, created_at: None };
+            if let Err(why) = self.run_hook(hook, id, &sandbox, limit).await {
+                self.note("FailedPreStopHook", format!("PreStopHook failed: {why}"), true, name);
+            }
+        }
+        let used = i64::try_from(begin.elapsed().as_secs()).unwrap_or(0);
+        // Kubernetes gives a container two seconds even when its hook has used up the grace period.
+        let left = if grace_seconds == 0 { 0 } else { (grace_seconds - used).max(2) };
+        self.shared.runtime.stop_container(id, left).await
+    }
+
+    async fn run_hook(&self, hook: &LifecycleHandler, id: &str, sandbox: &Sandbox, limit: Duration) -> Result<(), Error> {
+        if let Some(exec) = &hook.exec {
+            let command = exec.command.clone().unwrap_or_default();
+            let (code, output) = self.shared.runtime.exec(id, &command, limit).await?;
+            return if code == 0 { Ok(()) } else { Err(Error::Runtime(format!("command exited with {code}: {}", output.trim()))) };
+        }
+        if let Some(sleep) = &hook.sleep {
+            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)).min(limit)).await;
+        }
+        if let Some(get) = &hook.http_get {
+            let host = get.host.clone().unwrap_or_else(|| sandbox.ip.clone());
+            let asked = probes::http_get(&host, probes::number(&get.port), get.path.as_deref().unwrap_or("/"), "");
+            return tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err("timed out".into())).map_err(Error::Runtime);
+        }
+        Ok(())
+    }
+
+    /// Probes run for containers that run, and no others.
+    fn keep_probes(&mut self, pod: &Pod, observed: &Observation) {
+        let running: HashMap<&str, &Observed> = observed.containers.iter().filter(|(_, c)| c.state == State::Running).map(|(n, c)| (n.as_str(), c)).collect();
+        let ids: Vec<&str> = running.values().map(|c| c.id.as_str()).collect();
+        self.probing.retain(|id, _| ids.contains(&id.as_str()));
+        let ip = observed.sandbox.as_ref().map(|s| s.ip.clone()).unwrap_or_default();
+        let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        let ip = if host { self.shared.options.address.to_string() } else { ip };
+        for container in pod.spec.iter().flat_map(|s| &s.containers) {
+            let Some(found) = running.get(container.name.as_str()) else { continue };
+            if self.probing.contains_key(&found.id) {
+                continue;
+            }
+            if container.readiness_probe.is_some() {
+                self.ready.insert(container.name.clone(), false);
+            }
+            if container.startup_probe.is_some() {
+                self.started.insert(container.name.clone(), false);
+            }
+            let target = probes::Target {
+                runtime: self.shared.runtime.clone(),
+                container: container.clone(),
+                id: found.id.clone(),
+                ip: ip.clone(),
+                verdicts: self.verdicts_in.clone(),
+            };
+            self.probing.insert(found.id.clone(), probes::start(&target));
+        }
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        let what = match verdict.kind {
+            Kind::Liveness => "Liveness",
+            Kind::Readiness => "Readiness",
+            Kind::Startup => "Startup",
+        };
+        if !verdict.healthy {
+            self.note("Unhealthy", format!("{what} probe failed: {}", verdict.message), true, &verdict.container);
+        }
+        match (verdict.kind, verdict.healthy) {
+            (Kind::Readiness, healthy) => drop(self.ready.insert(verdict.container, healthy)),
+            (Kind::Startup, true) => drop(self.started.insert(verdict.container, true)),
+            (Kind::Startup | Kind::Liveness, false) => self.unhealthy.push(verdict.id),
+            (Kind::Liveness, true) => {}
+        }
+    }
+
+    /// ConfigMaps and Secrets that changed reach the files of running Pods.
+    fn refresh_volumes(&mut self, pod: &Pod, observed: &Observation) {
+        let Some(sandbox) = observed.sandbox.as_ref().filter(|_| Instant::now() >= self.volumes_at && pod.metadata.deletion_timestamp.is_none()) else { return };
+        self.volumes_at = Instant::now() + VOLUMES_INTERVAL;
+        let options = &self.shared.options;
+        let state = self.shared.store.local().state;
+        let host_ip = options.address.to_string();
+        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip };
+        if let Err(why) = volumes::prepare(&source, &volumes::pod_directory(&options.directory, pod)) {
+            debug!(pod = %self.key, %why, "a volume cannot be refreshed");
+        }
+    }
+
+    fn note(&self, reason: &'static str, message: String, warning: bool, container: &str) {
+        let field_path = if container.is_empty() { String::new() } else { format!("spec.containers{{{container}}}") };
+        tell(&self.shared.store, &self.shared.options.name, &self.key, &self.uid, Note { reason, message, warning, field_path });
+    }
+}
+
+enum Pass {
+    /// Something was done: look again at once.
+    Again,
+    Wait(Duration),
+    /// Nothing of the Pod is left.
+    Done,
+}
+
+fn grace(pod: &Pod) -> i64 {
+    let stated = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+    pod.metadata.deletion_grace_period_seconds.or(stated).unwrap_or(30).max(0)
+}
+
+fn hostname(pod: &Pod) -> String {
+    let spec = pod.spec.as_ref();
+    if spec.and_then(|s| s.host_network) == Some(true) {
+        return String::new();
+    }
+    let stated = spec.and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
+    stated.unwrap_or_else(|| pod.metadata.name.clone().unwrap_or_default().chars().take(63).collect())
+}
+
+/// CRI counts nanoseconds; 0 is no time.
+fn time(nanoseconds: i64) -> Option<Timestamp> {
+    if nanoseconds == 0 { None } else { Timestamp::from_nanosecond(nanoseconds.into()).ok() }
+}
