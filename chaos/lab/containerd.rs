@@ -23,10 +23,12 @@ pub(crate) fn ensure(node: &Node, directory: &Path, program: &Path) -> Result<()
     let bin = directory.join("cni-bin");
     std::fs::create_dir_all(&bin)?;
     std::fs::create_dir_all(directory.join("cni"))?;
-    // The CNI plugin is this same program under its plugin name.
-    let plugin = bin.join("skein-cni");
-    let _ = std::fs::remove_file(&plugin);
-    std::os::unix::fs::symlink(program, &plugin)?;
+    // The CNI plugins are this same program under their names.
+    for name in ["skein-cni", "loopback"] {
+        let plugin = bin.join(name);
+        let _ = std::fs::remove_file(&plugin);
+        std::os::unix::fs::symlink(program, &plugin)?;
+    }
     let config = directory.join("containerd.toml");
     std::fs::write(&config, toml(directory))?;
     let daemon = Path::new("/usr/bin/containerd");

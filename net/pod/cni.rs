@@ -31,17 +31,23 @@ pub struct Config {
 
 /// The configuration list that a runtime looks for.
 pub fn configuration_list(subnet: &str, state_dir: &Path) -> String {
-    let plugin = json!({"type": "skein-cni", "subnet": subnet, "stateDir": state_dir});
+    let plugin = json!({"type": PLUGIN, "subnet": subnet, "stateDir": state_dir});
     format!("{:#}\n", json!({"cniVersion": "0.4.0", "name": "skein", "plugins": [plugin]}))
 }
 
+/// The names under which a runtime calls this program. containerd wants a plugin `loopback` for every Pod, too.
+pub const PLUGIN: &str = "skein-cni";
+pub const LOOPBACK: &str = "loopback";
+
 /// The plugin's whole life: reads environment and standard input, prints the result. Returns the exit code.
-pub fn main() -> i32 {
+pub fn main(name: &str) -> i32 {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let mut input = String::new();
     let _ = std::io::stdin().read_to_string(&mut input);
     let result = match variable("CNI_COMMAND").as_str() {
         "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
+        "ADD" if name == LOOPBACK => loopback(&input, &variable("CNI_NETNS")),
+        "DEL" if name == LOOPBACK => Ok(Value::Null),
         "ADD" => parse(&input).and_then(|config| add(&config, &variable("CNI_CONTAINERID"), &variable("CNI_NETNS"), &variable("CNI_IFNAME"))),
         "DEL" => parse(&input).and_then(|config| delete(&config, &variable("CNI_CONTAINERID"))).map(|()| Value::Null),
         "CHECK" => Ok(Value::Null),
@@ -58,6 +64,13 @@ pub fn main() -> i32 {
 
 fn parse(input: &str) -> Result<Config, Error> {
     serde_json::from_str(input).map_err(|e| Error::Config(e.to_string()))
+}
+
+fn loopback(input: &str, namespace: &str) -> Result<Value, Error> {
+    ip(Some(namespace), &["link set lo up".into()])?;
+    let config: Value = serde_json::from_str(input).map_err(|e| Error::Config(e.to_string()))?;
+    let version = config["cniVersion"].as_str().filter(|v| !v.is_empty()).unwrap_or("0.4.0");
+    Ok(json!({"cniVersion": version, "interfaces": [{"name": "lo", "sandbox": namespace}]}))
 }
 
 fn add(config: &Config, container: &str, namespace: &str, interface: &str) -> Result<Value, Error> {
@@ -108,6 +121,21 @@ fn delete(config: &Config, container: &str) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// Frees addresses whose containers the runtime does not know: those of Pods that could not be started. An address
+/// taken within the last minutes may be that of a Pod that is just being made.
+pub fn release_unknown(state_dir: &Path, known: &[String]) {
+    let config = Config { cni_version: String::new(), subnet: String::new(), state_dir: state_dir.into() };
+    let Ok(_lock) = lock(&config) else { return };
+    for (path, owner) in taken(&config).unwrap_or_default() {
+        let age = fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age > SETTLE) && !known.contains(&owner) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Interface names have at most 15 bytes.
 fn link_name(container: &str) -> String {

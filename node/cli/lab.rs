@@ -60,7 +60,8 @@ pub(crate) enum Verb {
     Load { image: PathBuf },
 }
 
-pub(crate) fn run(verb: Verb) -> Result<()> {
+/// Returns the exit code: that of the command, for `exec`.
+pub(crate) fn run(verb: Verb) -> Result<i32> {
     let lab = Lab::open(Layout::default())?;
     match verb {
         Verb::Up { nodes, regions } => {
@@ -86,11 +87,11 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Resume { node, daemon } => lab.resume(&node, scope(daemon))?,
         Verb::Partition { groups } => lab.partition(&groups)?,
         Verb::Heal => lab.heal()?,
-        Verb::Exec { node, command } => std::process::exit(lab.exec(&node, &command)?),
+        Verb::Exec { node, command } => return lab.exec(&node, &command),
         Verb::Kubeconfig { node } => println!("{}", lab.kubeconfig(node.as_deref())?.display()),
         Verb::Load { image } => lab.load(&image)?,
     }
-    Ok(())
+    Ok(0)
 }
 
 fn scope(daemon: bool) -> skein_lab::Scope {

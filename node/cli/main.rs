@@ -33,19 +33,21 @@ enum Verb {
 }
 
 fn main() -> std::process::ExitCode {
-    // The container runtime calls this same program as its CNI plugin, by that name.
-    if std::env::args().next().is_some_and(|name| name.ends_with("skein-cni")) {
-        return if skein_pod::cni::main() == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE };
+    // The container runtime calls this same program as its CNI plugins, by their names.
+    let called = std::env::args().next().unwrap_or_default();
+    let name = called.rsplit('/').next().unwrap_or_default();
+    if [skein_pod::cni::PLUGIN, skein_pod::cni::LOOPBACK].contains(&name) {
+        return if skein_pod::cni::main(name) == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE };
     }
     let result = match Cli::parse().verb {
-        Verb::Up(arguments) => up::run(*arguments),
-        Verb::Token(verb) => token::run(verb),
-        Verb::Status(arguments) => status::run(&arguments),
-        Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments),
+        Verb::Up(arguments) => up::run(*arguments).map(|()| 0),
+        Verb::Token(verb) => token::run(verb).map(|()| 0),
+        Verb::Status(arguments) => status::run(&arguments).map(|()| 0),
+        Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments).map(|()| 0),
         Verb::Lab(verb) => lab::run(verb),
     };
     match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => std::process::ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
         Err(why) => {
             eprintln!("error: {why:#}");
             std::process::ExitCode::FAILURE

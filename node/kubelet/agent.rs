@@ -109,6 +109,8 @@ impl Agent {
     /// Removes what the runtime has of Pods that the cluster does not know: they were deleted while this node was away.
     async fn remove_orphans(&mut self) {
         let Ok(sandboxes) = self.shared.runtime.sandboxes(None).await else { return };
+        let ids: Vec<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
+        skein_pod::cni::release_unknown(&self.shared.options.directory.join("addresses"), &ids);
         // Only a consistent read may say that a Pod is no more.
         let Ok(view) = self.shared.store.read().await else { return };
         let mut known = BTreeSet::new();

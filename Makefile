@@ -1,0 +1,33 @@
+# Two commands matter: `make up` and `make test`. Each installs what it is missing and says so.
+SHELL := /bin/bash
+CACHE := $(or $(SKEIN_CACHE),/var/cache/skein)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
+export ROCKSDB_STATIC := 1
+
+.PHONY: up down test bench check fix build deps
+
+up: build           ## a three-node cluster on this machine, with real containers
+	@$(TARGET)/debug/skein lab up --nodes 3
+
+down:               ## stop it and leave nothing behind
+	@$(TARGET)/debug/skein lab down
+
+deps:               ## what a build needs: Debian packages, RocksDB
+	@tests/setup.sh
+
+build: deps
+	@echo "building (about 20 minutes from cold on 2 cores, most of it dependencies)"
+	cargo build --workspace --locked
+
+test: build         ## the whole suite: unit tests, rules, clusters of real processes and containers
+	@kubectl=$$(tests/kubectl.sh | tail -n 1) && KUBECTL=$$kubectl cargo test --workspace --locked -- --test-threads=1
+
+bench: build        ## the table of numbers
+	@$(TARGET)/debug/skein-bench
+
+check:              ## only looks
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fix:                ## only mends
+	cargo clippy --workspace --all-targets --fix --allow-dirty

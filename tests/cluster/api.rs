@@ -1,0 +1,84 @@
+//! The API under requests that are wrong, and under kubectl's everyday verbs.
+
+use serde_json::{Value, json};
+use skein_cluster_tests::Cluster;
+
+#[test]
+fn bad_input_gets_kubernetes_words() {
+    let cluster = Cluster::with_nodes(1);
+    let check = |method: &str, path: &str, body: &str, code: u16, reason: &str, words: &str| {
+        let (got, status) = cluster.request(1, method, path, Some(body));
+        let message = status["message"].as_str().unwrap_or_default();
+        assert_eq!((got, status["reason"].as_str().unwrap_or_default()), (code, reason), "{method} {path} {message}");
+        assert!(message.contains(words), "{message:?} does not contain {words:?}");
+        assert_eq!(status["kind"], "Status");
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let named = |name: &str| json!({"metadata": {"name": name}}).to_string();
+    check("POST", maps, "{", 400, "BadRequest", "unrecognized");
+    check("POST", maps, "[]", 400, "BadRequest", "unrecognized");
+    check("POST", maps, &named("Upper"), 422, "Invalid", "ConfigMap \"Upper\" is invalid: metadata.name: Invalid value: \"Upper\": a lowercase RFC 1123 subdomain");
+    check("POST", maps, "{}", 422, "Invalid", "name or generateName is required");
+    check("POST", maps, r#"{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}"#, 400, "BadRequest", "cannot be handled as a ConfigMap");
+    check("POST", maps, r#"{"metadata":{"name":"a"},"data":{"k":1}}"#, 400, "BadRequest", "cannot unmarshal number into Go struct field data.k of type string");
+    check("POST", &format!("{maps}?fieldValidation=Strict"), r#"{"metadata":{"name":"a"},"dat":{}}"#, 400, "BadRequest", "strict decoding error: unknown field \"dat\"");
+    check("POST", "/api/v1/namespaces/nowhere/configmaps", &named("a"), 404, "NotFound", "namespaces \"nowhere\" not found");
+    check("POST", "/api/v1/namespaces/default/nonsense", &named("a"), 404, "NotFound", "the server could not find the requested resource");
+    check("PUT", maps, &named("a"), 405, "MethodNotAllowed", "does not allow this method");
+    check("PUT", &format!("{maps}/absent"), &named("absent"), 404, "NotFound", "configmaps \"absent\" not found");
+    check("PATCH", &format!("{maps}/absent"), "{}", 404, "NotFound", "configmaps \"absent\" not found");
+
+    assert_eq!(cluster.request(1, "POST", maps, Some(&named("a"))).0, 201);
+    check("POST", maps, &named("a"), 409, "AlreadyExists", "configmaps \"a\" already exists");
+    let stale = json!({"metadata": {"name": "a", "resourceVersion": "1"}}).to_string();
+    check("PUT", &format!("{maps}/a"), &stale, 409, "Conflict", "the object has been modified; please apply your changes to the latest version and try again");
+    let large = |bytes: usize| json!({"metadata": {"name": "large", "annotations": {}}, "data": {"a": "x".repeat(bytes)}}).to_string();
+    std::fs::write(cluster.directory().join("large"), large(1_800_000)).expect("a file");
+    let path = format!("@{}", cluster.directory().join("large").display());
+    check("POST", maps, &path, 422, "Invalid", "Too long: may not be more than 1048576 bytes");
+    std::fs::write(cluster.directory().join("large"), large(4_000_000)).expect("a file");
+    check("POST", maps, &path, 413, "RequestEntityTooLarge", "limit is 3145728");
+    // The daemon has survived all of it.
+    assert_eq!(cluster.request(1, "GET", "/healthz", None).0, 200);
+}
+
+#[test]
+fn reads_pages_watches_and_patches() {
+    let cluster = Cluster::start();
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for index in 0..5 {
+        let body = json!({"metadata": {"name": format!("m{index}"), "labels": {"odd": (index % 2).to_string()}}}).to_string();
+        assert_eq!(cluster.request(1 + index % 3, "POST", maps, Some(&body)).0, 201);
+    }
+    // What one node acknowledged, every other node shows at once.
+    let names = |list: &Value| list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str().map(String::from)).collect::<Vec<_>>();
+    for node in 1..=3 {
+        assert_eq!(names(&cluster.request(node, "GET", maps, None).1), ["m0", "m1", "m2", "m3", "m4"]);
+        assert_eq!(names(&cluster.request(node, "GET", &format!("{maps}?labelSelector=odd%3D1"), None).1), ["m1", "m3"]);
+    }
+    // Pages come from one snapshot.
+    let (_, first) = cluster.request(1, "GET", &format!("{maps}?limit=2"), None);
+    assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["m0".into(), "m1".into()], &json!(3)));
+    let token = first["metadata"]["continue"].as_str().unwrap_or_default().to_string();
+    assert_eq!(cluster.request(2, "DELETE", &format!("{maps}/m3"), None).0, 200);
+    let (_, rest) = cluster.request(1, "GET", &format!("{maps}?limit=5&continue={token}"), None);
+    assert_eq!(names(&rest), ["m2", "m3", "m4"]);
+    assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    // A patch through any node sees the others' writes.
+    for node in 1..=3 {
+        let patch = json!({"data": {format!("from{node}"): "x"}}).to_string();
+        assert_eq!(cluster.request(node, "PATCH", &format!("{maps}/m0"), Some(&patch)).0, 200);
+    }
+    let (_, patched) = cluster.request(3, "GET", &format!("{maps}/m0"), None);
+    assert_eq!(patched["data"], json!({"from1": "x", "from2": "x", "from3": "x"}));
+    // kubectl's everyday verbs, each through another node.
+    cluster.kubectl("node-1", &["label", "configmap", "m1", "team=a"]);
+    cluster.kubectl("node-2", &["annotate", "configmap", "m1", "note=b"]);
+    assert!(cluster.kubectl("node-3", &["describe", "configmap", "m1"]).contains("team=a"));
+    assert!(cluster.kubectl("node-1", &["explain", "deployment.spec.replicas"]).contains("integer"));
+    assert!(cluster.kubectl("node-2", &["api-resources"]).contains("replicationcontrollers"));
+    assert_eq!(cluster.kubectl("node-3", &["auth", "can-i", "create", "pods"]).trim(), "yes");
+    assert!(cluster.kubectl("node-1", &["get", "all"]).is_empty());
+    cluster.kubectl("node-2", &["delete", "configmap", "--all"]);
+    assert_eq!(names(&cluster.request(1, "GET", maps, None).1), Vec::<String>::new());
+}

@@ -1,0 +1,194 @@
+//! Faults on real processes: the leader dies, a node is lost, a node is cut off, everything dies at once.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use skein_cluster_tests::{BUSYBOX, Cluster, until};
+use skein_lab::Scope;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn index_of(node: &str) -> usize {
+    node.trim_start_matches("node-").parse().expect("a node's number")
+}
+
+/// A Deployment of sleepers that say when they started.
+fn sleepers(replicas: usize) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: sleepers}}\nspec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: sleeper}}}}\n  template:\n    metadata: {{labels: {{app: sleeper}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"100000\"]}}]\n"
+    )
+}
+
+/// Start time and restarts of each running container, by Pod.
+fn running(cluster: &Cluster, node: &str) -> BTreeMap<String, String> {
+    let pods = cluster.kubectl_json(node, &["get", "pods"]);
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let started = |pod: &Value| pod.pointer("/status/containerStatuses/0/state/running/startedAt").map(Value::to_string);
+    pods.iter().filter_map(|pod| Some((pod["metadata"]["name"].as_str()?.to_string(), started(pod)?))).collect()
+}
+
+#[test]
+fn losing_the_leader_loses_no_acknowledged_write() {
+    let cluster = Cluster::start();
+    let leader = cluster.leader("node-1");
+    let survivors: Vec<usize> = (1..=3).filter(|n| *n != index_of(&leader)).collect();
+    let acknowledged = Mutex::new(Vec::new());
+    let stop = AtomicBool::new(false);
+    let gap = Mutex::new(Duration::ZERO);
+    cluster.credentials();
+    std::thread::scope(|scope| {
+        for (writer, node) in survivors.iter().cycle().take(4).enumerate() {
+            let (cluster, stop, acknowledged, gap) = (&cluster, &stop, &acknowledged, &gap);
+            scope.spawn(move || {
+                let mut last = Instant::now();
+                for sequence in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let name = format!("w{writer}-{sequence}");
+                    let body = json!({"metadata": {"name": name}}).to_string();
+                    if cluster.request(*node, "POST", MAPS, Some(&body)).0 == 201 {
+                        let waited = last.elapsed();
+                        last = Instant::now();
+                        let mut longest = gap.lock().expect("no writer panics");
+                        *longest = waited.max(*longest);
+                        acknowledged.lock().expect("no writer panics").push(name);
+                    }
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        cluster.lab.kill(&leader, Scope::Machine).expect("the leader can be killed");
+        std::thread::sleep(Duration::from_secs(4));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let acknowledged = acknowledged.into_inner().expect("no writer panics");
+    let (_, list) = cluster.request(survivors[0], "GET", MAPS, None);
+    let found: Vec<String> = list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str().map(String::from)).collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !found.contains(name)).collect();
+    println!("{} acknowledged, longest pause {:?}", acknowledged.len(), gap.into_inner().expect("no writer panics"));
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    assert!(acknowledged.len() > 50, "writes went on: {}", acknowledged.len());
+    let after = cluster.leader(&format!("node-{}", survivors[0]));
+    assert_ne!(after, leader);
+}
+
+#[test]
+fn a_lost_node_has_its_pods_replaced_and_a_paused_one_keeps_them() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply("node-1", &sleepers(6));
+    cluster.kubectl("node-1", &["rollout", "status", "deployment/sleepers", "--timeout=60s"]);
+    let before = running(&cluster, "node-1");
+
+    // A stall of 200 ms may move the leader; it evicts nobody.
+    for node in ["node-1", "node-2", "node-3"] {
+        cluster.lab.pause(node, Scope::Machine).expect("a node can be paused");
+        std::thread::sleep(Duration::from_millis(200));
+        cluster.lab.resume(node, Scope::Machine).expect("a node can be resumed");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(running(&cluster, "node-1"), before);
+
+    cluster.lab.kill("node-3", Scope::Machine).expect("a node can be killed");
+    let killed = Instant::now();
+    cluster.until("the Pods run on the other nodes", || {
+        let pods = cluster.kubectl_json("node-1", &["get", "pods"]);
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        let here = |pod: &&Value| {
+            pod["metadata"]["deletionTimestamp"].is_null() && pod["spec"]["nodeName"] != "node-3" && pod["status"]["phase"] == "Running"
+        };
+        (pods.iter().filter(here).count() == 6).then_some(())
+    });
+    println!("node lost -> Pods running elsewhere: {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(20));
+    let node = cluster.kubectl_json("node-1", &["get", "node", "node-3"]);
+    assert!(node["spec"]["taints"].to_string().contains("node.kubernetes.io/unreachable"));
+
+    // The machine comes back: what it ran is given up, and it is ready again.
+    cluster.lab.start("node-3").expect("the node can be started");
+    cluster.until("node-3 is ready", || {
+        let shown = cluster.kubectl("node-1", &["get", "node", "node-3"]);
+        (shown.contains(" Ready ") && cluster.kubectl_json("node-1", &["get", "pods"])["items"].as_array().map(Vec::len) == Some(6)).then_some(())
+    });
+}
+
+#[test]
+fn a_node_cut_off_keeps_its_work_and_says_so() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply("node-1", &sleepers(3));
+    cluster.kubectl("node-1", &["rollout", "status", "deployment/sleepers", "--timeout=60s"]);
+    let stays = "apiVersion: v1\nkind: Pod\nmetadata: {name: stays}\nspec:\n  nodeName: node-3\n  tolerations: [{operator: Exists}]\n  containers: [{name: c, image: \"skein.test/busybox:1\", command: [sleep, \"100000\"]}]\n";
+    cluster.apply("node-2", stays);
+    let start = |node: &str| running(&cluster, node).get("stays").cloned();
+    let before = cluster.until("the Pod runs", || start("node-2"));
+
+    cluster.lab.partition("node-1,node-2/node-3").expect("the network can be cut");
+    // Writes and plain reads get a 504 within 3 s that names the way out; the replica is served.
+    until("the cut is noticed", Duration::from_secs(20), || {
+        let begin = Instant::now();
+        let (code, status) = cluster.request(3, "GET", MAPS, None);
+        (code == 504 && begin.elapsed() < Duration::from_secs(4) && status["message"].as_str().is_some_and(|m| m.contains("\"stale\""))).then_some(())
+    });
+    assert_eq!(cluster.request(3, "POST", MAPS, Some(r#"{"metadata":{"name":"a"}}"#)).0, 504);
+    assert_eq!(cluster.request(3, "GET", &format!("{MAPS}?resourceVersion=0"), None).0, 200);
+    assert_eq!(cluster.request(3, "GET", &format!("/stale{MAPS}"), None).0, 200);
+    assert_eq!(cluster.status("node-3")["quorum"], false);
+    // The others go on.
+    assert_eq!(cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"b"}}"#)).0, 201);
+
+    cluster.lab.heal().expect("the network can be healed");
+    cluster.until("the node catches up", || (cluster.request(3, "GET", &format!("{MAPS}/b"), None).0 == 200).then_some(()));
+    assert_eq!(cluster.until("the Pod is reported again", || start("node-3")), before);
+}
+
+#[test]
+fn all_daemons_killed_at_once_come_back_to_the_same_state() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply("node-1", &sleepers(3));
+    cluster.kubectl("node-1", &["rollout", "status", "deployment/sleepers", "--timeout=60s"]);
+    for index in 0..20 {
+        let body = json!({"metadata": {"name": format!("k{index}")}, "data": {"v": index.to_string()}}).to_string();
+        assert_eq!(cluster.request(1 + index % 3, "POST", MAPS, Some(&body)).0, 201);
+    }
+    let before = running(&cluster, "node-1");
+    let (_, maps) = cluster.request(1, "GET", MAPS, None);
+    assert_eq!(before.len(), 3);
+
+    for node in ["node-1", "node-2", "node-3"] {
+        cluster.lab.kill(node, Scope::Daemon).expect("a daemon can be killed");
+    }
+    for node in ["node-1", "node-2", "node-3"] {
+        cluster.lab.start(node).expect("a daemon can be started");
+    }
+    let after = cluster.until("the cluster answers", || {
+        let (code, list) = cluster.request(2, "GET", MAPS, None);
+        (code == 200).then_some(list)
+    });
+    assert_eq!(after["items"], maps["items"]);
+    // Containers were never touched.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(running(&cluster, "node-3"), before);
+    // A watch from before gets events or 410, never silence.
+    let revision = maps["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
+    let (_, event) = cluster.request(1, "GET", &format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={revision}"), None);
+    assert!(event.is_null() || event["object"]["code"] == 410, "{event}");
+}
+
+#[test]
+fn a_survivor_of_three_says_so_and_recovers() {
+    let cluster = Cluster::start();
+    cluster.lab.kill("node-2", Scope::Machine).expect("a node can be killed");
+    cluster.lab.kill("node-3", Scope::Machine).expect("a node can be killed");
+    cluster.until("the survivor knows", || (cluster.status("node-1")["quorum"] == false).then_some(()));
+    let (code, status) = cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"a"}}"#));
+    assert_eq!(code, 504);
+    assert!(status["message"].as_str().is_some_and(|m| m.contains("no quorum")), "{status}");
+    cluster.lab.start("node-2").expect("a node can be started");
+    cluster.until("the cluster recovers", || (cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"b"}}"#)).0 == 201).then_some(()));
+}

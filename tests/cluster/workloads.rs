@@ -1,0 +1,137 @@
+//! Ordinary manifests under an unmodified kubectl: real containers on three nodes.
+
+use skein_cluster_tests::{BUSYBOX, Cluster};
+
+fn web(replicas: usize, page: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: page}}
+data: {{index.html: "{page}"}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: token}}
+stringData: {{key: hidden}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      initContainers:
+      - {{name: first, image: "{BUSYBOX}", command: [sh, -c, "echo prepared > /shared/state"], volumeMounts: [{{name: shared, mountPath: /shared}}]}}
+      containers:
+      - name: server
+        image: {BUSYBOX}
+        command: [sh, -c, "cat /shared/state; echo $KEY on $NODE; exec httpd -f -p 80 -h /www"]
+        env:
+        - {{name: KEY, valueFrom: {{secretKeyRef: {{name: token, key: key}}}}}}
+        - {{name: NODE, valueFrom: {{fieldRef: {{fieldPath: spec.nodeName}}}}}}
+        ports: [{{containerPort: 80}}]
+        readinessProbe: {{httpGet: {{path: /index.html, port: 80}}}}
+        resources: {{limits: {{memory: 32Mi, cpu: 200m}}}}
+        volumeMounts: [{{name: www, mountPath: /www}}, {{name: shared, mountPath: /shared}}]
+      volumes:
+      - {{name: www, configMap: {{name: page}}}}
+      - {{name: shared, emptyDir: {{}}}}
+"#
+    )
+}
+
+#[test]
+fn a_deployment_runs_on_three_nodes_and_rolls() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply("node-2", &web(6, "hello"));
+    cluster.kubectl("node-3", &["rollout", "status", "deployment/web", "--timeout=90s"]);
+
+    let pods = cluster.kubectl_json("node-1", &["get", "pods", "-l", "app=web"]);
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let mut nodes: Vec<&str> = pods.iter().filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["node-1", "node-1", "node-2", "node-2", "node-3", "node-3"]);
+
+    // Every Pod is reached from every node, by its own address.
+    for pod in &pods {
+        let url = format!("http://{}/index.html", pod["status"]["podIP"].as_str().unwrap_or_default());
+        for node in ["node-1", "node-2", "node-3"] {
+            let command: Vec<String> = ["curl", "-sS", "--fail", "--max-time", "5", "-o", "/dev/null", &url].map(String::from).into();
+            assert_eq!(cluster.lab.exec(node, &command).ok(), Some(0), "{node} does not reach {url}");
+        }
+    }
+
+    // Logs of any Pod through any node: init container's work, Secret, downward API.
+    let name = pods[0]["metadata"]["name"].as_str().unwrap_or_default();
+    let place = pods[0]["spec"]["nodeName"].as_str().unwrap_or_default();
+    for node in ["node-1", "node-2", "node-3"] {
+        let log = cluster.kubectl(node, &["logs", name, "-c", "server"]);
+        assert_eq!(log, format!("prepared\nhidden on {place}\n"));
+    }
+    assert_eq!(cluster.kubectl("node-1", &["logs", name, "-c", "server", "--tail=1"]), format!("hidden on {place}\n"));
+
+    cluster.kubectl("node-2", &["scale", "deployment/web", "--replicas=2"]);
+    cluster.until("two Pods are left", || {
+        let left = cluster.kubectl_json("node-3", &["get", "pods", "-l", "app=web"]);
+        (left["items"].as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+
+    // A new template rolls out, is in the history, and is undone.
+    cluster.kubectl("node-1", &["set", "env", "deployment/web", "EXTRA=1"]);
+    cluster.kubectl("node-1", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let history = cluster.kubectl("node-2", &["rollout", "history", "deployment/web"]);
+    assert!(history.contains('1') && history.contains('2'), "{history}");
+    cluster.kubectl("node-2", &["rollout", "undo", "deployment/web"]);
+    cluster.kubectl("node-3", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let deployment = cluster.kubectl_json("node-3", &["get", "deployment", "web"]);
+    assert_eq!(deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "3");
+    assert!(!deployment.to_string().contains("EXTRA"));
+
+    // Deleting the Deployment takes its sets and Pods with it.
+    cluster.kubectl("node-1", &["delete", "deployment", "web"]);
+    cluster.until("everything is gone", || {
+        let left = cluster.kubectl("node-2", &["get", "pods,replicasets", "-o", "name"]);
+        left.trim().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn containers_restart_fail_and_end_as_kubernetes_says() {
+    let cluster = Cluster::with_nodes(1);
+    cluster.load_busybox();
+    let pod = |name: &str, policy: &str, script: &str, extra: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  restartPolicy: {policy}\n  containers:\n  - name: c\n    image: {BUSYBOX}\n    command: [sh, -c, \"{script}\"]\n{extra}"
+        )
+    };
+    let manifest = [
+        pod("done", "Never", "echo one; exit 0", ""),
+        pod("failed", "Never", "exit 3", ""),
+        pod("crashing", "Always", "echo attempt; exit 1", ""),
+        pod("sick", "Always", "sleep 1000", "    livenessProbe: {exec: {command: [cat, /nothing]}, periodSeconds: 1, failureThreshold: 1}\n"),
+        pod("absent", "Always", "sleep 1", "").replace(BUSYBOX, "skein.test/absent:1"),
+        pod("unset", "Always", "sleep 1", "    env: [{name: A, valueFrom: {configMapKeyRef: {name: nothing, key: k}}}]\n"),
+    ];
+    cluster.apply("node-1", &manifest.concat());
+    let field = |name: &str, path: &str| cluster.kubectl("node-1", &["get", "pod", name, "-o", &format!("jsonpath={{{path}}}")]);
+    let becomes = |name: &str, path: &str, wanted: &str| {
+        cluster.until(&format!("{name}{path} is {wanted}"), || (field(name, path) == wanted).then_some(()));
+    };
+    becomes("done", ".status.phase", "Succeeded");
+    assert_eq!(cluster.kubectl("node-1", &["logs", "done"]), "one\n");
+    becomes("failed", ".status.phase", "Failed");
+    becomes("failed", ".status.containerStatuses[0].state.terminated.exitCode", "3");
+    becomes("crashing", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff");
+    assert_eq!(cluster.kubectl("node-1", &["logs", "crashing", "--previous"]), "attempt\n");
+    cluster.until("the liveness probe restarts its container", || field("sick", ".status.containerStatuses[0].restartCount").parse::<u32>().is_ok_and(|n| n > 0).then_some(()));
+    cluster.until("the image cannot be pulled", || field("absent", ".status.containerStatuses[0].state.waiting.reason").contains("Pull").then_some(()));
+    becomes("unset", ".status.containerStatuses[0].state.waiting.reason", "CreateContainerConfigError");
+    let events = cluster.kubectl("node-1", &["get", "events"]);
+    assert!(events.contains("Unhealthy") && events.contains("Liveness probe failed"), "{events}");
+}
