@@ -10,6 +10,9 @@ use skein_object::{Resource, Status, schema};
 /// Kubernetes' limit for a request body (`MaxRequestBodyBytes`).
 const BODY_BYTES_MAX: usize = 3 << 20;
 
+/// What is too much is read and thrown away up to this, so that the client hears why instead of a broken connection.
+const DRAIN_BYTES_MAX: usize = 64 << 20;
+
 /// An object at rest is at most this large; etcd's limit, on which users rely.
 pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 19;
 
@@ -37,14 +40,25 @@ impl FieldValidation {
 }
 
 pub(crate) async fn read(body: Incoming) -> Result<Bytes, Status> {
-    let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
-    match collected {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(why) if why.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
+    let mut body = Limited::new(body, DRAIN_BYTES_MAX);
+    let mut content = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let data = match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => data,
+            Ok(Err(_)) => continue,
+            Err(why) if why.is::<http_body_util::LengthLimitError>() => break,
+            Err(why) => return Err(Status::bad_request(format!("cannot read the request's body: {why}"))),
+        };
+        length += data.len();
+        if length <= BODY_BYTES_MAX {
+            content.extend_from_slice(&data);
         }
-        Err(why) => Err(Status::bad_request(format!("cannot read the request's body: {why}"))),
     }
+    if length > BODY_BYTES_MAX {
+        return Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")));
+    }
+    Ok(content.into())
 }
 
 pub(crate) fn content_type(headers: &http::HeaderMap) -> &str {
@@ -59,6 +73,7 @@ pub(crate) fn decode(headers: &http::HeaderMap, bytes: &[u8]) -> Result<Value, S
     };
     let value: Value = match content_type(headers) {
         "" | "application/json" | "*/*" => serde_json::from_slice(bytes).map_err(|e| malformed(&e))?,
+        skein_protobuf::CONTENT_TYPE => skein_protobuf::to_json(bytes).map_err(|e| malformed(&e))?,
         "application/yaml" => serde_yaml_ng::from_slice(bytes).map_err(|e| malformed(&e))?,
         other => return Err(Status::unsupported_media_type(other)),
     };

@@ -135,7 +135,7 @@ impl Status {
     }
 
     pub fn unsupported_media_type(got: &str) -> Self {
-        let accepted = "application/json, application/yaml";
+        let accepted = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
         Self::failure(415, "UnsupportedMediaType", format!("the body of the request was in an unknown format - accepted media types include: {accepted} (got {got})"))
     }
 

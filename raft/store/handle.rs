@@ -72,6 +72,9 @@ struct Inner {
     reads: mpsc::Sender<Reader>,
     incarnation: u64,
     sequence: AtomicU64,
+    /// When the leader was last heard of, in milliseconds since this node's start.
+    leader_heard_ms: AtomicU64,
+    begin: Instant,
 }
 
 /// What to do after an attempt that did not succeed.
@@ -85,7 +88,7 @@ enum Attempt {
 impl Handle {
     pub(crate) fn new(id: NodeId, raft: Raft, peers: Arc<dyn Peers>, view: watch::Receiver<View>, history: Arc<RwLock<History>>, reads: mpsc::Sender<Reader>) -> Self {
         let incarnation = rand::random();
-        Self { inner: Arc::new(Inner { id, raft, peers, view, history, reads, incarnation, sequence: AtomicU64::new(1) }) }
+        Self { inner: Arc::new(Inner { id, raft, peers, view, history, reads, incarnation, sequence: AtomicU64::new(1), leader_heard_ms: AtomicU64::new(0), begin: Instant::now() }) }
     }
 
     pub fn id(&self) -> NodeId {
@@ -170,12 +173,22 @@ impl Handle {
         }
     }
 
-    /// Whether a quorum of voters has answered the leader lately, as far as this node can tell.
+    /// The leader has sent something: an append or a heartbeat.
+    pub(crate) fn heard_of_leader(&self) {
+        let now = u64::try_from(self.inner.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.inner.leader_heard_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether a quorum of voters has answered the leader lately, as far as this node can tell: a leader without a
+    /// quorum falls silent, so whoever hears of it has one behind it.
     pub fn has_quorum(&self) -> bool {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         match (metrics.current_leader, metrics.last_quorum_acked) {
             (Some(leader), Some(acked)) if leader == self.inner.id => acked.elapsed() < QUORUM_TIMEOUT,
-            (leader, _) => leader.is_some(),
+            (leader, _) => {
+                let heard = Duration::from_millis(self.inner.leader_heard_ms.load(Ordering::Relaxed));
+                leader.is_some() && self.inner.begin.elapsed().saturating_sub(heard) < QUORUM_TIMEOUT
+            }
         }
     }
 

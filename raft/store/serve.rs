@@ -37,6 +37,9 @@ impl Handle {
         while let Some(append) = frames.next::<Append>().await? {
             let request = decode_append(append)?;
             let response = self.raft().append_entries(request).await.map_err(io::Error::other)?;
+            if !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+                self.heard_of_leader();
+            }
             frames.send_bytes(encode_appended(&response)).await?;
         }
         Ok(())

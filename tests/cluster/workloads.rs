@@ -119,6 +119,7 @@ fn containers_restart_fail_and_end_as_kubernetes_says() {
         pod("unset", "Always", "sleep 1", "    env: [{name: A, valueFrom: {configMapKeyRef: {name: nothing, key: k}}}]\n"),
     ];
     cluster.apply("node-1", &manifest.concat());
+    cluster.kubectl("node-1", &["create", "configmap", "typed", "--from-literal=a=b"]);
     let field = |name: &str, path: &str| cluster.kubectl("node-1", &["get", "pod", name, "-o", &format!("jsonpath={{{path}}}")]);
     let becomes = |name: &str, path: &str, wanted: &str| {
         cluster.until(&format!("{name}{path} is {wanted}"), || (field(name, path) == wanted).then_some(()));

@@ -57,10 +57,13 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
-            default(probe, "timeoutSeconds", 1);
-            default(probe, "periodSeconds", 10);
-            default(probe, "successThreshold", 1);
-            default(probe, "failureThreshold", 3);
+            for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+                // Zero is no period: SetDefaults_Probe treats it as absent.
+                if probe.get(field).is_some_and(|found| *found == 0) {
+                    probe.shift_remove(field);
+                }
+                default(probe, field, value);
+            }
             http_get(probe);
         }
     }
