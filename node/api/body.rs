@@ -8,7 +8,10 @@ use serde_json::Value;
 use skein_object::{Resource, Status, schema};
 
 /// Kubernetes' limit for a request body (`MaxRequestBodyBytes`).
-const BODY_BYTES_MAX: usize = 3 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
+
+/// Who shows no credentials has little to say: a join request.
+pub(crate) const ANONYMOUS_BYTES_MAX: usize = 64 << 10;
 
 /// What is too much is read and thrown away up to this, so that the client hears why instead of a broken connection.
 const DRAIN_BYTES_MAX: usize = 64 << 20;
@@ -39,7 +42,7 @@ impl FieldValidation {
     }
 }
 
-pub(crate) async fn read(body: Incoming) -> Result<Bytes, Status> {
+pub(crate) async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, Status> {
     let mut body = Limited::new(body, DRAIN_BYTES_MAX);
     let mut content = Vec::new();
     let mut length = 0;
@@ -51,12 +54,12 @@ pub(crate) async fn read(body: Incoming) -> Result<Bytes, Status> {
             Err(why) => return Err(Status::bad_request(format!("cannot read the request's body: {why}"))),
         };
         length += data.len();
-        if length <= BODY_BYTES_MAX {
+        if length <= bytes_max {
             content.extend_from_slice(&data);
         }
     }
-    if length > BODY_BYTES_MAX {
-        return Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")));
+    if length > bytes_max {
+        return Err(Status::too_large(format!("Request entity too large: limit is {bytes_max}")));
     }
     Ok(content.into())
 }

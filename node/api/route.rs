@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use skein_object::registry::{self, Subresource};
 use skein_object::{Key, Resource, Status};
 
@@ -95,7 +95,7 @@ impl Target {
 }
 
 /// Answers one request.
-pub(crate) async fn dispatch(context: Context, user: User, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn dispatch(context: Context, user: User, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let full = request.uri().path().to_string();
     let (path, consistency) = match full.strip_prefix(STALE) {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => (rest, Consistency::Stale),
@@ -125,7 +125,7 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Inco
     Ok(respond::with_warnings(response, &warnings))
 }
 
-async fn serve_path(context: Context, parts: &[&str], request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers();
     match parts {
         ["api"] => Ok(discovery::core(headers)),
@@ -141,11 +141,11 @@ async fn serve_path(context: Context, parts: &[&str], request: Request<Incoming>
         ["readyz", ..] => Ok(respond::bytes(500, "text/plain; charset=utf-8", "[-]quorum failed: no leader is known\nreadyz check failed\n")),
         ["skein", "v1", "status"] => Ok(respond::json(200, &context.cluster.status().await)),
         ["skein", "v1", "join"] if request.method() == Method::POST => {
-            let join = body::decode(&request.headers().clone(), &body::read(request.into_body()).await?)?;
+            let join = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(200, &context.cluster.join(join).await?))
         }
         ["skein", "v1", "tokens"] if request.method() == Method::POST => {
-            let wish = body::decode(&request.headers().clone(), &body::read(request.into_body()).await?)?;
+            let wish = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(201, &context.cluster.create_token(wish).await?))
         }
         _ => Err(Status::page_not_found()),
@@ -190,7 +190,7 @@ fn verb_of(method: &Method, target: &Target) -> Option<&'static str> {
     })
 }
 
-async fn serve_resource(context: Context, target: Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn serve_resource(context: Context, target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let verb = verb_of(request.method(), &target).ok_or_else(Status::method_not_allowed)?;
     let attributes = Attributes::Resource {
         verb,

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use skein_object::Status;
 use skein_quic::Identity;
 use skein_store::Handle;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +18,7 @@ use tracing::debug;
 
 use crate::authenticate::User;
 use crate::resources::service::Range;
-use crate::{Cluster, Context, Kubelets, respond, route};
+use crate::{Body, Cluster, Context, Kubelets, body, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,9 +103,17 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, context: Context) {
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (context, user) = (context.clone(), user.clone());
         async move {
-            let answered = route::dispatch(context, user, request).await;
+            let answered = answer(context, user, request).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|status| respond::status(&status)))
         }
     });
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(tls), service).await;
+}
+
+/// Reads the body before anything is decided: an answer that comes while a client still sends may never be read by it.
+async fn answer(context: Context, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
+    let (head, incoming) = request.into_parts();
+    let bytes_max = if user.is_in("system:authenticated") { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX };
+    let content = body::read(incoming, bytes_max).await?;
+    route::dispatch(context, user, http::Request::from_parts(head, content)).await
 }

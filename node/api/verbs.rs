@@ -11,8 +11,8 @@ mod watch;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde_json::Value;
 use skein_object::registry::Subresource;
 use skein_object::{Resource, Status};
@@ -37,7 +37,7 @@ pub(crate) enum Consistency {
     Stale,
 }
 
-pub(crate) async fn serve(verb: &str, context: Context, target: Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(verb: &str, context: Context, target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     match (target.subresource, verb) {
         (Some(Subresource::Log), "get") => resources::log::get(&context, &target, request).await,
         (Some(Subresource::Scale), _) => resources::scale::serve(verb, &context, &target, request).await,

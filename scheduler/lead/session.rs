@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use skein_command::Transaction;
 use skein_object::Key;
 use skein_place::{Fleet, Placement, place};
-use skein_reconcile::{Controller, Liveness, Mint, Note, Snapshot, bind, event, interested, reconcile, unschedulable};
+use skein_reconcile::{Controller, LOST_AFTER_MS, Liveness, Mint, Note, Snapshot, bind, event, interested, reconcile, unschedulable};
 use skein_state::Event;
 use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -45,6 +45,8 @@ struct Session<'a> {
     /// Pods without a node.
     pending: BTreeSet<Key>,
     retry_pending: Instant,
+    /// Nodes that were silent for too long in the last tick.
+    lost: BTreeSet<String>,
 }
 
 /// Leads until the store stops; the caller drops it when the term ends.
@@ -52,6 +54,8 @@ pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports) {
     // Everything that earlier leaders committed must be seen before the first decision.
     let Ok(view) = store.read().await else { return };
     let mut session = Session::begin(store, term, &view);
+    // Every node counts from now on, so that the first look at each already has an opinion.
+    store.members().iter().for_each(|member| reports.expect(&member.member.name));
     let mut changes = store.watch();
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,6 +86,7 @@ impl<'a> Session<'a> {
             later: BTreeMap::new(),
             pending: BTreeSet::new(),
             retry_pending: now,
+            lost: BTreeSet::new(),
         };
         session.reload(view);
         session
@@ -263,7 +268,11 @@ impl<'a> Session<'a> {
         for member in self.store.members() {
             reports.expect(&member.member.name);
         }
-        // Silence is not an event: nodes are looked at in every tick, which is cheap while nothing changes.
-        self.queue.extend(self.snapshot.nodes.keys().map(|key| (Controller::NodeLifecycle, key.clone())));
+        // Silence is not an event: who falls silent, is silent, or is heard again is looked at here.
+        let silent = reports.liveness().silent_ms;
+        let lost: BTreeSet<String> = silent.into_iter().filter(|(_, ms)| *ms >= LOST_AFTER_MS).map(|(node, _)| node).collect();
+        let known = lost.union(&self.lost).map(|node| (Controller::NodeLifecycle, Key::new("nodes", "", node)));
+        self.queue.extend(known);
+        self.lost = lost;
     }
 }

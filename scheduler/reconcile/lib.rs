@@ -9,6 +9,7 @@
 //! ```
 
 mod deployment;
+mod event_ttl;
 mod garbage;
 mod mint;
 mod namespace;
@@ -26,7 +27,7 @@ use skein_object::Key;
 use skein_state::Event;
 
 pub use mint::Mint;
-pub use node_lifecycle::Liveness;
+pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
 pub use snapshot::{Snapshot, Stored};
 pub use write::{Note, bind, event, unschedulable};
 
@@ -34,6 +35,7 @@ pub use write::{Note, bind, event, unschedulable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
     Deployment,
+    EventTtl,
     ReplicaSet,
     ReplicationController,
     Garbage,
@@ -61,6 +63,7 @@ impl From<Vec<Transaction>> for Outcome {
 pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
     match controller {
         Controller::Deployment => deployment::reconcile(snapshot, key, mint),
+        Controller::EventTtl => event_ttl::reconcile(snapshot, key, mint),
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
         Controller::ReplicationController => replication_controller::reconcile(snapshot, key, mint),
         Controller::Garbage => garbage::reconcile(snapshot, key, mint).into(),
@@ -80,6 +83,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         "replicationcontrollers" => vec![(Controller::ReplicationController, key.clone())],
         "namespaces" => vec![(Controller::Namespace, key.clone()), (Controller::ServiceAccount, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
+        "events" => return vec![(Controller::EventTtl, key)],
         "nodes" => vec![(Controller::NodeRange, key.clone()), (Controller::NodeLifecycle, key.clone())],
         "pods" => pods_of::controllers(snapshot, event),
         _ => Vec::new(),

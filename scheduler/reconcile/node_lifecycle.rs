@@ -27,7 +27,7 @@ pub struct Liveness {
 }
 
 /// Without a report for this long a node is lost. Ten reports; five times the stall that must not evict anything.
-pub(crate) const LOST_AFTER_MS: u64 = 1000;
+pub const LOST_AFTER_MS: u64 = 1000;
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
     let Some(node) = snapshot.nodes.get(key) else { return Outcome::default() };

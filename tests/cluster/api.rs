@@ -82,3 +82,41 @@ fn reads_pages_watches_and_patches() {
     cluster.kubectl("node-2", &["delete", "configmap", "--all"]);
     assert_eq!(names(&cluster.request(1, "GET", maps, None).1), Vec::<String>::new());
 }
+
+#[test]
+fn a_join_token_is_for_one_key_and_says_what_is_wrong() {
+    let cluster = Cluster::with_nodes(1);
+    let token = |seconds: i64| {
+        let (code, made) = cluster.request(1, "POST", "/skein/v1/tokens", Some(&json!({"expirationSeconds": seconds}).to_string()));
+        assert_eq!(code, 200 + u16::from(code == 201));
+        let text = made["token"].as_str().unwrap_or_default().trim_start_matches("skein1.").to_string();
+        let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, text).expect("base64");
+        serde_json::from_slice::<Value>(&bytes).expect("JSON")
+    };
+    let ask = |token: &Value, secret: &str, name: &str, signing_request: &str| {
+        let body = json!({"tokenId": token["id"], "tokenSecret": secret, "signingRequest": signing_request, "name": name, "address": "198.18.0.99", "peerPort": 6444});
+        let (code, answer) = cluster.request(1, "POST", "/skein/v1/join", Some(&body.to_string()));
+        (code, answer["message"].as_str().unwrap_or_default().to_string(), answer["id"].as_u64())
+    };
+    let (_, first) = skein_quic::authority::signing_request().expect("a request");
+    let (_, second) = skein_quic::authority::signing_request().expect("a request");
+    let good = token(60);
+    let secret = good["secret"].as_str().unwrap_or_default();
+
+    let (code, message, _) = ask(&good, "wrong", "late", &first);
+    assert_eq!((code, message.contains("wrong secret")), (401, true), "{message}");
+    let expired = token(-1);
+    let (code, message, _) = ask(&expired, expired["secret"].as_str().unwrap_or_default(), "late", &first);
+    assert_eq!((code, message.contains("expired at")), (401, true), "{message}");
+    let (code, message, _) = ask(&json!({"id": "00000000"}), secret, "late", &first);
+    assert_eq!((code, message.contains("not known")), (401, true), "{message}");
+    let (code, message, _) = ask(&good, secret, "node-1", &first);
+    assert_eq!((code, message.contains("in the cluster already")), (409, true), "{message}");
+
+    let (code, _, id) = ask(&good, secret, "late", &first);
+    assert_eq!((code, id.is_some()), (200, true));
+    // The same key may ask again, and is the same node; another key may not.
+    assert_eq!(ask(&good, secret, "late", &first).2, id);
+    let (code, message, _) = ask(&good, secret, "thief", &second);
+    assert_eq!((code, message.contains("was used already, by node late")), (401, true), "{message}");
+}

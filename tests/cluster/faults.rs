@@ -38,7 +38,9 @@ fn losing_the_leader_loses_no_acknowledged_write() {
     let acknowledged = Mutex::new(Vec::new());
     let stop = AtomicBool::new(false);
     let gap = Mutex::new(Duration::ZERO);
-    cluster.credentials();
+    // Watches on both survivors, from before the first write until after the last.
+    let revision = cluster.request(survivors[0], "GET", MAPS, None).1["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
+    let watches: Vec<_> = survivors.iter().map(|node| cluster.watch(*node, &format!("{MAPS}?watch=1&timeoutSeconds=9&resourceVersion={revision}"))).collect();
     std::thread::scope(|scope| {
         for (writer, node) in survivors.iter().cycle().take(4).enumerate() {
             let (cluster, stop, acknowledged, gap) = (&cluster, &stop, &acknowledged, &gap);
@@ -71,6 +73,15 @@ fn losing_the_leader_loses_no_acknowledged_write() {
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !found.contains(name)).collect();
     println!("{} acknowledged, longest pause {:?}", acknowledged.len(), gap.into_inner().expect("no writer panics"));
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    for watch in watches {
+        let events = watch.join().expect("a watch ends");
+        let revisions: Vec<u64> = events.iter().filter_map(|e| e["object"]["metadata"]["resourceVersion"].as_str()?.parse().ok()).collect();
+        assert!(revisions.windows(2).all(|pair| pair[0] < pair[1]), "events come once and in order");
+        let seen: std::collections::BTreeSet<&str> = events.iter().filter_map(|e| e["object"]["metadata"]["name"].as_str()).collect();
+        let missed: Vec<&String> = acknowledged.iter().filter(|name| !seen.contains(name.as_str())).collect();
+        assert!(missed.is_empty(), "acknowledged and not seen by a watch: {missed:?}");
+        assert!(events.iter().all(|e| e["type"] == "ADDED"));
+    }
     assert!(acknowledged.len() > 50, "writes went on: {}", acknowledged.len());
     let after = cluster.leader(&format!("node-{}", survivors[0]));
     assert_ne!(after, leader);

@@ -135,6 +135,18 @@ impl Cluster {
         (code.trim().parse().unwrap_or(0), serde_json::from_str(content).unwrap_or_default())
     }
 
+    /// A watch through one node, collected in a thread of its own until the server ends it.
+    pub fn watch(&self, node: usize, path: &str) -> std::thread::JoinHandle<Vec<Value>> {
+        let [ca, certificate, key] = self.credentials();
+        let mut command = Command::new("curl");
+        command.args(["-sSN", "--max-time", "60", "--cacert"]).arg(ca).arg("--cert").arg(certificate).arg("--key").arg(key);
+        let child = command.arg(format!("https://{}:6443{path}", Self::address(node))).stdout(Stdio::piped()).spawn().expect("curl can be run");
+        std::thread::spawn(move || {
+            let output = child.wait_with_output().expect("curl ends");
+            String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        })
+    }
+
     /// Files with the CA, certificate and key of the administrator.
     pub fn credentials(&self) -> [PathBuf; 3] {
         let names = ["ca.crt", "admin.crt", "admin.key"].map(|name| self.directory.join(name));

@@ -136,3 +136,58 @@ fn containers_restart_fail_and_end_as_kubernetes_says() {
     let events = cluster.kubectl("node-1", &["get", "events"]);
     assert!(events.contains("Unhealthy") && events.contains("Liveness probe failed"), "{events}");
 }
+
+/// nginx as Debian packages it: the program, the libraries it is linked to, a configuration.
+fn nginx_archive(cluster: &Cluster) -> std::path::PathBuf {
+    use skein_lab::image::{File, Image, write};
+    let conf = cluster.directory().join("nginx.conf");
+    let text = "daemon off; error_log stderr; pid /tmp/nginx.pid; events {} http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; server { listen 80; location / { return 200 \"served\\n\"; } } }\n";
+    std::fs::write(&conf, text).expect("a file can be written");
+    let passwd = cluster.directory().join("passwd");
+    std::fs::write(&passwd, "root:x:0:0::/:\nnobody:x:65534:65534::/:\n").expect("a file can be written");
+    let group = cluster.directory().join("group");
+    std::fs::write(&group, "root:x:0:\nnogroup:x:65534:\n").expect("a file can be written");
+    let linked = std::process::Command::new("ldd").arg("/usr/sbin/nginx").output().expect("ldd runs");
+    let text = String::from_utf8_lossy(&linked.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut files: Vec<File> = libraries.map(|path| File { source: path.into(), path: path.trim_start_matches('/').into() }).collect();
+    for (source, path) in [("/usr/sbin/nginx".into(), "usr/sbin/nginx"), (conf, "etc/nginx/nginx.conf"), (passwd, "etc/passwd"), (group, "etc/group")] {
+        files.push(File { source, path: path.into() });
+    }
+    let archive = cluster.directory().join("nginx.tar");
+    let links = [("var/log/nginx/keep", "/dev/null"), ("var/lib/nginx/keep", "/dev/null")];
+    let image = Image { name: "skein.test/nginx:1.22", entrypoint: &["/usr/sbin/nginx", "-c", "/etc/nginx/nginx.conf"], files: &files, links: &links };
+    write(&archive, &image).expect("the image can be written");
+    archive
+}
+
+#[test]
+fn nginx_and_a_replication_controller_serve() {
+    let cluster = Cluster::start();
+    cluster.lab.load(&nginx_archive(&cluster)).expect("the image can be loaded");
+    let controller = "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: old}\nspec:\n  replicas: 3\n  template:\n    metadata: {labels: {app: old}}\n    spec: {terminationGracePeriodSeconds: 1, containers: [{name: nginx, image: \"skein.test/nginx:1.22\", ports: [{containerPort: 80}], livenessProbe: {tcpSocket: {port: 80}}}]}\n";
+    cluster.apply("node-3", controller);
+    let addresses = cluster.until("three Pods run", || {
+        let pods = cluster.kubectl_json("node-1", &["get", "pods", "-l", "app=old"]);
+        let ready = pods["items"].as_array()?.iter().filter(|p| p["status"]["phase"] == "Running").filter_map(|p| p["status"]["podIP"].as_str().map(String::from));
+        Some(ready.collect::<Vec<_>>()).filter(|found| found.len() == 3)
+    });
+    for address in &addresses {
+        let command: Vec<String> = ["curl", "-sS", "--fail", "--retry", "5", "--retry-connrefused", "--max-time", "5", "-o", "/dev/null", &format!("http://{address}/")].map(String::from).into();
+        assert_eq!(cluster.lab.exec("node-2", &command).ok(), Some(0), "{address} does not answer");
+    }
+    assert!(cluster.kubectl("node-2", &["get", "rc", "old"]).contains("3         3         3"));
+    assert!(cluster.kubectl("node-1", &["describe", "rc", "old"]).contains("SuccessfulCreate"));
+    // A container that dies is started again in place.
+    let name = cluster.kubectl("node-1", &["get", "pods", "-l", "app=old", "-o", "jsonpath={.items[0].metadata.name}"]);
+    cluster.kubectl("node-1", &["delete", "pod", &name, "--wait=false"]);
+    cluster.until("a replacement is made", || {
+        let pods = cluster.kubectl("node-2", &["get", "pods", "-l", "app=old", "-o", "name"]);
+        (pods.lines().count() == 3 && !pods.contains(&name)).then_some(())
+    });
+    // A namespace takes its content with it.
+    cluster.kubectl("node-1", &["create", "namespace", "short"]);
+    cluster.kubectl("node-2", &["create", "configmap", "inside", "--namespace", "short"]);
+    cluster.kubectl("node-3", &["delete", "namespace", "short"]);
+    assert!(cluster.try_kubectl("node-1", &["get", "namespace", "short"]).is_err());
+}

@@ -1,7 +1,7 @@
 //! `pods/binding`: a scheduler assigns a Pod to a node.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use skein_object::registry::Subresource;
 use skein_object::{Status, meta};
@@ -10,9 +10,9 @@ use crate::route::Target;
 use crate::verbs::{Mutation, mutate};
 use crate::{Body, Context, body, respond};
 
-pub(crate) async fn create(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn create(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
-    let binding = body::decode(&headers, &body::read(request.into_body()).await?)?;
+    let binding = body::decode(&headers, request.body())?;
     let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default().to_string();
     if node.is_empty() {
         return Err(Status::failure(422, "Invalid", format!("Binding \"{}\" is invalid: target.name: Required value", target.name)));

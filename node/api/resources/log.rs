@@ -1,8 +1,8 @@
 //! `pods/log`: asked of the kubelet that runs the Pod.
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::Value;
 use skein_object::Status;
 
@@ -10,7 +10,7 @@ use crate::route::Target;
 use crate::verbs::view;
 use crate::{Body, Context, respond};
 
-pub(crate) async fn get(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn get(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let view = view(context, target).await?;
     let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
     let pod = entry.record.to_value("v1", "Pod", entry.revision);

@@ -1,16 +1,16 @@
 //! `selfsubjectaccessreviews`: what `kubectl auth can-i` asks.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use skein_object::Status;
 
 use crate::route::{Attributes, Target};
 use crate::{Body, authorize, body, respond};
 
-pub(crate) async fn create(target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn create(target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
-    let mut review = body::decode(&headers, &body::read(request.into_body()).await?)?;
+    let mut review = body::decode(&headers, request.body())?;
     body::conform(&mut review, target.resource, body::FieldValidation::Ignore)?;
     let text = |pointer: &str| review.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
     let allowed = if review.pointer("/spec/resourceAttributes").is_some() {

@@ -1,7 +1,7 @@
 //! `scale`: the replicas of a workload, as autoscaling/v1 `Scale`.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use skein_object::{Status, meta, patch};
 
@@ -9,7 +9,7 @@ use crate::route::Target;
 use crate::verbs::{Mutation, mutate, to_value, view};
 use crate::{Body, Context, body, respond, status};
 
-pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     if verb == "get" {
         let view = view(context, target).await?;
         let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
@@ -22,7 +22,7 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, reques
         ("patch", _) => Some(patch::Kind::Merge),
         _ => return Err(Status::method_not_allowed()),
     };
-    let bytes = body::read(request.into_body()).await?;
+    let bytes = request.into_body();
     let wanted: Value = match kind {
         None => body::decode(&headers, &bytes)?,
         Some(_) => serde_json::from_slice(&bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?,

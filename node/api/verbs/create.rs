@@ -1,7 +1,7 @@
 //! POST: a new object.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 use skein_command::{Cause, Transaction, Write};
@@ -17,13 +17,13 @@ use crate::{Body, Context, resources, respond, status};
 /// Attempts to find a free name for `generateName`, and a free address for a Service.
 const ATTEMPTS: usize = 8;
 
-pub(super) async fn serve(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
     if !target.name.is_empty() {
         return Err(Status::method_not_allowed());
     }
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
-    let mut object = body::decode(&headers, &body::read(request.into_body()).await?)?;
+    let mut object = body::decode(&headers, request.body())?;
     let warnings = body::conform(&mut object, target.resource, validation)?;
     let created = create(context, target, object).await?;
     Ok(respond::with_warnings(object_response(201, target, &headers, created), &warnings))

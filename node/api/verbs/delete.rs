@@ -1,7 +1,7 @@
 //! DELETE: at once, or step by step where there is a grace period or a finalizer.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::{Cause, Transaction, Write};
@@ -46,7 +46,7 @@ impl Options {
     }
 }
 
-pub(super) async fn serve(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let options = options(target, request).await?;
     delete(context, target.resource, &target.key(), &options).await.map(|value| respond::json(200, &value))
 }
@@ -57,7 +57,7 @@ pub(crate) async fn one(context: &Context, target: &Target, options: Value) -> R
     delete(context, target.resource, &target.key(), &options).await
 }
 
-pub(super) async fn serve_collection(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(super) async fn serve_collection(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let options = options(target, request).await?;
     let filter = Filter::of(target)?;
     let view = view(context, target).await?;
@@ -75,9 +75,9 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
     Ok(respond::json(200, &json!({"kind": kind, "apiVersion": target.resource.api_version(), "metadata": metadata, "items": items})))
 }
 
-async fn options(target: &Target, request: Request<Incoming>) -> Result<Options, Status> {
+async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, Status> {
     let headers = request.headers().clone();
-    let bytes = body::read(request.into_body()).await?;
+    let bytes = request.into_body();
     let mut options: Options = if bytes.is_empty() {
         Options::default()
     } else {

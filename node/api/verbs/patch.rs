@@ -1,7 +1,7 @@
 //! PATCH: a change to whatever the object is now.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde_json::Value;
 use skein_object::{Status, meta, patch};
 
@@ -10,11 +10,11 @@ use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond, status};
 
-pub(super) async fn serve(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
     let kind = kind(body::content_type(&headers))?;
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
-    let bytes = body::read(request.into_body()).await?;
+    let bytes = request.into_body();
     let patch: Value = serde_json::from_slice(&bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
     let mutation = Mutation { resource: target.resource, key: target.key(), subresource: target.subresource, dry_run: target.dry_run()? };
     let mut warnings = Vec::new();

@@ -1,7 +1,7 @@
 //! PUT: the object as the client wants it.
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use skein_object::{Status, meta};
 
 use super::{Mutation, mutate, object_response};
@@ -9,10 +9,10 @@ use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond};
 
-pub(super) async fn serve(context: &Context, target: &Target, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
-    let mut object = body::decode(&headers, &body::read(request.into_body()).await?)?;
+    let mut object = body::decode(&headers, request.body())?;
     let warnings = body::conform(&mut object, target.resource, validation)?;
     let name = meta::name(&object);
     if name != target.name {

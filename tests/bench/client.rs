@@ -1,0 +1,89 @@
+//! A keep-alive HTTPS client with the administrator's certificate.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    tls: Arc<rustls::ClientConfig>,
+}
+
+pub(crate) struct Client {
+    credentials: Credentials,
+    address: String,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    pub(crate) fn read(kubeconfig: &Path) -> Result<Self> {
+        let config: Value = serde_json::from_str(&std::fs::read_to_string(kubeconfig)?)?;
+        let decode = |pointer: &str| -> Result<Vec<u8>> {
+            let text = config.pointer(pointer).and_then(Value::as_str).context("the kubeconfig lacks a part")?;
+            Ok(STANDARD.decode(text)?)
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&decode("/clusters/0/cluster/certificate-authority-data")?) {
+            roots.add(certificate?)?;
+        }
+        let certificate = decode("/users/0/user/client-certificate-data")?;
+        let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&decode("/users/0/user/client-key-data")?)?;
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Self { tls: Arc::new(tls) })
+    }
+
+    /// A client of one node of the laboratory.
+    pub(crate) fn client(&self, node: usize) -> Client {
+        Client { credentials: self.clone(), address: format!("198.18.0.{}:6443", 10 + node), sender: None }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// One request; the connection is made when it is needed and dropped when it fails.
+    pub(crate) async fn send(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Bytes)> {
+        let mut sender = match self.sender.take() {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.address)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))?;
+        let response = sender.send_request(request).await?;
+        let code = response.status().as_u16();
+        let content = response.into_body().collect().await?.to_bytes();
+        self.sender = Some(sender);
+        Ok((code, content))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(&self.address).await?;
+        stream.set_nodelay(true)?;
+        let host = self.address.split(':').next().unwrap_or_default().to_string();
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.credentials.tls));
+        let tls = connector.connect(ServerName::try_from(host)?, stream).await?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}

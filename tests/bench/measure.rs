@@ -1,0 +1,211 @@
+//! What is measured, one function each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use skein_lab::{Lab, Scope};
+
+use crate::client::{Client, Credentials};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+/// A cluster may take this long to be itself again after a fault.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+pub(crate) struct Load {
+    pub(crate) per_second: f64,
+    pub(crate) latencies: Vec<Duration>,
+}
+
+pub(crate) struct Idle {
+    pub(crate) mebibytes: f64,
+    pub(crate) percent: f64,
+}
+
+/// Clients that create objects one after the other, spread over the nodes.
+pub(crate) async fn creations(credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    let value = Arc::new("x".repeat(1024));
+    let begin = Instant::now();
+    let tasks: Vec<_> = (0..clients)
+        .map(|index| {
+            let mut client = credentials.client(index % 3 + 1);
+            let value = Arc::clone(&value);
+            tokio::spawn(async move {
+                let mut latencies = Vec::new();
+                while begin.elapsed() < duration {
+                    let name = format!("bench-{}", SEQUENCE.fetch_add(1, Ordering::Relaxed));
+                    let body = json!({"metadata": {"name": name}, "data": {"value": *value}}).to_string();
+                    let sent = Instant::now();
+                    let (code, _) = client.send("POST", MAPS, &body).await?;
+                    ensure!(code == 201, "creating {name}: {code}");
+                    latencies.push(sent.elapsed());
+                }
+                Ok(latencies)
+            })
+        })
+        .collect();
+    let mut latencies = Vec::new();
+    for task in tasks {
+        latencies.extend(task.await??);
+    }
+    Ok(Load { per_second: latencies.len() as f64 / begin.elapsed().as_secs_f64(), latencies })
+}
+
+/// Pods created one at a time, each timed until the API says that it runs.
+pub(crate) async fn pod_starts(credentials: &Credentials, image: &str, count: usize) -> Result<Vec<Duration>> {
+    let mut client = credentials.client(1);
+    let mut latencies = Vec::new();
+    for index in 0..count {
+        let name = format!("start-{index}");
+        let begin = Instant::now();
+        create_pod(&mut client, &name, image).await?;
+        wait_running(&mut client, &name).await?;
+        latencies.push(begin.elapsed());
+        client.send("DELETE", &format!("{PODS}/{name}?gracePeriodSeconds=0"), "").await?;
+    }
+    Ok(latencies)
+}
+
+/// Kills the leader's machine; the time until a survivor has acknowledged another write.
+pub(crate) async fn leader_losses(lab: &Lab, credentials: &Credentials, rounds: usize) -> Result<Vec<Duration>> {
+    let mut gaps = Vec::new();
+    for round in 0..rounds {
+        let leader = leader(credentials).await?;
+        let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+        let mut client = credentials.client(survivor);
+        write(&mut client, &format!("before-{round}")).await?;
+        lab.kill(&leader, Scope::Machine)?;
+        let begin = Instant::now();
+        while write(&mut client, &format!("after-{round}")).await.is_err() {}
+        gaps.push(begin.elapsed());
+        lab.start(&leader)?;
+        all_ready(credentials, survivor).await?;
+    }
+    Ok(gaps)
+}
+
+/// Kills a machine that runs a Pod of a ReplicaSet; the time until its replacement runs on another node.
+pub(crate) async fn node_losses(lab: &Lab, credentials: &Credentials, image: &str, rounds: usize) -> Result<Vec<Duration>> {
+    let mut client = credentials.client(1);
+    let set = json!({"metadata": {"name": "kept"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "kept"}}, "template": {
+        "metadata": {"labels": {"app": "kept"}}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": image}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-2", "node-3"]}]}]}}}}}}});
+    let (code, answer) = client.send("POST", "/apis/apps/v1/namespaces/default/replicasets", &set.to_string()).await?;
+    ensure!(code == 201, "{}", String::from_utf8_lossy(&answer));
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let from = wait_kept(&mut client, "").await?;
+        lab.kill(&from, Scope::Machine)?;
+        let begin = Instant::now();
+        wait_kept(&mut client, &from).await?;
+        times.push(begin.elapsed());
+        lab.start(&from)?;
+        all_ready(credentials, 1).await?;
+    }
+    Ok(times)
+}
+
+/// Resident memory and CPU of the daemons while nothing happens.
+pub(crate) fn idle(lab: &Lab, duration: Duration) -> Result<Idle> {
+    let status = lab.status()?;
+    let pids: Vec<i64> = status["nodes"].as_array().into_iter().flatten().filter_map(|n| n["pid"].as_i64()).collect();
+    let ticks = || -> u64 { pids.iter().map(|pid| cpu_ticks(*pid)).sum() };
+    let before = ticks();
+    std::thread::sleep(duration);
+    // Linux counts CPU time in hundredths of a second.
+    let percent = (ticks() - before) as f64 / duration.as_secs_f64() / pids.len() as f64;
+    let kibibytes: u64 = pids.iter().map(|pid| resident_kib(*pid)).sum();
+    Ok(Idle { mebibytes: kibibytes as f64 / 1024.0 / pids.len() as f64, percent })
+}
+
+fn cpu_ticks(pid: i64) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum()
+}
+
+fn resident_kib(pid: i64) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+async fn write(client: &mut Client, name: &str) -> Result<()> {
+    let body = json!({"metadata": {"name": name}}).to_string();
+    let sent = tokio::time::timeout(Duration::from_secs(5), client.send("POST", MAPS, &body)).await??;
+    // A write that was acknowledged to nobody may be there all the same.
+    ensure!(matches!(sent.0, 201 | 409), "{}", sent.0);
+    Ok(())
+}
+
+async fn create_pod(client: &mut Client, name: &str, image: &str) -> Result<()> {
+    let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": image}]}}).to_string();
+    let (code, answer) = client.send("POST", PODS, &pod).await?;
+    ensure!(code == 201, "{}", String::from_utf8_lossy(&answer));
+    Ok(())
+}
+
+async fn wait_running(client: &mut Client, name: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let pod = get(client, &format!("{PODS}/{name}?resourceVersion=0")).await?;
+        if pod["status"]["phase"] == "Running" {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < RECOVERY, "{name} does not run: {}", pod["status"]);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The node where the kept Pod runs, once that is another than `not`.
+async fn wait_kept(client: &mut Client, not: &str) -> Result<String> {
+    let begin = Instant::now();
+    loop {
+        let pods = get(client, &format!("{PODS}?labelSelector=app%3Dkept&resourceVersion=0")).await?;
+        let runs = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running" && pod["spec"]["nodeName"] != not;
+        if let Some(pod) = pods["items"].as_array().into_iter().flatten().find(runs) {
+            return Ok(pod["spec"]["nodeName"].as_str().context("a bound Pod")?.to_string());
+        }
+        ensure!(begin.elapsed() < RECOVERY, "no replacement runs");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn leader(credentials: &Credentials) -> Result<String> {
+    let begin = Instant::now();
+    loop {
+        for node in 1..=3 {
+            let status = get(&mut credentials.client(node), "/skein/v1/status").await.unwrap_or_default();
+            if let (Some(leader), true) = (status["leader"].as_str(), status["quorum"] == true) {
+                return Ok(leader.to_string());
+            }
+        }
+        ensure!(begin.elapsed() < RECOVERY, "nobody leads");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until every node is ready and has the whole log.
+async fn all_ready(credentials: &Credentials, asked: usize) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let status = get(&mut credentials.client(asked), "/skein/v1/status").await.unwrap_or_default();
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        if nodes.len() == 3 && nodes.iter().all(|n| n["ready"] == true) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < RECOVERY, "not all nodes are ready: {status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn get(client: &mut Client, path: &str) -> Result<Value> {
+    let (_, body) = tokio::time::timeout(Duration::from_secs(5), client.send("GET", path, "")).await??;
+    Ok(serde_json::from_slice(&body)?)
+}
