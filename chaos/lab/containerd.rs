@@ -51,7 +51,8 @@ pub(crate) fn forget(directory: &Path) {
 }
 
 pub(crate) fn load(directory: &Path, image: &Path) -> Result<()> {
-    let output = Command::new("ctr").arg("--address").arg(socket(directory)).args(["--namespace", "k8s.io", "images", "import"]).arg(image).output();
+    let output =
+        Command::new("ctr").arg("--address").arg(socket(directory)).args(["--namespace", "k8s.io", "images", "import"]).arg(image).output();
     let output = output.context("cannot run ctr: is containerd installed?")?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -92,7 +93,8 @@ fn pause_archive(directory: &Path) -> Result<PathBuf> {
         let busybox = Path::new("/bin/busybox");
         ensure!(busybox.exists(), "{} is missing: apt-get install busybox-static", busybox.display());
         let files = [crate::image::File { source: busybox.into(), path: "bin/busybox".into() }];
-        let image = crate::image::Image { name: PAUSE_IMAGE, entrypoint: &["/bin/busybox", "sleep", "2147483647"], files: &files, links: &[] };
+        let image =
+            crate::image::Image { name: PAUSE_IMAGE, entrypoint: &["/bin/busybox", "sleep", "2147483647"], files: &files, links: &[] };
         crate::image::write(&archive, &image)?;
     }
     Ok(archive)

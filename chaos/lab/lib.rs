@@ -190,7 +190,8 @@ impl Lab {
     pub fn load(&self, image: &Path) -> Result<()> {
         ensure!(image.exists(), "{} does not exist", image.display());
         for node in self.nodes()? {
-            containerd::load(&self.node_directory(&node), image).with_context(|| format!("{}: cannot load {}", node.name, image.display()))?;
+            containerd::load(&self.node_directory(&node), image)
+                .with_context(|| format!("{}: cannot load {}", node.name, image.display()))?;
         }
         Ok(())
     }

@@ -20,7 +20,9 @@ fn hierarchy() -> PathBuf {
     let point = |wanted: &dyn Fn(&[&str]) -> bool| {
         mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|f| f.len() > 3 && wanted(f)).map(|f| PathBuf::from(f[1]))
     };
-    point(&|f| f[2] == "cgroup2").or_else(|| point(&|f| f[2] == "cgroup" && f[3].split(',').any(|o| o == "pids"))).unwrap_or_else(|| "/sys/fs/cgroup".into())
+    point(&|f| f[2] == "cgroup2")
+        .or_else(|| point(&|f| f[2] == "cgroup" && f[3].split(',').any(|o| o == "pids")))
+        .unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
 fn cgroup(node: &Node) -> PathBuf {
@@ -146,7 +148,12 @@ pub(crate) fn remove_cgroup_root() {
 
 fn cgroup_mounts() -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|f| f.len() > 2 && f[2].starts_with("cgroup")).map(|f| f[1].into()).collect()
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|f| f.len() > 2 && f[2].starts_with("cgroup"))
+        .map(|f| f[1].into())
+        .collect()
 }
 
 /// Cgroups are removed leaf by leaf; their files go with them.

@@ -48,7 +48,9 @@ pub fn main(name: &str) -> i32 {
         "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
         "ADD" if name == LOOPBACK => loopback(&input, &variable("CNI_NETNS")),
         "DEL" if name == LOOPBACK => Ok(Value::Null),
-        "ADD" => parse(&input).and_then(|config| add(&config, &variable("CNI_CONTAINERID"), &variable("CNI_NETNS"), &variable("CNI_IFNAME"))),
+        "ADD" => {
+            parse(&input).and_then(|config| add(&config, &variable("CNI_CONTAINERID"), &variable("CNI_NETNS"), &variable("CNI_IFNAME")))
+        }
         "DEL" => parse(&input).and_then(|config| delete(&config, &variable("CNI_CONTAINERID"))).map(|()| Value::Null),
         "CHECK" => Ok(Value::Null),
         other => Err(Error::Config(format!("unknown CNI_COMMAND {other:?}"))),
@@ -100,13 +102,16 @@ fn connect(link: &str, address: Ipv4Addr, namespace: &str, interface: &str) -> R
     // The node answers for the gateway's address on the Pod's link, so Pods need no address of their node.
     let proxy = format!("/proc/sys/net/ipv4/conf/{link}/proxy_arp");
     fs::write(&proxy, "1").map_err(|source| Error::Io { what: proxy, source })?;
-    ip(Some(namespace), &[
-        "link set lo up".into(),
-        format!("addr add {address}/32 dev {interface}"),
-        format!("link set {interface} up"),
-        format!("route add {GATEWAY} dev {interface} scope link"),
-        format!("route add default via {GATEWAY} dev {interface}"),
-    ])?;
+    ip(
+        Some(namespace),
+        &[
+            "link set lo up".into(),
+            format!("addr add {address}/32 dev {interface}"),
+            format!("link set {interface} up"),
+            format!("route add {GATEWAY} dev {interface} scope link"),
+            format!("route add default via {GATEWAY} dev {interface}"),
+        ],
+    )?;
     ip(None, &[format!("route replace {address}/32 dev {link}")])
 }
 

@@ -15,7 +15,10 @@ pub fn update(current: &Routes, wanted: &Routes) -> Result<(), Error> {
 
 fn plan(current: &Routes, wanted: &Routes) -> Vec<String> {
     let gone = current.keys().filter(|range| !wanted.contains_key(*range)).map(|range| format!("route del {range}"));
-    let new = wanted.iter().filter(|(range, via)| current.get(*range) != Some(via)).map(|(range, via)| format!("route replace {range} via {via}"));
+    let new = wanted
+        .iter()
+        .filter(|(range, via)| current.get(*range) != Some(via))
+        .map(|(range, via)| format!("route replace {range} via {via}"));
     gone.chain(new).collect()
 }
 

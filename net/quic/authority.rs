@@ -4,8 +4,8 @@
 //! handshake, the DNS name `NAME.nodes.skein`. The same certificate serves the API.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
@@ -194,7 +194,8 @@ mod tests {
     fn a_node_is_who_its_certificate_says() {
         let authority = Authority::create("test").expect("a CA can be made");
         let (_, request) = signing_request().expect("a request can be made");
-        let pem = authority.sign_node(&request, &Subject::node("a"), &[node_dns_name("a"), "127.0.0.1".into()]).expect("the request is sound");
+        let pem =
+            authority.sign_node(&request, &Subject::node("a"), &[node_dns_name("a"), "127.0.0.1".into()]).expect("the request is sound");
         let chain = certificates(&pem).expect("the certificate was just made");
         let subject = Subject::of_certificate(&chain[0]).expect("it has a subject");
         assert_eq!(subject, Subject::node("a"));

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::authority::{Identity, Subject, node_dns_name};
 use crate::Error;
+use crate::authority::{Identity, Subject, node_dns_name};
 
 /// A connection that carries nothing for this long is dead. Longer than a stall of a busy machine, shorter than what
 /// anybody would wait for.

@@ -31,7 +31,10 @@ pub(crate) fn refusal(user: &User, attributes: &Attributes<'_>) -> Status {
             let called = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
             let full = if subresource.is_empty() { (*resource).to_string() } else { format!("{resource}/{subresource}") };
             let scope = if namespace.is_empty() { "at the cluster scope".into() } else { format!("in the namespace \"{namespace}\"") };
-            format!("{what}{called} is forbidden: User \"{}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}", user.name)
+            format!(
+                "{what}{called} is forbidden: User \"{}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}",
+                user.name
+            )
         }
     };
     Status::failure(403, "Forbidden", message)

@@ -36,7 +36,9 @@ impl FieldValidation {
             Some(other) => Err(Status::failure(
                 422,
                 "Invalid",
-                format!(" \"\" is invalid: fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""),
+                format!(
+                    " \"\" is invalid: fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                ),
             )),
         }
     }
@@ -71,9 +73,8 @@ pub(crate) fn content_type(headers: &http::HeaderMap) -> &str {
 
 /// Decodes JSON or YAML by its content type.
 pub(crate) fn decode(headers: &http::HeaderMap, bytes: &[u8]) -> Result<Value, Status> {
-    let malformed = |why: &dyn std::fmt::Display| {
-        Status::bad_request(format!("the object provided is unrecognized (must be of type Object): {why}"))
-    };
+    let malformed =
+        |why: &dyn std::fmt::Display| Status::bad_request(format!("the object provided is unrecognized (must be of type Object): {why}"));
     let value: Value = match content_type(headers) {
         "" | "application/json" | "*/*" => serde_json::from_slice(bytes).map_err(|e| malformed(&e))?,
         skein_protobuf::CONTENT_TYPE => skein_protobuf::to_json(bytes).map_err(|e| malformed(&e))?,

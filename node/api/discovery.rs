@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
-use skein_object::registry::{self, Resource, Subresource};
 use skein_object::Status;
+use skein_object::registry::{self, Resource, Subresource};
 
 use crate::{Body, respond};
 
@@ -17,10 +17,13 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 pub(crate) fn version() -> Response<Body> {
     let (major, minor, full) = VERSION;
-    respond::json(200, &json!({
-        "major": major, "minor": minor, "gitVersion": full, "gitCommit": "", "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
-    }))
+    respond::json(
+        200,
+        &json!({
+            "major": major, "minor": minor, "gitVersion": full, "gitCommit": "", "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
+        }),
+    )
 }
 
 /// `/api`
@@ -69,11 +72,17 @@ pub(crate) fn resources(group: &str, version: &str) -> Result<Response<Body>, St
             }));
         }
     }
-    Ok(respond::json(200, &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources})))
+    Ok(respond::json(
+        200,
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
+    ))
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|accept| accept.contains("g=apidiscovery.k8s.io") && accept.contains("v=v2;") | accept.ends_with("v=v2"))
+    headers
+        .get(ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|accept| accept.contains("g=apidiscovery.k8s.io") && accept.contains("v=v2;") | accept.ends_with("v=v2"))
 }
 
 fn by_group() -> BTreeMap<&'static str, Vec<&'static Resource>> {
@@ -92,7 +101,8 @@ fn group_value(name: &str) -> Value {
 
 fn aggregated(wanted: impl Fn(&str) -> bool) -> Response<Body> {
     let groups = by_group();
-    let items: Vec<Value> = groups.iter().filter(|(name, _)| wanted(name)).map(|(name, resources)| aggregated_group(name, resources)).collect();
+    let items: Vec<Value> =
+        groups.iter().filter(|(name, _)| wanted(name)).map(|(name, resources)| aggregated_group(name, resources)).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
     let mut response = respond::json(200, &list);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
@@ -107,13 +117,17 @@ fn aggregated_group(name: &str, resources: &[&Resource]) -> Value {
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
-    let subresources: Vec<Value> = resource.subresources.iter().map(|subresource| {
-        let (group, version, kind) = subresource_kind(resource, *subresource);
-        json!({
-            "subresource": subresource.name(), "responseKind": {"group": group, "version": version, "kind": kind},
-            "verbs": subresource_verbs(*subresource),
+    let subresources: Vec<Value> = resource
+        .subresources
+        .iter()
+        .map(|subresource| {
+            let (group, version, kind) = subresource_kind(resource, *subresource);
+            json!({
+                "subresource": subresource.name(), "responseKind": {"group": group, "version": version, "kind": kind},
+                "verbs": subresource_verbs(*subresource),
+            })
         })
-    }).collect();
+        .collect();
     json!({
         "resource": resource.plural, "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": resource.singular,

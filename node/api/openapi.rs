@@ -93,7 +93,9 @@ fn collect_references(value: &Value, found: &mut Vec<String>) {
 }
 
 fn operation(resource: &Resource, action: &str, extra: &[&str]) -> Value {
-    let parameters: Vec<Value> = ["dryRun", "fieldManager", "fieldValidation"].iter().chain(extra)
+    let parameters: Vec<Value> = ["dryRun", "fieldManager", "fieldValidation"]
+        .iter()
+        .chain(extra)
         .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
         .collect();
     let content = json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{}", resource.definition)}}});

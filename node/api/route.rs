@@ -89,7 +89,9 @@ impl Target {
         match self.query.get("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => Err(Status::bad_request(format!("Invalid value: [{other:?}]: dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+            Some(other) => Err(Status::bad_request(format!(
+                "Invalid value: [{other:?}]: dryRun: Unsupported value: {other:?}: supported values: \"All\""
+            ))),
         }
     }
 }
@@ -138,7 +140,9 @@ async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -
         ["version"] => Ok(discovery::version()),
         ["healthz" | "livez", ..] => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
         ["readyz", ..] if context.store.has_quorum() => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
-        ["readyz", ..] => Ok(respond::bytes(500, "text/plain; charset=utf-8", "[-]quorum failed: no leader is known\nreadyz check failed\n")),
+        ["readyz", ..] => {
+            Ok(respond::bytes(500, "text/plain; charset=utf-8", "[-]quorum failed: no leader is known\nreadyz check failed\n"))
+        }
         ["skein", "v1", "status"] => Ok(respond::json(200, &context.cluster.status().await)),
         ["skein", "v1", "join"] if request.method() == Method::POST => {
             let join = body::decode(&request.headers().clone(), request.body())?;

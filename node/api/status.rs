@@ -33,7 +33,11 @@ fn terminating(resource: &Resource, key: &Key) -> Status {
     let mut status = Status::forbidden(resource, key.name(), &why);
     if let Some(details) = &mut status.details {
         let message = format!("namespace {} is being terminated", key.namespace());
-        details.causes.push(skein_object::status::Cause { reason: "NamespaceTerminating".into(), message, field: "metadata.namespace".into() });
+        details.causes.push(skein_object::status::Cause {
+            reason: "NamespaceTerminating".into(),
+            message,
+            field: "metadata.namespace".into(),
+        });
     }
     status
 }
@@ -59,7 +63,11 @@ pub(crate) fn of_compaction(compacted: Compacted) -> Status {
 /// A resourceVersion that this node has not reached within its patience.
 pub(crate) fn too_large_version(asked: u64, current: u64) -> Status {
     let mut status = Status::timeout(format!("Too large resource version: {asked}, current: {current}"));
-    let cause = skein_object::status::Cause { reason: "ResourceVersionTooLarge".into(), message: "Too large resource version".into(), field: String::new() };
+    let cause = skein_object::status::Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        field: String::new(),
+    };
     status.details = Some(skein_object::status::Details { causes: vec![cause], retry_after_seconds: Some(1), ..Default::default() });
     status
 }

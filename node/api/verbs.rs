@@ -75,7 +75,13 @@ pub(crate) async fn at_least(context: &Context, revision: u64) -> Result<View, S
 }
 
 pub(crate) fn parse_version(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| Status::failure(400, "BadRequest", format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+    text.parse().map_err(|_| {
+        Status::failure(
+            400,
+            "BadRequest",
+            format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
+        )
+    })
 }
 
 pub(crate) fn to_value(resource: &Resource, entry: &Entry) -> Value {

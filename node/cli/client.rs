@@ -54,7 +54,8 @@ impl Access {
 }
 
 async fn ask(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-    let decode = |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
+    let decode =
+        |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
     let user = &config["users"][0]["user"];
     let mut roots = rustls::RootCertStore::empty();
     let authority = decode(&cluster["cluster"]["certificate-authority-data"])?;
@@ -77,7 +78,12 @@ async fn ask(config: &Value, cluster: &Value, server: &str, method: &str, path: 
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let content = body.map(Value::to_string).unwrap_or_default();
-    let request = http::Request::builder().method(method).uri(path).header("host", host).header("content-type", "application/json").body(Full::new(Bytes::from(content)))?;
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", host)
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(content)))?;
     let answer = sender.send_request(request).await?;
     let code = answer.status();
     let bytes = answer.into_body().collect().await?.to_bytes();

@@ -38,7 +38,14 @@ fn print_table(status: &Value) {
     println!("{:<20} {:<8} {:<6} {:<16} {:>6} {:>5}", "NODE", "ROLE", "READY", "ADDRESS", "LAG", "PODS");
     for node in status["nodes"].as_array().into_iter().flatten() {
         let ready = if node["ready"] == true { "yes" } else { "no" };
-        println!("{:<20} {:<8} {ready:<6} {:<16} {:>6} {:>5}", text(&node["name"]), text(&node["role"]), text(&node["address"]), text(&node["lag"]), text(&node["pods"]));
+        println!(
+            "{:<20} {:<8} {ready:<6} {:<16} {:>6} {:>5}",
+            text(&node["name"]),
+            text(&node["role"]),
+            text(&node["address"]),
+            text(&node["lag"]),
+            text(&node["pods"])
+        );
     }
     println!();
     match (status["quorum"] == true, status["leader"].as_str()) {

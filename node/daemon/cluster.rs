@@ -126,7 +126,12 @@ impl Cluster for Endpoints {
         let token = Token::draw(ca, addresses, expires);
         let kept = KeptToken { secret_hash: Token::secret_hash(&token.secret), expires, bound: None };
         let write = Write::create(&Key::new(TOKENS, "", &token.id), record(&token.id, &kept));
-        self.store.propose(write.into()).await.map_err(Status::internal)?.result().map_err(|_| Status::internal("the token's id is taken: try again"))?;
+        self.store
+            .propose(write.into())
+            .await
+            .map_err(Status::internal)?
+            .result()
+            .map_err(|_| Status::internal("the token's id is taken: try again"))?;
         Ok(json!({"token": token.to_string(), "expires": meta_time(expires)}))
     }
 }
@@ -139,32 +144,46 @@ impl Endpoints {
         let key_hash = request_key_hash(&request.signing_request).map_err(|e| Status::bad_request(e.to_string()))?;
         skein_object::names::subdomain(&request.name).map_err(|why| Status::bad_request(format!("node name {:?}: {why}", request.name)))?;
         let bound = self.bind_token(request, &key_hash).await?;
-        let authority = self.directory.authority().ok().flatten().ok_or_else(|| Status::internal("this node cannot sign: it does not vote"))?;
+        let authority =
+            self.directory.authority().ok().flatten().ok_or_else(|| Status::internal("this node cannot sign: it does not vote"))?;
         let names = found::names(&request.name, &request.address.to_string());
-        let certificate = authority.sign_node(&request.signing_request, &Subject::node(&request.name), &names).map_err(|e| Status::bad_request(e.to_string()))?;
-        let member = Member { name: request.name.clone(), address: std::net::SocketAddr::new(request.address, request.peer_port).to_string() };
+        let certificate = authority
+            .sign_node(&request.signing_request, &Subject::node(&request.name), &names)
+            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let member =
+            Member { name: request.name.clone(), address: std::net::SocketAddr::new(request.address, request.peer_port).to_string() };
         self.store.add_member(bound.id, member).await.map_err(|e| Status::timeout(e.to_string()))?;
         Ok(JoinAnswer { id: bound.id, certificate, authority: authority.certificate_pem })
     }
 
     async fn bind_token(&self, request: &JoinRequest, key_hash: &str) -> Result<Bound, Status> {
-        let refuse = |why: &str| Status::failure(401, "Unauthorized", format!("the join token {why}; make a new one with `skein token create`"));
+        let refuse =
+            |why: &str| Status::failure(401, "Unauthorized", format!("the join token {why}; make a new one with `skein token create`"));
         let key = Key::parse(&format!("{TOKENS}/{}", request.token_id)).ok_or_else(|| refuse("is malformed"))?;
         for _ in 0..8 {
             let view = self.store.read().await.map_err(|e| Status::timeout(e.to_string()))?;
             let entry = view.state.get(&key).ok_or_else(|| refuse("is not known to this cluster"))?;
-            let mut token: KeptToken = entry.record.field("token").and_then(|t| serde_json::from_value(t).ok()).ok_or_else(|| refuse("is damaged"))?;
+            let mut token: KeptToken =
+                entry.record.field("token").and_then(|t| serde_json::from_value(t).ok()).ok_or_else(|| refuse("is damaged"))?;
             if token.secret_hash != Token::secret_hash(&request.token_secret) {
                 return Err(refuse("has a wrong secret"));
             }
             if let Some(bound) = token.bound {
-                return if bound.key_hash == key_hash { Ok(bound) } else { Err(refuse(&format!("was used already, by node {}", bound.name))) };
+                return if bound.key_hash == key_hash {
+                    Ok(bound)
+                } else {
+                    Err(refuse(&format!("was used already, by node {}", bound.name)))
+                };
             }
             if token.expires < Timestamp::now() {
                 return Err(refuse(&format!("expired at {}", meta_time(token.expires))));
             }
             if self.store.members().iter().any(|m| m.member.name == request.name) {
-                return Err(Status::failure(409, "AlreadyExists", format!("a node named {:?} is in the cluster already: choose another --name", request.name)));
+                return Err(Status::failure(
+                    409,
+                    "AlreadyExists",
+                    format!("a node named {:?} is in the cluster already: choose another --name", request.name),
+                ));
             }
             let bound = Bound { key_hash: key_hash.into(), id: found::draw_id(), name: request.name.clone() };
             token.bound = Some(bound.clone());

@@ -97,7 +97,10 @@ async fn ask(address: &str, token: &Token, request: &JoinRequest) -> Result<Join
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let body = serde_json::to_vec(request).expect("plain data");
-    let post = http::Request::post("/skein/v1/join").header("host", address).header("content-type", "application/json").body(Full::new(bytes::Bytes::from(body)))?;
+    let post = http::Request::post("/skein/v1/join")
+        .header("host", address)
+        .header("content-type", "application/json")
+        .body(Full::new(bytes::Bytes::from(body)))?;
     let answer = sender.send_request(post).await?;
     let code = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
@@ -118,7 +121,14 @@ struct PinnedAuthority {
 }
 
 impl ServerCertVerifier for PinnedAuthority {
-    fn verify_server_cert(&self, end: &CertificateDer<'_>, chain: &[CertificateDer<'_>], name: &ServerName<'_>, ocsp: &[u8], now: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+    fn verify_server_cert(
+        &self,
+        end: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
         let pinned = chain.iter().find(|certificate| hash(certificate) == self.ca);
         let authority = pinned.ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))?;
         let mut roots = rustls::RootCertStore::empty();
@@ -129,11 +139,21 @@ impl ServerCertVerifier for PinnedAuthority {
         verifier.verify_server_cert(end, &[], name, ocsp, now)
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signature: &rustls::DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signature: &rustls::DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 

@@ -94,7 +94,13 @@ async fn bootstrap(store: Handle) {
 }
 
 /// Hands out the streams that peers open.
-async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Handle, cluster: Endpoints, reports: Reports, kubelet: Arc<skein_kubelet::Options>) {
+async fn accept(
+    mut incoming: tokio::sync::mpsc::Receiver<Incoming>,
+    store: Handle,
+    cluster: Endpoints,
+    reports: Reports,
+    kubelet: Arc<skein_kubelet::Options>,
+) {
     while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
         let (store, cluster, reports, kubelet) = (store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet));
         tokio::spawn(async move {

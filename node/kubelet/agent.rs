@@ -78,7 +78,8 @@ impl Agent {
                 {
                     if event.after.is_none() && pod.metadata.deletion_timestamp.is_none() {
                         // Removed without grace: its containers go at once.
-                        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+                        pod.metadata.deletion_timestamp =
+                            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
                         pod.metadata.deletion_grace_period_seconds = Some(0);
                     }
                     self.observe_pod(pod);

@@ -87,8 +87,14 @@ impl Runtime {
         Ok(())
     }
 
-    pub(crate) async fn start_container(&self, sandbox: &str, config: v1::ContainerConfig, sandbox_config: v1::PodSandboxConfig) -> Result<String, Error> {
-        let create = v1::CreateContainerRequest { pod_sandbox_id: sandbox.into(), config: Some(config), sandbox_config: Some(sandbox_config) };
+    pub(crate) async fn start_container(
+        &self,
+        sandbox: &str,
+        config: v1::ContainerConfig,
+        sandbox_config: v1::PodSandboxConfig,
+    ) -> Result<String, Error> {
+        let create =
+            v1::CreateContainerRequest { pod_sandbox_id: sandbox.into(), config: Some(config), sandbox_config: Some(sandbox_config) };
         let id = self.runtime.clone().create_container(create).await?.into_inner().container_id;
         self.runtime.clone().start_container(v1::StartContainerRequest { container_id: id.clone() }).await?;
         Ok(id)

@@ -44,12 +44,16 @@ impl Source<'_> {
     pub(crate) fn field(&self, path: &str) -> Result<String, Error> {
         let metadata = &self.pod.metadata;
         let spec = self.pod.spec.as_ref();
-        let quoted = |map: Option<&BTreeMap<String, String>>| map.into_iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n");
+        let quoted = |map: Option<&BTreeMap<String, String>>| {
+            map.into_iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n")
+        };
         let entry = |map: Option<&BTreeMap<String, String>>, prefix: &str| {
             let key = path.strip_prefix(prefix)?.strip_suffix("']")?;
             Some(map.and_then(|m| m.get(key)).cloned().unwrap_or_default())
         };
-        if let Some(value) = entry(metadata.labels.as_ref(), "metadata.labels['").or_else(|| entry(metadata.annotations.as_ref(), "metadata.annotations['")) {
+        if let Some(value) =
+            entry(metadata.labels.as_ref(), "metadata.labels['").or_else(|| entry(metadata.annotations.as_ref(), "metadata.annotations['"))
+        {
             return Ok(value);
         }
         Ok(match path {
@@ -78,7 +82,9 @@ pub(crate) fn resolve(source: &Source<'_>, container: &Container) -> Result<Vec<
             (None, None) => continue,
         };
         match found {
-            Some(data) => variables.extend(data.into_iter().map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v).into_owned()))),
+            Some(data) => {
+                variables.extend(data.into_iter().map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v).into_owned())))
+            }
             None if optional == Some(true) => {}
             None => return Err(Error::Config(format!("{what} not found"))),
         }
@@ -115,7 +121,11 @@ fn referenced(source: &Source<'_>, container: &Container, from: &EnvVarSource) -
         Some(data) => match data.get(key) {
             Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
             None if optional == Some(true) => Ok(None),
-            None => Err(Error::Config(format!("couldn't find key {key} in {} {}/{name}", if what.starts_with('c') { "ConfigMap" } else { "Secret" }, source.namespace()))),
+            None => Err(Error::Config(format!(
+                "couldn't find key {key} in {} {}/{name}",
+                if what.starts_with('c') { "ConfigMap" } else { "Secret" },
+                source.namespace()
+            ))),
         },
         None if optional == Some(true) => Ok(None),
         None => Err(Error::Config(format!("{what} not found"))),

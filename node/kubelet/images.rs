@@ -47,7 +47,9 @@ impl Pulls {
         };
         match (policy, present) {
             ("IfNotPresent" | "Never", Some(found)) => return Outcome::Present(found.id),
-            ("Never", None) => return waiting("ErrImageNeverPull", format!("Container image {image:?} is not present with pull policy of Never")),
+            ("Never", None) => {
+                return waiting("ErrImageNeverPull", format!("Container image {image:?} is not present with pull policy of Never"));
+            }
             _ => {}
         }
         if let Some(failure) = self.backing_off(&image) {

@@ -77,7 +77,11 @@ struct Reader {
 }
 
 /// The log as a stream of bytes, which goes on while the container runs when it is followed.
-pub(crate) fn read(path: PathBuf, query: Query, alive: Box<dyn Fn() -> futures::future::BoxFuture<'static, bool> + Send + Sync>) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+pub(crate) fn read(
+    path: PathBuf,
+    query: Query,
+    alive: Box<dyn Fn() -> futures::future::BoxFuture<'static, bool> + Send + Sync>,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
     let reader = Reader { path, query, position: 0, rest: Vec::new(), sent: 0, first: true, ended: false, alive };
     futures::stream::unfold(reader, |mut reader| async move {
         match reader.next().await {
@@ -133,7 +137,9 @@ impl Reader {
         let whole: Vec<u8> = self.rest.drain(..end).collect();
         let text = String::from_utf8_lossy(&whole);
         let mut lines: Vec<&str> = text.lines().collect();
-        if std::mem::take(&mut self.first) && let Some(tail) = self.query.tail {
+        if std::mem::take(&mut self.first)
+            && let Some(tail) = self.query.tail
+        {
             let skip = lines.len().saturating_sub(tail);
             lines.drain(..skip);
         }

@@ -83,8 +83,13 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
         json!({"type": kind, "status": status, "reason": reason, "message": message,
             "lastHeartbeatTime": time("lastHeartbeatTime"), "lastTransitionTime": time("lastTransitionTime")})
     };
-    let (why, what) = if ready { ("KubeletReady", "kubelet is posting ready status") } else { ("KubeletNotReady", "container runtime network not ready") };
-    let capacity = json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_kib()), "pods": PODS_MAX.to_string(), "ephemeral-storage": "0"});
+    let (why, what) = if ready {
+        ("KubeletReady", "kubelet is posting ready status")
+    } else {
+        ("KubeletNotReady", "container runtime network not ready")
+    };
+    let capacity =
+        json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_kib()), "pods": PODS_MAX.to_string(), "ephemeral-storage": "0"});
     json!({
         "capacity": capacity, "allocatable": capacity,
         "conditions": [

@@ -46,14 +46,26 @@ pub(crate) struct Sandbox {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    CreateSandbox { attempt: u32 },
-    StartContainer { name: String, attempt: u32 },
+    CreateSandbox {
+        attempt: u32,
+    },
+    StartContainer {
+        name: String,
+        attempt: u32,
+    },
     /// Kill one container that its liveness or startup probe gave up on.
-    KillContainer { name: String, id: String },
+    KillContainer {
+        name: String,
+        id: String,
+    },
     /// Stop every container within the Pod's grace period, then the sandbox.
     Terminate,
-    RemoveContainer { id: String },
-    RemoveSandbox { id: String },
+    RemoveContainer {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
     /// Nothing of the Pod is left here: its object may go.
     Forget,
 }

@@ -73,7 +73,8 @@ pub(crate) fn start(target: &Target) -> Probing {
 /// Asks again and again, and tells of each change. A startup probe ends with its first verdict: whether it passed.
 async fn watch(target: &Target, kind: Kind, probe: &Probe) -> bool {
     let seconds = |value: Option<i32>, default: i32| Duration::from_secs(u64::try_from(value.unwrap_or(default).max(0)).unwrap_or(0));
-    let (period, timeout) = (seconds(probe.period_seconds, 10).max(Duration::from_secs(1)), seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1)));
+    let (period, timeout) =
+        (seconds(probe.period_seconds, 10).max(Duration::from_secs(1)), seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1)));
     let (enough, too_many) = (probe.success_threshold.unwrap_or(1).max(1), probe.failure_threshold.unwrap_or(3).max(1));
     tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
     let (mut successes, mut failures) = (0, 0);
@@ -152,7 +153,9 @@ fn port(port: &IntOrString, container: &Container) -> u16 {
 pub(crate) async fn http_get(host: &str, port: u16, path: &str, headers: &str) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("Get \"http://{host}:{port}{path}\": {e}");
     let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nConnection: close\r\n{headers}\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nConnection: close\r\n{headers}\r\n"
+    );
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut head = [0u8; 64];
     let mut filled = 0;

@@ -45,7 +45,8 @@ pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxCon
     let mut groups = shared.supplemental_groups.unwrap_or_default();
     groups.extend(shared.fs_group);
     let unconfined = own.privileged == Some(true) || own.seccomp_profile.or(shared.seccomp_profile).is_none_or(|p| p.type_ == "Unconfined");
-    let profile = if unconfined { v1::security_profile::ProfileType::Unconfined } else { v1::security_profile::ProfileType::RuntimeDefault };
+    let profile =
+        if unconfined { v1::security_profile::ProfileType::Unconfined } else { v1::security_profile::ProfileType::RuntimeDefault };
     v1::LinuxContainerSecurityContext {
         capabilities,
         privileged: own.privileged.unwrap_or(false),

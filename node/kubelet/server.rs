@@ -17,9 +17,9 @@ use skein_cri::ContainerState;
 use skein_object::Key;
 use skein_store::{Duplex, Handle as Store};
 
+use crate::Options;
 use crate::cri::{CONTAINER_NAME, Runtime};
 use crate::logs::{self, Query};
-use crate::Options;
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -48,7 +48,8 @@ async fn answer(options: &Options, store: &Store, request: &Request<Incoming>) -
 
 async fn container_logs(options: &Options, store: &Store, key: &Key, container: &str, query: Query) -> Result<Body, String> {
     let view = store.local();
-    let pod = view.state.get(key).and_then(|e| e.record.typed::<Pod>(e.revision)).ok_or_else(|| format!("pod \"{}\" not found", key.name()))?;
+    let pod =
+        view.state.get(key).and_then(|e| e.record.typed::<Pod>(e.revision)).ok_or_else(|| format!("pod \"{}\" not found", key.name()))?;
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let runtime = Runtime::new(&options.runtime_endpoint);
     let mut found: Vec<_> = runtime.containers(Some(&uid)).await.map_err(|e| e.to_string())?;
@@ -71,7 +72,8 @@ async fn container_logs(options: &Options, store: &Store, key: &Key, container: 
         Box::pin(async move { runtime.container_status(&id).await.is_ok_and(|s| s.state == i32::from(ContainerState::ContainerRunning)) })
     });
     let frames = logs::read(path, query, alive).map(|chunk| chunk.map(Frame::data));
-    let frames: std::pin::Pin<Box<dyn futures::Stream<Item = std::io::Result<Frame<Bytes>>> + Send + Sync>> = Box::pin(SyncStream(frames.boxed().into()));
+    let frames: std::pin::Pin<Box<dyn futures::Stream<Item = std::io::Result<Frame<Bytes>>> + Send + Sync>> =
+        Box::pin(SyncStream(frames.boxed().into()));
     Ok(BodyExt::boxed(StreamBody::new(frames)))
 }
 

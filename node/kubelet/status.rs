@@ -69,7 +69,12 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
     let has_network = input.observed.sandbox.as_ref().is_some_and(|s| !s.ip.is_empty());
     let conditions = vec![
         condition("PodReadyToStartContainers", has_network, "", String::new()),
-        condition("Initialized", initialized, "ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" "))),
+        condition(
+            "Initialized",
+            initialized,
+            "ContainersNotInitialized",
+            format!("containers with incomplete status: [{}]", incomplete.join(" ")),
+        ),
         condition("Ready", ready, why, what.clone()),
         condition("ContainersReady", ready, why, what),
         condition("PodScheduled", true, "", String::new()),
@@ -116,9 +121,10 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
     let Some(spec) = &input.pod.spec else { return "Pending" };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
     if has_ended(input.pod, input.observed) {
-        let failed = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| {
-            matches!(input.observed.containers.get(&c.name).map(|o| &o.state), Some(State::Exited { code, .. }) if *code != 0)
-        });
+        let failed =
+            spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(
+                |c| matches!(input.observed.containers.get(&c.name).map(|o| &o.state), Some(State::Exited { code, .. }) if *code != 0),
+            );
         return if failed { "Failed" } else { "Succeeded" };
     }
     if !initialized {
@@ -153,7 +159,11 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
     let previous = input.observed.previous.get(name);
     match (found, input.backing_off.get(name)) {
         (Some(exited), Some(seconds)) if matches!(exited.state, State::Exited { .. }) => {
-            let key = format!("{}({})", input.pod.metadata.name.as_deref().unwrap_or_default(), input.pod.metadata.uid.as_deref().unwrap_or_default());
+            let key = format!(
+                "{}({})",
+                input.pod.metadata.name.as_deref().unwrap_or_default(),
+                input.pod.metadata.uid.as_deref().unwrap_or_default()
+            );
             let message = format!("back-off {} restarting failed container={name} pod={key}", human(*seconds));
             status["state"] = json!({"waiting": {"reason": "CrashLoopBackOff", "message": message}});
             status["lastState"] = state(input, exited);
@@ -214,7 +224,14 @@ mod tests {
     fn check(containers: &[(&str, State)], backing_off: &[&str], ready: &[(&str, bool)], expected: (&str, &str, &str)) {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}})).expect("a pod");
         let observe = |(name, state): &(&str, State)| {
-            let observed = Observed { id: "i".into(), attempt: 1, state: state.clone(), started_at: None, image: String::new(), image_ref: String::new() };
+            let observed = Observed {
+                id: "i".into(),
+                attempt: 1,
+                state: state.clone(),
+                started_at: None,
+                image: String::new(),
+                image_ref: String::new(),
+            };
             ((*name).to_string(), observed)
         };
         let observed = Observation { containers: containers.iter().map(observe).collect(), ..Observation::default() };
@@ -229,7 +246,10 @@ mod tests {
             runtime: "r",
             now: Timestamp::UNIX_EPOCH,
         });
-        let state = status["containerStatuses"][0]["state"].as_object().and_then(|s| s.iter().next()).map(|(k, v)| format!("{k} {}", v["reason"].as_str().unwrap_or_default()));
+        let state = status["containerStatuses"][0]["state"]
+            .as_object()
+            .and_then(|s| s.iter().next())
+            .map(|(k, v)| format!("{k} {}", v["reason"].as_str().unwrap_or_default()));
         let ready = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").map(|c| c["status"].clone());
         assert_eq!((status["phase"].as_str(), state.as_deref(), ready), (Some(expected.0), Some(expected.1), Some(expected.2.into())));
     }

@@ -50,7 +50,11 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
     if let Some(empty) = &volume.empty_dir {
         let is_mounted = || fs::read_to_string("/proc/self/mounts").is_ok_and(|m| m.contains(&format!(" {} ", path.display())));
         if empty.medium.as_deref() == Some("Memory") && !is_mounted() {
-            let size = empty.size_limit.as_ref().and_then(|q| q.0.parse::<skein_object::quantity::Quantity>().ok()).map(|q| format!("size={}", q.units()));
+            let size = empty
+                .size_limit
+                .as_ref()
+                .and_then(|q| q.0.parse::<skein_object::quantity::Quantity>().ok())
+                .map(|q| format!("size={}", q.units()));
             nix::mount::mount(Some("tmpfs"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), size.as_deref())
                 .map_err(|e| Error::Io { what: path.display().to_string(), source: e.into() })?;
         }
@@ -96,7 +100,11 @@ fn files_of(source: &Source<'_>, volume: &Volume) -> Result<Files, Error> {
     Ok(files)
 }
 
-fn needed(found: Option<BTreeMap<String, Vec<u8>>>, optional: Option<bool>, missing: impl Fn() -> String) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+fn needed(
+    found: Option<BTreeMap<String, Vec<u8>>>,
+    optional: Option<bool>,
+    missing: impl Fn() -> String,
+) -> Result<BTreeMap<String, Vec<u8>>, Error> {
     match found {
         Some(data) => Ok(data),
         None if optional == Some(true) => Ok(BTreeMap::new()),
@@ -110,7 +118,8 @@ fn project(files: &mut Files, data: BTreeMap<String, Vec<u8>>, items: Option<&[K
         None => files.extend(data.into_iter().map(|(key, content)| (key, (content, mode_of(None))))),
         Some(items) => {
             for item in items {
-                let content = data.get(&item.key).ok_or_else(|| Error::Config(format!("references non-existent config key: {}", item.key)))?;
+                let content =
+                    data.get(&item.key).ok_or_else(|| Error::Config(format!("references non-existent config key: {}", item.key)))?;
                 files.insert(item.path.clone(), (content.clone(), mode_of(item.mode)));
             }
         }
@@ -118,7 +127,12 @@ fn project(files: &mut Files, data: BTreeMap<String, Vec<u8>>, items: Option<&[K
     Ok(())
 }
 
-fn downward_file(source: &Source<'_>, files: &mut Files, item: &k8s_openapi::api::core::v1::DownwardAPIVolumeFile, mode: Option<i32>) -> Result<(), Error> {
+fn downward_file(
+    source: &Source<'_>,
+    files: &mut Files,
+    item: &k8s_openapi::api::core::v1::DownwardAPIVolumeFile,
+    mode: Option<i32>,
+) -> Result<(), Error> {
     let content = match (&item.field_ref, &item.resource_field_ref) {
         (Some(field), _) => source.field(&field.field_path)?,
         (_, Some(resource)) => {
@@ -197,7 +211,8 @@ mod tests {
     fn files_change_together() {
         let directory = std::env::temp_dir().join(format!("skein-volume-test-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a temporary directory");
-        let files = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, c)| ((*n).to_string(), (c.as_bytes().to_vec(), 0o644))).collect::<Files>();
+        let files =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(n, c)| ((*n).to_string(), (c.as_bytes().to_vec(), 0o644))).collect::<Files>();
         let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
         write_files(&directory, &files(&[("a", "1"), ("b/c", "2")])).expect("written");
         assert_eq!((read("a"), read("b/c")), (Some("1".into()), Some("2".into())));

@@ -177,7 +177,12 @@ impl Worker {
             Ok(v1::ContainerState::ContainerRunning) => State::Running,
             Ok(v1::ContainerState::ContainerExited) => {
                 self.ended.insert(container.id.clone(), status.clone());
-                State::Exited { code: status.exit_code, finished_at: time(status.finished_at), reason: status.reason.clone(), message: status.message.clone() }
+                State::Exited {
+                    code: status.exit_code,
+                    finished_at: time(status.finished_at),
+                    reason: status.reason.clone(),
+                    message: status.message.clone(),
+                }
             }
             _ => State::Created,
         };
@@ -258,7 +263,7 @@ impl Worker {
         }
         let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
         let (Some(container), Some(sandbox)) = (all.into_iter().find(|c| c.name == name), &observed.sandbox) else { return false };
-        match self.try_start(pod, container, sandbox, attempt).await {
+        match Box::pin(self.try_start(pod, container, sandbox, attempt)).await {
             Ok(()) => {
                 self.waiting.remove(name);
                 self.retry_at.remove(name);
@@ -271,10 +276,18 @@ impl Worker {
                     _ => "Failed",
                 };
                 if self.waiting.get(name) != Some(&waiting) {
-                    self.note(reason, if reason == "Failed" { format!("Error: {}", waiting.message) } else { waiting.message.clone() }, true, name);
+                    self.note(
+                        reason,
+                        if reason == "Failed" { format!("Error: {}", waiting.message) } else { waiting.message.clone() },
+                        true,
+                        name,
+                    );
                 }
                 self.waiting.insert(name.into(), waiting);
-                self.retry_at.insert(name.into(), Instant::now() + START_RETRY.min(Duration::from_secs(if reason == "FailedMount" { 2 } else { 10 })));
+                self.retry_at.insert(
+                    name.into(),
+                    Instant::now() + START_RETRY.min(Duration::from_secs(if reason == "FailedMount" { 2 } else { 10 })),
+                );
                 // The next pass only tells; it acts again after the retry time.
                 false
             }
@@ -285,21 +298,24 @@ impl Worker {
         let waiting = |reason: &'static str| move |why: Error| Waiting { reason: reason.into(), message: why.to_string() };
         let name = &container.name;
         let sandbox_config = self.sandbox_config(pod, sandbox.attempt);
-        let image = match self.shared.pulls.ensure(&self.shared.runtime, container, sandbox_config.clone()).await {
+        // Boxed: every Pod has a worker, and few of them pull at a time.
+        let ensured = Box::pin(self.shared.pulls.ensure(&self.shared.runtime, container, sandbox_config.clone())).await;
+        let image = match ensured {
             Outcome::Present(reference) => {
                 let message = format!("Container image {:?} already present on machine", container.image.as_deref().unwrap_or_default());
                 self.note("Pulled", message, false, name);
                 reference
             }
             Outcome::Pulled { reference, took } => {
-                let message = format!("Successfully pulled image {:?} in {}ms", container.image.as_deref().unwrap_or_default(), took.as_millis());
+                let message =
+                    format!("Successfully pulled image {:?} in {}ms", container.image.as_deref().unwrap_or_default(), took.as_millis());
                 self.note("Pulled", message, false, name);
                 reference
             }
             Outcome::Waiting(waiting) => return Err(waiting),
         };
         let config = self.container_config(pod, container, sandbox, attempt, image)?;
-        let started = self.shared.runtime.start_container(&sandbox.id, config, sandbox_config).await;
+        let started = Box::pin(self.shared.runtime.start_container(&sandbox.id, config, sandbox_config)).await;
         let id = started.map_err(waiting("RunContainerError"))?;
         self.note("Created", format!("Created container: {name}"), false, name);
         self.note("Started", format!("Started container {name}"), false, name);
@@ -312,7 +328,14 @@ impl Worker {
         Ok(())
     }
 
-    fn container_config(&self, pod: &Pod, container: &Container, sandbox: &Sandbox, attempt: u32, image: String) -> Result<v1::ContainerConfig, Waiting> {
+    fn container_config(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &Sandbox,
+        attempt: u32,
+        image: String,
+    ) -> Result<v1::ContainerConfig, Waiting> {
         let mount_failed = |why: Error| Waiting { reason: "ContainerCreating".into(), message: format!("MountVolume.SetUp failed: {why}") };
         let config_failed = |why: Error| Waiting { reason: "CreateContainerConfigError".into(), message: why.to_string() };
         let options = &self.shared.options;
@@ -399,7 +422,10 @@ impl Worker {
             labels: labels(pod),
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: parent,
-                security_context: Some(v1::LinuxSandboxSecurityContext { namespace_options: Some(resources::namespaces(pod)), ..Default::default() }),
+                security_context: Some(v1::LinuxSandboxSecurityContext {
+                    namespace_options: Some(resources::namespaces(pod)),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -465,7 +491,8 @@ impl Worker {
 
     /// Probes run for containers that run, and no others.
     fn keep_probes(&mut self, pod: &Pod, observed: &Observation) {
-        let running: HashMap<&str, &Observed> = observed.containers.iter().filter(|(_, c)| c.state == State::Running).map(|(n, c)| (n.as_str(), c)).collect();
+        let running: HashMap<&str, &Observed> =
+            observed.containers.iter().filter(|(_, c)| c.state == State::Running).map(|(n, c)| (n.as_str(), c)).collect();
         let ids: Vec<&str> = running.values().map(|c| c.id.as_str()).collect();
         self.probing.retain(|id, _| ids.contains(&id.as_str()));
         let ip = observed.sandbox.as_ref().map(|s| s.ip.clone()).unwrap_or_default();
@@ -512,7 +539,11 @@ impl Worker {
 
     /// ConfigMaps and Secrets that changed reach the files of running Pods.
     fn refresh_volumes(&mut self, pod: &Pod, observed: &Observation) {
-        let Some(sandbox) = observed.sandbox.as_ref().filter(|_| Instant::now() >= self.volumes_at && pod.metadata.deletion_timestamp.is_none()) else { return };
+        let Some(sandbox) =
+            observed.sandbox.as_ref().filter(|_| Instant::now() >= self.volumes_at && pod.metadata.deletion_timestamp.is_none())
+        else {
+            return;
+        };
         self.volumes_at = Instant::now() + VOLUMES_INTERVAL;
         let options = &self.shared.options;
         let state = self.shared.store.local().state;

@@ -63,7 +63,8 @@ pub fn plan(resource: &Resource, old: &Value, wish: &Wish, now: Timestamp) -> Pl
 /// Whether an update is the last act of a deletion: nothing holds the object any more.
 pub fn ends_with(resource: &Resource, object: &Value) -> bool {
     let graceful = meta::get(object, "deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) > 0;
-    let held = !meta::finalizers(object).is_empty() || (resource.qualified() == "namespaces" && object.pointer("/spec/finalizers/0").is_some());
+    let held =
+        !meta::finalizers(object).is_empty() || (resource.qualified() == "namespaces" && object.pointer("/spec/finalizers/0").is_some());
     meta::is_terminating(object) && !graceful && !held
 }
 
@@ -118,6 +119,11 @@ mod tests {
         check("configmaps", json!({"metadata": {"finalizers": ["a/b"]}}), Wish::default(), "mark 1970-01-01T00:00:00Z [\"a/b\"]");
         let orphan = Wish { propagation: Some(Propagation::Orphan), ..Wish::default() };
         check("configmaps", json!({"metadata": {}}), orphan, "mark 1970-01-01T00:00:00Z [\"orphan\"]");
-        check("namespaces", json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}}), Wish::default(), "mark 1970-01-01T00:00:00Z []");
+        check(
+            "namespaces",
+            json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}}),
+            Wish::default(),
+            "mark 1970-01-01T00:00:00Z []",
+        );
     }
 }

@@ -15,11 +15,7 @@ pub struct Key(Arc<str>);
 impl Key {
     /// `resource` is the plural with its group, as in `deployments.apps`; an empty `namespace` means cluster scope.
     pub fn new(resource: &str, namespace: &str, name: &str) -> Self {
-        if namespace.is_empty() {
-            Self(format!("{resource}/{name}").into())
-        } else {
-            Self(format!("{resource}/{namespace}/{name}").into())
-        }
+        if namespace.is_empty() { Self(format!("{resource}/{name}").into()) } else { Self(format!("{resource}/{namespace}/{name}").into()) }
     }
 
     /// Reads a key back from its stored form.

@@ -199,24 +199,41 @@ mod tests {
     #[test]
     fn merges_containers_by_name() {
         let object = json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}});
-        let patch = json!({"spec": {"containers": [{"name": "b", "image": "2"}], "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}});
-        check(Kind::Strategic, object, patch, Ok(json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "a", "image": "1"}]}})));
+        let patch =
+            json!({"spec": {"containers": [{"name": "b", "image": "2"}], "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}});
+        check(
+            Kind::Strategic,
+            object,
+            patch,
+            Ok(json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "a", "image": "1"}]}})),
+        );
     }
 
     #[test]
     fn follows_directives() {
         let object = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "strategy": {"type": "x", "rollingUpdate": {}}}});
-        let delete = json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}], "strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
+        let delete =
+            json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}], "strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
         check(Kind::Strategic, object, delete, Ok(json!({"spec": {"containers": [{"name": "b"}], "strategy": {"type": "Recreate"}}})));
         let finalizers = json!({"metadata": {"finalizers": ["a", "b"]}});
-        check(Kind::Strategic, finalizers, json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}), Ok(json!({"metadata": {"finalizers": ["b"]}})));
+        check(
+            Kind::Strategic,
+            finalizers,
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}),
+            Ok(json!({"metadata": {"finalizers": ["b"]}})),
+        );
     }
 
     #[test]
     fn keeps_a_port_for_each_protocol() {
         let object = json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}]}});
         let patch = json!({"spec": {"ports": [{"port": 53, "protocol": "TCP"}]}});
-        check(Kind::Strategic, object, patch, Ok(json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}})));
+        check(
+            Kind::Strategic,
+            object,
+            patch,
+            Ok(json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}})),
+        );
     }
 
     #[test]

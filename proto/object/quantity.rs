@@ -9,9 +9,7 @@ pub struct Quantity {
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
-#[error(
-    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-)]
+#[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
 pub struct Malformed;
 
 impl Quantity {

@@ -80,8 +80,7 @@ impl Status {
     }
 
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
-        Self::failure(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.qualified()))
-            .about(details(resource, name))
+        Self::failure(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.qualified())).about(details(resource, name))
     }
 
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
@@ -122,8 +121,7 @@ impl Status {
     }
 
     pub fn method_not_allowed() -> Self {
-        Self::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-            .about(Details::default())
+        Self::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").about(Details::default())
     }
 
     pub fn expired(message: impl Into<String>) -> Self {
@@ -136,7 +134,11 @@ impl Status {
 
     pub fn unsupported_media_type(got: &str) -> Self {
         let accepted = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-        Self::failure(415, "UnsupportedMediaType", format!("the body of the request was in an unknown format - accepted media types include: {accepted} (got {got})"))
+        Self::failure(
+            415,
+            "UnsupportedMediaType",
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted} (got {got})"),
+        )
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {

@@ -47,11 +47,36 @@ struct TypeMeta {
 
 /// Numbers and flags that are pointers in Go: zero is a value there, and is kept.
 const POINTERS: &[&str] = &[
-    "replicas", "terminationGracePeriodSeconds", "gracePeriodSeconds", "revisionHistoryLimit", "progressDeadlineSeconds",
-    "tolerationSeconds", "runAsUser", "runAsGroup", "fsGroup", "priority", "defaultMode", "mode", "activeDeadlineSeconds",
-    "automountServiceAccountToken", "enableServiceLinks", "allowPrivilegeEscalation", "runAsNonRoot", "controller",
-    "blockOwnerDeletion", "optional", "immutable", "orphanDependents", "readOnlyRootFilesystem", "privileged",
-    "publishNotReadyAddresses", "allocateLoadBalancerNodePorts", "shareProcessNamespace", "ready", "serving", "terminating",
+    "replicas",
+    "terminationGracePeriodSeconds",
+    "gracePeriodSeconds",
+    "revisionHistoryLimit",
+    "progressDeadlineSeconds",
+    "tolerationSeconds",
+    "runAsUser",
+    "runAsGroup",
+    "fsGroup",
+    "priority",
+    "defaultMode",
+    "mode",
+    "activeDeadlineSeconds",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "allowPrivilegeEscalation",
+    "runAsNonRoot",
+    "controller",
+    "blockOwnerDeletion",
+    "optional",
+    "immutable",
+    "orphanDependents",
+    "readOnlyRootFilesystem",
+    "privileged",
+    "publishNotReadyAddresses",
+    "allocateLoadBalancerNodePorts",
+    "shareProcessNamespace",
+    "ready",
+    "serving",
+    "terminating",
 ];
 
 /// Fields whose message is part of its parent in JSON (`json:",inline"`).
@@ -62,7 +87,8 @@ pub fn to_json(body: &[u8]) -> Result<Value, Malformed> {
     let unknown = Unknown::decode(body.strip_prefix(MAGIC).ok_or(Malformed::Magic)?)?;
     let TypeMeta { api_version, kind } = unknown.type_meta.unwrap_or_default();
     let name = message_name(&api_version, &kind);
-    let descriptor = pool().get_message_by_name(&name).ok_or_else(|| Malformed::Kind { api_version: api_version.clone(), kind: kind.clone() })?;
+    let descriptor =
+        pool().get_message_by_name(&name).ok_or_else(|| Malformed::Kind { api_version: api_version.clone(), kind: kind.clone() })?;
     let message = DynamicMessage::decode(descriptor, unknown.raw.as_slice())?;
     let mut object = json!({"apiVersion": api_version, "kind": kind});
     if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), convert(&message)) {
@@ -91,7 +117,9 @@ fn convert(message: &DynamicMessage) -> Value {
     let text = |name: &str| message.get_field_by_name(name).and_then(|f| f.as_str().map(String::from)).unwrap_or_default();
     let number = |name: &str| message.get_field_by_name(name).and_then(|f| f.as_i64().or(f.as_i32().map(i64::from))).unwrap_or(0);
     match descriptor.full_name() {
-        "k8s.io.apimachinery.pkg.apis.meta.v1.Time" | "k8s.io.apimachinery.pkg.apis.meta.v1.MicroTime" => time(number("seconds"), number("nanos")),
+        "k8s.io.apimachinery.pkg.apis.meta.v1.Time" | "k8s.io.apimachinery.pkg.apis.meta.v1.MicroTime" => {
+            time(number("seconds"), number("nanos"))
+        }
         "k8s.io.apimachinery.pkg.api.resource.Quantity" => text("string").into(),
         "k8s.io.apimachinery.pkg.util.intstr.IntOrString" if number("type") == 0 => number("intVal").into(),
         "k8s.io.apimachinery.pkg.util.intstr.IntOrString" => text("strVal").into(),
@@ -104,7 +132,7 @@ fn convert(message: &DynamicMessage) -> Value {
 fn fields(message: &DynamicMessage) -> Value {
     let mut map = Map::new();
     for (field, value) in message.fields() {
-        let converted = convert_field(&field, value);
+        let converted = convert_value(value);
         if INLINE.contains(&field.name()) && matches!(field.kind(), Kind::Message(_)) {
             map.extend(converted.as_object().cloned().unwrap_or_default());
         } else if !is_absent(&field, &converted) {
@@ -126,10 +154,12 @@ fn is_absent(field: &FieldDescriptor, value: &Value) -> bool {
     }
 }
 
-fn convert_field(field: &FieldDescriptor, value: &Field) -> Value {
+fn convert_value(value: &Field) -> Value {
     match value {
-        Field::List(list) => Value::Array(list.iter().map(|item| convert_field(field, item)).collect()),
-        Field::Map(map) => Value::Object(map.iter().map(|(key, item)| (key.as_str().unwrap_or_default().to_string(), convert_field(field, item))).collect()),
+        Field::List(list) => Value::Array(list.iter().map(convert_value).collect()),
+        Field::Map(map) => {
+            Value::Object(map.iter().map(|(key, item)| (key.as_str().unwrap_or_default().to_string(), convert_value(item))).collect())
+        }
         Field::Message(message) => convert(message),
         Field::Bool(flag) => (*flag).into(),
         Field::I32(number) => (*number).into(),
@@ -167,7 +197,8 @@ mod tests {
     #[test]
     fn reads_what_typed_clients_send() {
         let mut map = DynamicMessage::new(pool().get_message_by_name("k8s.io.api.core.v1.ConfigMap").expect("a message"));
-        let mut metadata = DynamicMessage::new(pool().get_message_by_name("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("a message"));
+        let mut metadata =
+            DynamicMessage::new(pool().get_message_by_name("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("a message"));
         metadata.set_field_by_name("name", Field::String("a".into()));
         metadata.set_field_by_name("generateName", Field::String(String::new()));
         metadata.set_field_by_name("generation", Field::I64(0));
@@ -181,7 +212,8 @@ mod tests {
         let mut value = DynamicMessage::new(pool().get_message_by_name("k8s.io.api.core.v1.Probe").expect("a message"));
         let mut handler = DynamicMessage::new(pool().get_message_by_name("k8s.io.api.core.v1.ProbeHandler").expect("a message"));
         let mut get = DynamicMessage::new(pool().get_message_by_name("k8s.io.api.core.v1.HTTPGetAction").expect("a message"));
-        let mut port = DynamicMessage::new(pool().get_message_by_name("k8s.io.apimachinery.pkg.util.intstr.IntOrString").expect("a message"));
+        let mut port =
+            DynamicMessage::new(pool().get_message_by_name("k8s.io.apimachinery.pkg.util.intstr.IntOrString").expect("a message"));
         port.set_field_by_name("intVal", Field::I32(80));
         get.set_field_by_name("port", Field::Message(port));
         handler.set_field_by_name("httpGet", Field::Message(get));

@@ -114,7 +114,12 @@ impl Disk {
     }
 
     /// Replaces everything by an installed snapshot and makes it durable.
-    pub(crate) fn replace(&self, state: &State, applied: Option<LogIdOf<Types>>, membership: &StoredMembershipOf<Types>) -> Result<(), Error> {
+    pub(crate) fn replace(
+        &self,
+        state: &State,
+        applied: Option<LogIdOf<Types>>,
+        membership: &StoredMembershipOf<Types>,
+    ) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.0.delete_range(b"o".as_slice(), b"p".as_slice());
         batch.0.delete_range(b"r".as_slice(), b"s".as_slice());

@@ -18,7 +18,7 @@ mod types;
 
 pub use disk::{Disk, Loaded};
 pub use entry::{decode_entry, encode_entry, log_id};
-pub use machine::{Machine, View};
+pub use machine::{Machine, Opened, View};
 pub use store::LogStore;
 pub use types::{Answer, Member, NodeId, Proposal, Types};
 

@@ -29,6 +29,9 @@ pub struct View {
     pub term: u64,
 }
 
+/// The machine, which openraft takes, and what everyone else reads: the view and the history.
+pub type Opened = (Machine, watch::Receiver<View>, Arc<RwLock<History>>);
+
 pub struct Machine {
     disk: Arc<Disk>,
     state: State,
@@ -42,7 +45,7 @@ pub struct Machine {
 
 impl Machine {
     /// Opens the state in `directory`; the view and the history are shared with all who read.
-    pub fn open(directory: &Path) -> Result<(Self, watch::Receiver<View>, Arc<RwLock<History>>), Error> {
+    pub fn open(directory: &Path) -> Result<Opened, Error> {
         let disk = Disk::open(directory)?;
         let loaded = disk.load()?;
         let history = Arc::new(RwLock::new(History::starting_at(loaded.state.revision())));

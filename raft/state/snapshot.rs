@@ -84,7 +84,12 @@ impl Iterator for Chunks {
         }
         let mut chunk = Chunk { format: FORMAT, revision: self.state.revision, ..Chunk::default() };
         if self.after.is_none() {
-            chunk.replies = self.state.replies.iter().map(|(index, id, reply)| Remembered { id: Some(id), reply: Some(reply.clone()), index }).collect();
+            chunk.replies = self
+                .state
+                .replies
+                .iter()
+                .map(|(index, id, reply)| Remembered { id: Some(id), reply: Some(reply.clone()), index })
+                .collect();
         }
         let mut bytes = 0;
         let mut last = None;

@@ -6,9 +6,9 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::Instant as _;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use prost::Message;
 use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, ProposalId, Reply, Transaction};
@@ -86,9 +86,29 @@ enum Attempt {
 // === impl Handle ===
 
 impl Handle {
-    pub(crate) fn new(id: NodeId, raft: Raft, peers: Arc<dyn Peers>, view: watch::Receiver<View>, history: Arc<RwLock<History>>, reads: mpsc::Sender<Reader>) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        raft: Raft,
+        peers: Arc<dyn Peers>,
+        view: watch::Receiver<View>,
+        history: Arc<RwLock<History>>,
+        reads: mpsc::Sender<Reader>,
+    ) -> Self {
         let incarnation = rand::random();
-        Self { inner: Arc::new(Inner { id, raft, peers, view, history, reads, incarnation, sequence: AtomicU64::new(1), leader_heard_ms: AtomicU64::new(0), begin: Instant::now() }) }
+        Self {
+            inner: Arc::new(Inner {
+                id,
+                raft,
+                peers,
+                view,
+                history,
+                reads,
+                incarnation,
+                sequence: AtomicU64::new(1),
+                leader_heard_ms: AtomicU64::new(0),
+                begin: Instant::now(),
+            }),
+        }
     }
 
     pub fn id(&self) -> NodeId {

@@ -83,7 +83,7 @@ mod tests {
             assert_eq!(promoted.as_deref(), expected);
         };
         let leader = member(1, Role::Leader, 1000);
-        check(&[leader.clone()], None);
+        check(std::slice::from_ref(&leader), None);
         check(&[leader.clone(), member(2, Role::Standby, 1000)], None);
         check(&[leader.clone(), member(2, Role::Standby, 1000), member(3, Role::Standby, 10)], None);
         check(&[leader.clone(), member(2, Role::Standby, 1000), member(3, Role::Standby, 900)], Some(&[2, 3]));

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
@@ -18,8 +16,8 @@ use skein_log::{Member, NodeId, Types};
 use skein_peer::{Answer, Call, Channel, Request, Response};
 use skein_state::State;
 
-use crate::wire::{Frames, encode_append, from_json, to_json};
 use crate::Peers;
+use crate::wire::{Frames, encode_append, from_json, to_json};
 
 /// A snapshot of any size may take long; a chunk of it may not.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,12 +72,22 @@ impl Connection {
         }
     }
 
-    async fn vote_with(&self, request: impl FnOnce(bytes::Bytes) -> Request, rpc: &impl Serialize, option: &RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote_with(
+        &self,
+        request: impl FnOnce(bytes::Bytes) -> Request,
+        rpc: &impl Serialize,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let answered = tokio::time::timeout(option.hard_ttl(), self.call_raft(request(to_json(rpc)))).await;
         self.settle(answered, RPCTypes::Vote, option)
     }
 
-    fn settle<T>(&self, answered: Result<io::Result<T>, tokio::time::error::Elapsed>, action: RPCTypes, option: &RPCOption) -> Result<T, RPCError<Types>> {
+    fn settle<T>(
+        &self,
+        answered: Result<io::Result<T>, tokio::time::error::Elapsed>,
+        action: RPCTypes,
+        option: &RPCOption,
+    ) -> Result<T, RPCError<Types>> {
         match answered {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(why)) => Err(RPCError::Unreachable(Unreachable::new(&why))),
@@ -103,7 +111,11 @@ impl Connection {
 impl RaftNetworkV2<Types> for Connection {
     type SnapshotData = State;
 
-    async fn append_entries(&mut self, rpc: AppendEntriesRequest<Types>, option: RPCOption) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let answered = tokio::time::timeout(option.hard_ttl(), self.append_on_stream(&rpc)).await;
         self.settle(answered, RPCTypes::AppendEntries, &option)
     }
@@ -130,7 +142,11 @@ impl RaftNetworkV2<Types> for Connection {
         }
     }
 
-    async fn transfer_leader(&mut self, rpc: TransferLeaderRequest<Types>, option: RPCOption) -> Result<openraft::raft::TransferLeaderResponse<Types>, RPCError<Types>> {
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<openraft::raft::TransferLeaderResponse<Types>, RPCError<Types>> {
         let answered = tokio::time::timeout(option.hard_ttl(), self.call_raft::<()>(Request::TransferLeader(to_json(&rpc)))).await;
         self.settle(answered, RPCTypes::TransferLeader, &option).map(Ok)
     }

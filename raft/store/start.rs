@@ -19,9 +19,9 @@ pub struct Options {
 }
 
 /// Heartbeats of a LAN. Regions need a profile of their own, measured.
-const HEARTBEAT_MS: u64 = 40;
-const ELECTION_MS_MIN: u64 = 150;
-const ELECTION_MS_MAX: u64 = 300;
+const HEARTBEAT_MS: u64 = 30;
+const ELECTION_MS_MIN: u64 = 100;
+const ELECTION_MS_MAX: u64 = 160;
 
 /// Log entries that are kept behind the snapshot, so that a node that was away for a while needs no snapshot.
 const LOG_ENTRIES_KEPT: u64 = 20_000;
@@ -37,9 +37,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let (machine, view, history) = Machine::open(&options.directory)?;
     let network = Network { peers: Arc::clone(&options.peers), id: options.id };
     let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
-    let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine)
-        .await
-        .map_err(|e| Error::Stopped(e.to_string()))?;
+    let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
     tokio::spawn(retain(raft.clone(), log));
     let (reads, requests) = read::channel();
     let handle = Handle::new(options.id, raft, options.peers, view, history, reads);
@@ -54,7 +52,7 @@ fn config() -> Config {
         election_timeout_min: ELECTION_MS_MIN,
         election_timeout_max: ELECTION_MS_MAX,
         // A leader without a quorum keeps silent for this long, so that its followers can elect another.
-        quorum_loss_probe_interval: Some(3 * ELECTION_MS_MAX),
+        quorum_loss_probe_interval: Some(4 * ELECTION_MS_MAX),
         enable_pre_vote: Some(true),
         // The state decides when to snapshot, not a count of entries: openraft's policy loops when installs are slow.
         snapshot_policy: SnapshotPolicy::Never,

@@ -72,7 +72,8 @@ mod tests {
     fn pod(name: &str, spec: Value) -> Pod {
         let mut spec = spec;
         spec["containers"] = json!([{"name": "c", "resources": {"requests": spec.get("requests").cloned().unwrap_or(json!({}))}}]);
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": "a"}}, "spec": spec})).expect("a pod")
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": "a"}}, "spec": spec}))
+            .expect("a pod")
     }
 
     fn fleet(nodes: &[Node]) -> Fleet {
@@ -96,10 +97,18 @@ mod tests {
         let nodes = [node("a", json!({})), tainted];
         check(&nodes, json!({}), Ok("a"));
         check(&nodes, json!({"nodeSelector": {"disk": "b"}, "tolerations": [{"key": "k", "operator": "Exists"}]}), Ok("b"));
-        check(&nodes, json!({"requests": {"cpu": "3"}}), Err("0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s)."));
+        check(
+            &nodes,
+            json!({"requests": {"cpu": "3"}}),
+            Err("0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s)."),
+        );
         let affinity = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["a"]}]}]}}}});
-        check(&nodes, affinity, Err("0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s)."));
+        check(
+            &nodes,
+            affinity,
+            Err("0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s)."),
+        );
         check(&[node("a", json!({"unschedulable": true}))], json!({}), Err("0/1 nodes are available: 1 node(s) were unschedulable."));
         check(&[], json!({}), Err("no nodes available to schedule pods"));
     }

@@ -256,8 +256,14 @@ impl<'a> Pass<'a> {
     /// Old sets beyond `revisionHistoryLimit` go, the oldest first, when the roll-out is complete.
     fn clean_up(&mut self, mint: &mut Mint) {
         let limit = usize::try_from(self.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
-        let complete = self.new.is_some_and(|new| replicas(new) == self.desired && available(new) >= self.desired && status(new) == self.desired);
-        let mut idle: Vec<&Set> = self.old.iter().copied().filter(|s| replicas(s) == 0 && status(s) == 0 && s.object.metadata.deletion_timestamp.is_none()).collect();
+        let complete =
+            self.new.is_some_and(|new| replicas(new) == self.desired && available(new) >= self.desired && status(new) == self.desired);
+        let mut idle: Vec<&Set> = self
+            .old
+            .iter()
+            .copied()
+            .filter(|s| replicas(s) == 0 && status(s) == 0 && s.object.metadata.deletion_timestamp.is_none())
+            .collect();
         if !complete || idle.len() <= limit {
             return;
         }
@@ -277,7 +283,9 @@ impl<'a> Pass<'a> {
         let now = mint.time();
         let name = self.new.map(|s| s.key.name().to_string());
         let before = self.stored.object.status.clone().unwrap_or_default();
-        let progressed = before.updated_replicas.unwrap_or(0) != updated || before.replicas.unwrap_or(0) != total || before.available_replicas.unwrap_or(0) != is_available;
+        let progressed = before.updated_replicas.unwrap_or(0) != updated
+            || before.replicas.unwrap_or(0) != total
+            || before.available_replicas.unwrap_or(0) != is_available;
         let progressing = before.conditions.iter().flatten().find(|c| c.type_.as_deref() == Some("Progressing")).cloned();
         let last_update = progressing.as_ref().and_then(|c| c.last_update_time.as_ref()).map(|t| t.0.as_second());
         let deadline = i64::from(self.spec.progress_deadline_seconds.unwrap_or(600));
@@ -286,7 +294,9 @@ impl<'a> Pass<'a> {
         let (state, reason, message) = match &name {
             _ if paused => ("Unknown", "DeploymentPaused", "Deployment is paused".to_string()),
             Some(name) if complete => ("True", "NewReplicaSetAvailable", format!("ReplicaSet \"{name}\" has successfully progressed.")),
-            Some(name) if !progressed && !was_complete && waited > deadline => ("False", "ProgressDeadlineExceeded", format!("ReplicaSet \"{name}\" has timed out progressing.")),
+            Some(name) if !progressed && !was_complete && waited > deadline => {
+                ("False", "ProgressDeadlineExceeded", format!("ReplicaSet \"{name}\" has timed out progressing."))
+            }
             Some(name) => ("True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing.")),
             None => ("True", "NewReplicaSetCreated", "Created new replica set".to_string()),
         };
@@ -307,8 +317,14 @@ impl<'a> Pass<'a> {
             if let Some(conditions) = kept {
                 object["status"]["conditions"] = conditions;
             }
-            set_condition(object, json!({"type": "Available", "status": enough, "reason": why, "message": text, "lastUpdateTime": now, "lastTransitionTime": now}));
-            set_condition(object, json!({"type": "Progressing", "status": state, "reason": reason, "message": message, "lastUpdateTime": now, "lastTransitionTime": now}));
+            set_condition(
+                object,
+                json!({"type": "Available", "status": enough, "reason": why, "message": text, "lastUpdateTime": now, "lastTransitionTime": now}),
+            );
+            set_condition(
+                object,
+                json!({"type": "Progressing", "status": state, "reason": reason, "message": message, "lastUpdateTime": now, "lastTransitionTime": now}),
+            );
             // Progress renews the time that the deadline counts from.
             if progressed && let Some(conditions) = object["status"]["conditions"].as_array_mut() {
                 conditions.iter_mut().filter(|c| c["type"] == "Progressing").for_each(|c| c["lastUpdateTime"] = now.clone().into());
@@ -354,7 +370,10 @@ fn template_hash(template: &Value) -> String {
 
 /// The Deployment's annotations, which its sets carry for `kubectl rollout history`; the controller's own left out.
 fn copied_annotations(stored: &Stored<Deployment>) -> Value {
-    let skipped = |key: &str| [REVISION, DESIRED, MAX, "deployment.kubernetes.io/revision-history", "kubectl.kubernetes.io/last-applied-configuration"].contains(&key);
+    let skipped = |key: &str| {
+        [REVISION, DESIRED, MAX, "deployment.kubernetes.io/revision-history", "kubectl.kubernetes.io/last-applied-configuration"]
+            .contains(&key)
+    };
     let all = stored.object.metadata.annotations.iter().flatten();
     Value::Object(all.filter(|(k, _)| !skipped(k)).map(|(k, v)| (k.clone(), v.clone().into())).collect())
 }

@@ -7,9 +7,9 @@ use skein_object::Key;
 use skein_object::deletion::{Propagation, Wish};
 use skein_state::Entry;
 
+use crate::Mint;
 use crate::snapshot::{Snapshot, Ties, ties};
 use crate::write::{delete, edit_record};
-use crate::Mint;
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";

@@ -4,9 +4,9 @@ use skein_command::{Transaction, Write};
 use skein_object::deletion::Wish;
 use skein_object::{Key, registry};
 
+use crate::Mint;
 use crate::snapshot::{Snapshot, ties};
 use crate::write::delete;
-use crate::Mint;
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
     let Some(namespace) = snapshot.state.get(key) else { return Vec::new() };

@@ -39,10 +39,13 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let changed = edit(node, |object| {
         if lost {
             for kind in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
-                set_condition(object, json!({
-                    "type": kind, "status": "Unknown", "reason": "NodeStatusUnknown", "message": "Node stopped reporting to the leader.",
-                    "lastHeartbeatTime": now, "lastTransitionTime": now,
-                }));
+                set_condition(
+                    object,
+                    json!({
+                        "type": kind, "status": "Unknown", "reason": "NodeStatusUnknown", "message": "Node stopped reporting to the leader.",
+                        "lastHeartbeatTime": now, "lastTransitionTime": now,
+                    }),
+                );
             }
         }
         set_taints(object, lost, &now);
@@ -77,7 +80,8 @@ fn set_taints(object: &mut Value, lost: bool, now: &str) {
     };
     let current = object.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
     let ours = |taint: &Value| taint["key"] == UNREACHABLE || taint["key"] == NOT_READY;
-    let mut taints: Vec<Value> = current.iter().filter(|t| !ours(t) || Some(t["key"].as_str().unwrap_or_default()) == wanted).cloned().collect();
+    let mut taints: Vec<Value> =
+        current.iter().filter(|t| !ours(t) || Some(t["key"].as_str().unwrap_or_default()) == wanted).cloned().collect();
     if let Some(key) = wanted {
         // A node that is merely not ready yet keeps what it runs: only a lost one evicts.
         let effects: &[&str] = if lost { &["NoSchedule", "NoExecute"] } else { &["NoSchedule"] };
@@ -115,7 +119,14 @@ fn evicted(pod: &Stored<Pod>, mint: &mut Mint) -> Option<Transaction> {
     let mut transaction = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint)?;
     let uid = pod.object.metadata.uid.clone().unwrap_or_default();
     let message = format!("Marking for deletion Pod {}/{}", pod.key.namespace(), pod.key.name());
-    let note = Note { regarding: &pod.key, uid: &uid, reason: "TaintManagerEviction", message, component: "taint-eviction-controller", warning: false };
+    let note = Note {
+        regarding: &pod.key,
+        uid: &uid,
+        reason: "TaintManagerEviction",
+        message,
+        component: "taint-eviction-controller",
+        warning: false,
+    };
     transaction.writes.extend(event(&note, mint).writes);
     Some(transaction)
 }

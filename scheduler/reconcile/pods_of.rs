@@ -67,7 +67,11 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
     let in_namespace = snapshot.pods.range(prefix..).take_while(|(key, _)| key.namespace() == set.key.namespace());
     for (_, pod) in in_namespace {
         let owner = controller_of(&pod.object);
-        if owner.is_none() && set.selector.matches_optional(pod.object.metadata.labels.as_ref()) && is_active(&pod.object) && set.metadata.deletion_timestamp.is_none() {
+        if owner.is_none()
+            && set.selector.matches_optional(pod.object.metadata.labels.as_ref())
+            && is_active(&pod.object)
+            && set.metadata.deletion_timestamp.is_none()
+        {
             outcome.transactions.extend(edit(pod, |object| object["metadata"]["ownerReferences"] = json!([reference(set)])));
         } else if owner != Some(uid) {
             continue;
@@ -76,7 +80,9 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
             continue;
         } else if !set.selector.matches_optional(pod.object.metadata.labels.as_ref()) {
             // Its labels were changed by hand: the set lets it go.
-            outcome.transactions.extend(edit(pod, |object| drop(object["metadata"].as_object_mut().and_then(|m| m.shift_remove("ownerReferences")))));
+            outcome
+                .transactions
+                .extend(edit(pod, |object| drop(object["metadata"].as_object_mut().and_then(|m| m.shift_remove("ownerReferences")))));
             continue;
         }
         if is_active(&pod.object) {
@@ -126,7 +132,12 @@ fn make(set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) {
     metadata.insert("generateName".into(), format!("{}-", set.key.name()).into());
     metadata.insert("ownerReferences".into(), json!([reference(set)]));
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
-        for (field, value) in [("serviceAccountName", json!("default")), ("serviceAccount", json!("default")), ("priority", json!(0)), ("preemptionPolicy", json!("PreemptLowerPriority"))] {
+        for (field, value) in [
+            ("serviceAccountName", json!("default")),
+            ("serviceAccount", json!("default")),
+            ("priority", json!(0)),
+            ("preemptionPolicy", json!("PreemptLowerPriority")),
+        ] {
             spec.entry(field).or_insert(value);
         }
     }

@@ -4,9 +4,9 @@ use serde_json::json;
 use skein_command::Transaction;
 use skein_object::{Key, registry};
 
+use crate::Mint;
 use crate::snapshot::{Snapshot, ties};
 use crate::write::create;
-use crate::Mint;
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
     let Some(namespace) = snapshot.state.get(key) else { return Vec::new() };

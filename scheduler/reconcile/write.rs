@@ -6,8 +6,8 @@ use skein_command::{Transaction, Write};
 use skein_object::deletion::{Plan, Wish, plan};
 use skein_object::{Key, Record, Resource, registry};
 
-use crate::snapshot::Stored;
 use crate::Mint;
+use crate::snapshot::Stored;
 
 /// Changes an object as a tree; nothing when the change has no effect.
 pub(crate) fn edit<T>(stored: &Stored<T>, change: impl FnOnce(&mut Value)) -> Option<Transaction> {

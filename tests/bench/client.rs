@@ -60,9 +60,10 @@ impl Client {
     /// One request; the connection is made when it is needed and dropped when it fails.
     pub(crate) async fn send(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Bytes)> {
         let mut sender = match self.sender.take() {
-            Some(sender) => sender,
-            None => self.connect().await?,
+            Some(sender) if !sender.is_closed() => sender,
+            _ => self.connect().await?,
         };
+        sender.ready().await?;
         let request = http::Request::builder()
             .method(method)
             .uri(path)

@@ -167,7 +167,9 @@ async fn wait_kept(client: &mut Client, not: &str) -> Result<String> {
     let begin = Instant::now();
     loop {
         let pods = get(client, &format!("{PODS}?labelSelector=app%3Dkept&resourceVersion=0")).await?;
-        let runs = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running" && pod["spec"]["nodeName"] != not;
+        let runs = |pod: &&Value| {
+            pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running" && pod["spec"]["nodeName"] != not
+        };
         if let Some(pod) = pods["items"].as_array().into_iter().flatten().find(runs) {
             return Ok(pod["spec"]["nodeName"].as_str().context("a bound Pod")?.to_string());
         }

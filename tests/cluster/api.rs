@@ -17,11 +17,39 @@ fn bad_input_gets_kubernetes_words() {
     let named = |name: &str| json!({"metadata": {"name": name}}).to_string();
     check("POST", maps, "{", 400, "BadRequest", "unrecognized");
     check("POST", maps, "[]", 400, "BadRequest", "unrecognized");
-    check("POST", maps, &named("Upper"), 422, "Invalid", "ConfigMap \"Upper\" is invalid: metadata.name: Invalid value: \"Upper\": a lowercase RFC 1123 subdomain");
+    check(
+        "POST",
+        maps,
+        &named("Upper"),
+        422,
+        "Invalid",
+        "ConfigMap \"Upper\" is invalid: metadata.name: Invalid value: \"Upper\": a lowercase RFC 1123 subdomain",
+    );
     check("POST", maps, "{}", 422, "Invalid", "name or generateName is required");
-    check("POST", maps, r#"{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}"#, 400, "BadRequest", "cannot be handled as a ConfigMap");
-    check("POST", maps, r#"{"metadata":{"name":"a"},"data":{"k":1}}"#, 400, "BadRequest", "cannot unmarshal number into Go struct field data.k of type string");
-    check("POST", &format!("{maps}?fieldValidation=Strict"), r#"{"metadata":{"name":"a"},"dat":{}}"#, 400, "BadRequest", "strict decoding error: unknown field \"dat\"");
+    check(
+        "POST",
+        maps,
+        r#"{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}"#,
+        400,
+        "BadRequest",
+        "cannot be handled as a ConfigMap",
+    );
+    check(
+        "POST",
+        maps,
+        r#"{"metadata":{"name":"a"},"data":{"k":1}}"#,
+        400,
+        "BadRequest",
+        "cannot unmarshal number into Go struct field data.k of type string",
+    );
+    check(
+        "POST",
+        &format!("{maps}?fieldValidation=Strict"),
+        r#"{"metadata":{"name":"a"},"dat":{}}"#,
+        400,
+        "BadRequest",
+        "strict decoding error: unknown field \"dat\"",
+    );
     check("POST", "/api/v1/namespaces/nowhere/configmaps", &named("a"), 404, "NotFound", "namespaces \"nowhere\" not found");
     check("POST", "/api/v1/namespaces/default/nonsense", &named("a"), 404, "NotFound", "the server could not find the requested resource");
     check("PUT", maps, &named("a"), 405, "MethodNotAllowed", "does not allow this method");
@@ -31,7 +59,14 @@ fn bad_input_gets_kubernetes_words() {
     assert_eq!(cluster.request(1, "POST", maps, Some(&named("a"))).0, 201);
     check("POST", maps, &named("a"), 409, "AlreadyExists", "configmaps \"a\" already exists");
     let stale = json!({"metadata": {"name": "a", "resourceVersion": "1"}}).to_string();
-    check("PUT", &format!("{maps}/a"), &stale, 409, "Conflict", "the object has been modified; please apply your changes to the latest version and try again");
+    check(
+        "PUT",
+        &format!("{maps}/a"),
+        &stale,
+        409,
+        "Conflict",
+        "the object has been modified; please apply your changes to the latest version and try again",
+    );
     let large = |bytes: usize| json!({"metadata": {"name": "large", "annotations": {}}, "data": {"a": "x".repeat(bytes)}}).to_string();
     std::fs::write(cluster.directory().join("large"), large(1_800_000)).expect("a file");
     let path = format!("@{}", cluster.directory().join("large").display());
@@ -51,7 +86,9 @@ fn reads_pages_watches_and_patches() {
         assert_eq!(cluster.request(1 + index % 3, "POST", maps, Some(&body)).0, 201);
     }
     // What one node acknowledged, every other node shows at once.
-    let names = |list: &Value| list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str().map(String::from)).collect::<Vec<_>>();
+    let names = |list: &Value| {
+        list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str().map(String::from)).collect::<Vec<_>>()
+    };
     for node in 1..=3 {
         assert_eq!(names(&cluster.request(node, "GET", maps, None).1), ["m0", "m1", "m2", "m3", "m4"]);
         assert_eq!(names(&cluster.request(node, "GET", &format!("{maps}?labelSelector=odd%3D1"), None).1), ["m1", "m3"]);

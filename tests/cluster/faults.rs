@@ -39,8 +39,10 @@ fn losing_the_leader_loses_no_acknowledged_write() {
     let stop = AtomicBool::new(false);
     let gap = Mutex::new(Duration::ZERO);
     // Watches on both survivors, from before the first write until after the last.
-    let revision = cluster.request(survivors[0], "GET", MAPS, None).1["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
-    let watches: Vec<_> = survivors.iter().map(|node| cluster.watch(*node, &format!("{MAPS}?watch=1&timeoutSeconds=9&resourceVersion={revision}"))).collect();
+    let revision =
+        cluster.request(survivors[0], "GET", MAPS, None).1["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
+    let watches: Vec<_> =
+        survivors.iter().map(|node| cluster.watch(*node, &format!("{MAPS}?watch=1&timeoutSeconds=9&resourceVersion={revision}"))).collect();
     std::thread::scope(|scope| {
         for (writer, node) in survivors.iter().cycle().take(4).enumerate() {
             let (cluster, stop, acknowledged, gap) = (&cluster, &stop, &acknowledged, &gap);
@@ -69,7 +71,8 @@ fn losing_the_leader_loses_no_acknowledged_write() {
     });
     let acknowledged = acknowledged.into_inner().expect("no writer panics");
     let (_, list) = cluster.request(survivors[0], "GET", MAPS, None);
-    let found: Vec<String> = list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str().map(String::from)).collect();
+    let found: Vec<String> =
+        list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str().map(String::from)).collect();
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !found.contains(name)).collect();
     println!("{} acknowledged, longest pause {:?}", acknowledged.len(), gap.into_inner().expect("no writer panics"));
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
@@ -123,7 +126,8 @@ fn a_lost_node_has_its_pods_replaced_and_a_paused_one_keeps_them() {
     cluster.lab.start("node-3").expect("the node can be started");
     cluster.until("node-3 is ready", || {
         let shown = cluster.kubectl("node-1", &["get", "node", "node-3"]);
-        (shown.contains(" Ready ") && cluster.kubectl_json("node-1", &["get", "pods"])["items"].as_array().map(Vec::len) == Some(6)).then_some(())
+        (shown.contains(" Ready ") && cluster.kubectl_json("node-1", &["get", "pods"])["items"].as_array().map(Vec::len) == Some(6))
+            .then_some(())
     });
 }
 
@@ -143,7 +147,8 @@ fn a_node_cut_off_keeps_its_work_and_says_so() {
     until("the cut is noticed", Duration::from_secs(20), || {
         let begin = Instant::now();
         let (code, status) = cluster.request(3, "GET", MAPS, None);
-        (code == 504 && begin.elapsed() < Duration::from_secs(4) && status["message"].as_str().is_some_and(|m| m.contains("\"stale\""))).then_some(())
+        (code == 504 && begin.elapsed() < Duration::from_secs(4) && status["message"].as_str().is_some_and(|m| m.contains("\"stale\"")))
+            .then_some(())
     });
     assert_eq!(cluster.request(3, "POST", MAPS, Some(r#"{"metadata":{"name":"a"}}"#)).0, 504);
     assert_eq!(cluster.request(3, "GET", &format!("{MAPS}?resourceVersion=0"), None).0, 200);
@@ -201,5 +206,6 @@ fn a_survivor_of_three_says_so_and_recovers() {
     assert_eq!(code, 504);
     assert!(status["message"].as_str().is_some_and(|m| m.contains("no quorum")), "{status}");
     cluster.lab.start("node-2").expect("a node can be started");
-    cluster.until("the cluster recovers", || (cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"b"}}"#)).0 == 201).then_some(()));
+    cluster
+        .until("the cluster recovers", || (cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"b"}}"#)).0 == 201).then_some(()));
 }

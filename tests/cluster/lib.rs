@@ -124,7 +124,13 @@ impl Cluster {
     pub fn request(&self, node: usize, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
         let [ca, certificate, key] = self.credentials();
         let mut command = Command::new("curl");
-        command.args(["-sS", "--max-time", "8", "-X", method, "-w", "\n%{http_code}", "--cacert"]).arg(ca).arg("--cert").arg(certificate).arg("--key").arg(key);
+        command
+            .args(["-sS", "--max-time", "8", "-X", method, "-w", "\n%{http_code}", "--cacert"])
+            .arg(ca)
+            .arg("--cert")
+            .arg(certificate)
+            .arg("--key")
+            .arg(key);
         if let Some(body) = body {
             let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
             command.args(["-H", &format!("Content-Type: {content_type}"), "--data-binary", body]);
@@ -140,7 +146,8 @@ impl Cluster {
         let [ca, certificate, key] = self.credentials();
         let mut command = Command::new("curl");
         command.args(["-sSN", "--max-time", "60", "--cacert"]).arg(ca).arg("--cert").arg(certificate).arg("--key").arg(key);
-        let child = command.arg(format!("https://{}:6443{path}", Self::address(node))).stdout(Stdio::piped()).spawn().expect("curl can be run");
+        let child =
+            command.arg(format!("https://{}:6443{path}", Self::address(node))).stdout(Stdio::piped()).spawn().expect("curl can be run");
         std::thread::spawn(move || {
             let output = child.wait_with_output().expect("curl ends");
             String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -114,7 +114,12 @@ fn containers_restart_fail_and_end_as_kubernetes_says() {
         pod("done", "Never", "echo one; exit 0", ""),
         pod("failed", "Never", "exit 3", ""),
         pod("crashing", "Always", "echo attempt; exit 1", ""),
-        pod("sick", "Always", "sleep 1000", "    livenessProbe: {exec: {command: [cat, /nothing]}, periodSeconds: 1, failureThreshold: 1}\n"),
+        pod(
+            "sick",
+            "Always",
+            "sleep 1000",
+            "    livenessProbe: {exec: {command: [cat, /nothing]}, periodSeconds: 1, failureThreshold: 1}\n",
+        ),
         pod("absent", "Always", "sleep 1", "").replace(BUSYBOX, "skein.test/absent:1"),
         pod("unset", "Always", "sleep 1", "    env: [{name: A, valueFrom: {configMapKeyRef: {name: nothing, key: k}}}]\n"),
     ];
@@ -130,8 +135,12 @@ fn containers_restart_fail_and_end_as_kubernetes_says() {
     becomes("failed", ".status.containerStatuses[0].state.terminated.exitCode", "3");
     becomes("crashing", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff");
     assert_eq!(cluster.kubectl("node-1", &["logs", "crashing", "--previous"]), "attempt\n");
-    cluster.until("the liveness probe restarts its container", || field("sick", ".status.containerStatuses[0].restartCount").parse::<u32>().is_ok_and(|n| n > 0).then_some(()));
-    cluster.until("the image cannot be pulled", || field("absent", ".status.containerStatuses[0].state.waiting.reason").contains("Pull").then_some(()));
+    cluster.until("the liveness probe restarts its container", || {
+        field("sick", ".status.containerStatuses[0].restartCount").parse::<u32>().is_ok_and(|n| n > 0).then_some(())
+    });
+    cluster.until("the image cannot be pulled", || {
+        field("absent", ".status.containerStatuses[0].state.waiting.reason").contains("Pull").then_some(())
+    });
     becomes("unset", ".status.containerStatuses[0].state.waiting.reason", "CreateContainerConfigError");
     let events = cluster.kubectl("node-1", &["get", "events"]);
     assert!(events.contains("Unhealthy") && events.contains("Liveness probe failed"), "{events}");
@@ -151,12 +160,19 @@ fn nginx_archive(cluster: &Cluster) -> std::path::PathBuf {
     let text = String::from_utf8_lossy(&linked.stdout).into_owned();
     let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
     let mut files: Vec<File> = libraries.map(|path| File { source: path.into(), path: path.trim_start_matches('/').into() }).collect();
-    for (source, path) in [("/usr/sbin/nginx".into(), "usr/sbin/nginx"), (conf, "etc/nginx/nginx.conf"), (passwd, "etc/passwd"), (group, "etc/group")] {
+    for (source, path) in
+        [("/usr/sbin/nginx".into(), "usr/sbin/nginx"), (conf, "etc/nginx/nginx.conf"), (passwd, "etc/passwd"), (group, "etc/group")]
+    {
         files.push(File { source, path: path.into() });
     }
     let archive = cluster.directory().join("nginx.tar");
     let links = [("var/log/nginx/keep", "/dev/null"), ("var/lib/nginx/keep", "/dev/null")];
-    let image = Image { name: "skein.test/nginx:1.22", entrypoint: &["/usr/sbin/nginx", "-c", "/etc/nginx/nginx.conf"], files: &files, links: &links };
+    let image = Image {
+        name: "skein.test/nginx:1.22",
+        entrypoint: &["/usr/sbin/nginx", "-c", "/etc/nginx/nginx.conf"],
+        files: &files,
+        links: &links,
+    };
     write(&archive, &image).expect("the image can be written");
     archive
 }
@@ -169,11 +185,29 @@ fn nginx_and_a_replication_controller_serve() {
     cluster.apply("node-3", controller);
     let addresses = cluster.until("three Pods run", || {
         let pods = cluster.kubectl_json("node-1", &["get", "pods", "-l", "app=old"]);
-        let ready = pods["items"].as_array()?.iter().filter(|p| p["status"]["phase"] == "Running").filter_map(|p| p["status"]["podIP"].as_str().map(String::from));
+        let ready = pods["items"]
+            .as_array()?
+            .iter()
+            .filter(|p| p["status"]["phase"] == "Running")
+            .filter_map(|p| p["status"]["podIP"].as_str().map(String::from));
         Some(ready.collect::<Vec<_>>()).filter(|found| found.len() == 3)
     });
     for address in &addresses {
-        let command: Vec<String> = ["curl", "-sS", "--fail", "--retry", "5", "--retry-connrefused", "--max-time", "5", "-o", "/dev/null", &format!("http://{address}/")].map(String::from).into();
+        let command: Vec<String> = [
+            "curl",
+            "-sS",
+            "--fail",
+            "--retry",
+            "5",
+            "--retry-connrefused",
+            "--max-time",
+            "5",
+            "-o",
+            "/dev/null",
+            &format!("http://{address}/"),
+        ]
+        .map(String::from)
+        .into();
         assert_eq!(cluster.lab.exec("node-2", &command).ok(), Some(0), "{address} does not answer");
     }
     assert!(cluster.kubectl("node-2", &["get", "rc", "old"]).contains("3         3         3"));

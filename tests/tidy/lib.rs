@@ -11,7 +11,8 @@ mod tests {
     const FILE_LINES_MAX: usize = 700;
 
     /// Crates that may not even name what does IO.
-    const PURE: &[&str] = &["skein-object", "skein-command", "skein-peer", "skein-state", "skein-place", "skein-protobuf", "skein-reconcile"];
+    const PURE: &[&str] =
+        &["skein-object", "skein-command", "skein-peer", "skein-state", "skein-place", "skein-protobuf", "skein-reconcile"];
     const IMPURE: &[&str] = &["tokio", "quinn", "rocksdb", "openraft", "hyper", "nix", "rand"];
 
     fn root() -> PathBuf {

@@ -17,7 +17,8 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
     if node.is_empty() {
         return Err(Status::failure(422, "Invalid", format!("Binding \"{}\" is invalid: target.name: Required value", target.name)));
     }
-    let mutation = Mutation { resource: target.resource, key: target.key(), subresource: Some(Subresource::Binding), dry_run: target.dry_run()? };
+    let mutation =
+        Mutation { resource: target.resource, key: target.key(), subresource: Some(Subresource::Binding), dry_run: target.dry_run()? };
     mutate(context, &mutation, |pod| bind(target, pod, &node)).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::json(201, &done))

@@ -22,9 +22,11 @@ pub(crate) async fn get(context: &Context, target: &Target, request: Request<Byt
     let query = request.uri().query().unwrap_or_default();
     let uri = format!("/containerLogs/{}/{}/{container}?{query}", target.namespace, target.name);
     let forward = Request::get(uri).body(respond::full("")).map_err(Status::internal)?;
-    let answer = context.kubelets.send(node, forward).await.map_err(|why| {
-        Status::internal(format!("cannot reach the kubelet of node {node}: {why}"))
-    })?;
+    let answer = context
+        .kubelets
+        .send(node, forward)
+        .await
+        .map_err(|why| Status::internal(format!("cannot reach the kubelet of node {node}: {why}")))?;
     if answer.status().is_success() {
         return Ok(answer);
     }
@@ -46,7 +48,11 @@ fn container(pod: &Value, target: &Target) -> Result<String, Status> {
         (None, [one]) => Ok(one.clone()),
         (None, many) => {
             let extra = if inits.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", inits.join(" ")) };
-            Err(Status::bad_request(format!("a container name must be specified for pod {}, choose one of: [{}]{extra}", target.name, many.join(" "))))
+            Err(Status::bad_request(format!(
+                "a container name must be specified for pod {}, choose one of: [{}]{extra}",
+                target.name,
+                many.join(" ")
+            )))
         }
     }
 }

@@ -46,7 +46,10 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, reques
 fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> {
     let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(json!(0));
     if replicas.as_i64().is_none_or(|n| n < 0) {
-        let message = format!("Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0", target.name);
+        let message = format!(
+            "Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0",
+            target.name
+        );
         return Err(Status::failure(422, "Invalid", message));
     }
     let mut new = old.clone();

@@ -104,7 +104,13 @@ fn claimed_keys(service: &Value) -> Vec<Key> {
     keys
 }
 
-fn fill_cluster_ip(context: &Context, resource: &Resource, service: &mut Value, old: Option<&Value>, is_free: &dyn Fn(&Key) -> bool) -> Result<(), Status> {
+fn fill_cluster_ip(
+    context: &Context,
+    resource: &Resource,
+    service: &mut Value,
+    old: Option<&Value>,
+    is_free: &dyn Fn(&Key) -> bool,
+) -> Result<(), Status> {
     let external = text(service, "/spec/type") == "ExternalName";
     let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
     if external {
@@ -122,7 +128,11 @@ fn fill_cluster_ip(context: &Context, resource: &Resource, service: &mut Value, 
         address = drawn.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
     } else if address != "None" && !address.parse().is_ok_and(|a| range.contains(a)) {
         let mut errors = Errors::default();
-        errors.invalid(&Path::new("spec.clusterIPs").index(0), json!([address]), "failed to allocate IP: the provided network does not match the current range");
+        errors.invalid(
+            &Path::new("spec.clusterIPs").index(0),
+            json!([address]),
+            "failed to allocate IP: the provided network does not match the current range",
+        );
         return Err(Status::invalid(resource, meta::name(service), errors));
     }
     spec.insert("clusterIPs".into(), json!([address]));

@@ -5,8 +5,8 @@ use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::Value;
 use skein_command::{Cause, Transaction, Write};
-use skein_object::meta::{self, Birth};
 use skein_object::field::Errors;
+use skein_object::meta::{self, Birth};
 use skein_object::{Key, Record, Status};
 
 use super::{object_response, to_value};
@@ -53,7 +53,10 @@ async fn create(context: &Context, target: &Target, object: Value) -> Result<Val
         check(&candidate, target)?;
         let record = Record::from_value(&candidate);
         if record.size() > OBJECT_BYTES_MAX {
-            return Err(Status::too_large(format!("Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}", record.size())));
+            return Err(Status::too_large(format!(
+                "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",
+                record.size()
+            )));
         }
         let key = Key::new(resource.qualified(), &target.namespace, meta::name(&candidate));
         if target.dry_run()? {
@@ -65,7 +68,10 @@ async fn create(context: &Context, target: &Target, object: Value) -> Result<Val
         match outcome.result() {
             Ok(revision) => {
                 meta::edit(&mut candidate).insert("resourceVersion".into(), revision.to_string().into());
-                return Ok(to_value(resource, &skein_state::Entry { revision, record: std::sync::Arc::new(Record::from_value(&candidate)) }));
+                return Ok(to_value(
+                    resource,
+                    &skein_state::Entry { revision, record: std::sync::Arc::new(Record::from_value(&candidate)) },
+                ));
             }
             Err(refusal) => {
                 let on_claim = (refusal.write as usize) < claimed;

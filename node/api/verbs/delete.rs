@@ -94,7 +94,9 @@ async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, St
     }
     match options.propagation_policy.as_deref() {
         None | Some("Orphan" | "Background" | "Foreground") => Ok(options),
-        Some(other) => Err(Status::bad_request(format!("invalid propagationPolicy {other:?}: must be one of \"Foreground\", \"Background\", \"Orphan\""))),
+        Some(other) => Err(Status::bad_request(format!(
+            "invalid propagationPolicy {other:?}: must be one of \"Foreground\", \"Background\", \"Orphan\""
+        ))),
     }
 }
 
@@ -117,7 +119,11 @@ async fn delete(context: &Context, resource: &'static Resource, key: &Key, optio
             Plan::Remove => (Write::delete(key, entry.revision), None),
             Plan::Mark(marked) => (Write::update(key, entry.revision, &entry.record, &Record::from_value(&marked)), Some(marked)),
         };
-        let writes = if answer.is_none() { crate::resources::service::releases(resource, &old).into_iter().chain([write]).collect() } else { vec![write] };
+        let writes = if answer.is_none() {
+            crate::resources::service::releases(resource, &old).into_iter().chain([write]).collect()
+        } else {
+            vec![write]
+        };
         if !options.dry_run.is_empty() {
             return Ok(answer.unwrap_or(old));
         }
@@ -145,7 +151,8 @@ fn check_preconditions(resource: &Resource, key: &Key, old: &Value, entry: &Entr
         return Err(Status::conflict(resource, key.name(), &why));
     }
     if let Some(wanted) = wanted.resource_version.as_deref().filter(|wanted| *wanted != entry.revision.to_string()) {
-        let why = format!("Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {}", entry.revision);
+        let why =
+            format!("Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {}", entry.revision);
         return Err(Status::conflict(resource, key.name(), &why));
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! LIST: one consistent snapshot, whole or page by page.
 
-use std::time::{Duration, Instant};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -81,7 +81,9 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
     let page: Vec<(&Key, &Entry)> = matching.by_ref().take(limit).collect();
     let remaining = if page.len() == limit { matching.count() } else { 0 };
     let mut metadata = json!({"resourceVersion": revision.to_string()});
-    if remaining > 0 && let Some((last, _)) = page.last() {
+    if remaining > 0
+        && let Some((last, _)) = page.last()
+    {
         let token = Continuation { rv: revision, start: last.to_string() };
         metadata["continue"] = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default()).into();
         if filter.labels.is_everything() && filter.fields.is_everything() {
@@ -96,7 +98,9 @@ fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadat
     let resource = target.resource;
     match Form::wanted(headers, target.query.get("includeObject")) {
         Form::Object => {
-            let mut out = format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#, resource.kind, resource.api_version()).into_bytes();
+            let mut out =
+                format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#, resource.kind, resource.api_version())
+                    .into_bytes();
             for (index, (_, entry)) in page.iter().enumerate() {
                 if index > 0 {
                     out.push(b',');
@@ -112,7 +116,10 @@ fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadat
         }
         Form::Metadata => {
             let items: Vec<Value> = page.iter().map(|(_, entry)| skein_object::table::partial(&to_value(resource, entry))).collect();
-            respond::json(200, &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items}))
+            respond::json(
+                200,
+                &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items}),
+            )
         }
     }
 }

@@ -31,7 +31,11 @@ pub(crate) struct Mutation {
 /// Changes the object with `change`, which sees its current version; returns the object as written.
 ///
 /// A `resourceVersion` in the changed object that differs from the current one is a conflict, as is a uid.
-pub(crate) async fn mutate(context: &Context, mutation: &Mutation, mut change: impl FnMut(&Value) -> Result<Value, Status>) -> Result<Value, Status> {
+pub(crate) async fn mutate(
+    context: &Context,
+    mutation: &Mutation,
+    mut change: impl FnMut(&Value) -> Result<Value, Status>,
+) -> Result<Value, Status> {
     let resource = mutation.resource;
     let mut fresh = false;
     for _ in 0..ATTEMPTS {
@@ -120,7 +124,10 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
     let claims = resources::service::claims(context, resource, &mut new, Some(old))?;
     let record = Record::from_value(&new);
     if record.size() > OBJECT_BYTES_MAX {
-        return Err(Status::too_large(format!("Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}", record.size())));
+        return Err(Status::too_large(format!(
+            "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",
+            record.size()
+        )));
     }
     if mutation.dry_run {
         return Ok(Step::Done(new));

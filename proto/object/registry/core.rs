@@ -22,9 +22,17 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: &["ev"],
             selectable: &[
-                "involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
-                "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason",
-                "reportingComponent", "source", "type",
+                "involvedObject.kind",
+                "involvedObject.namespace",
+                "involvedObject.name",
+                "involvedObject.uid",
+                "involvedObject.apiVersion",
+                "involvedObject.resourceVersion",
+                "involvedObject.fieldPath",
+                "reason",
+                "reportingComponent",
+                "source",
+                "type",
             ],
             columns: table::core::event,
             ..entry::<v1::Event>("events", "event", "io.k8s.api.core.v1.Event")
@@ -51,15 +59,19 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: &["po"],
             categories: &["all"],
-            subresources: &[
-                Subresource::Status, Subresource::Log, Subresource::Binding, Subresource::Eviction,
-            ],
+            subresources: &[Subresource::Status, Subresource::Log, Subresource::Binding, Subresource::Eviction],
             has_generation: true,
             default: defaults::pod::pod,
             validate: validate::pod::pod,
             selectable: &[
-                "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
-                "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName",
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "spec.hostNetwork",
+                "status.phase",
+                "status.podIP",
+                "status.nominatedNodeName",
             ],
             columns: table::core::pod,
             ..entry::<v1::Pod>("pods", "pod", "io.k8s.api.core.v1.Pod")
@@ -74,7 +86,9 @@ pub(super) fn resources() -> Vec<Resource> {
             selectable: &["status.replicas"],
             columns: table::apps::replication_controller,
             ..entry::<v1::ReplicationController>(
-                "replicationcontrollers", "replicationcontroller", "io.k8s.api.core.v1.ReplicationController",
+                "replicationcontrollers",
+                "replicationcontroller",
+                "io.k8s.api.core.v1.ReplicationController",
             )
         },
         Resource {

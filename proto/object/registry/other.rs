@@ -11,13 +11,12 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             is_virtual: true,
             ..entry::<authorization::v1::SelfSubjectAccessReview>(
-                "selfsubjectaccessreviews", "selfsubjectaccessreview", "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+                "selfsubjectaccessreviews",
+                "selfsubjectaccessreview",
+                "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
             )
         },
-        Resource {
-            columns: table::core::lease,
-            ..entry::<coordination::v1::Lease>("leases", "lease", "io.k8s.api.coordination.v1.Lease")
-        },
+        Resource { columns: table::core::lease, ..entry::<coordination::v1::Lease>("leases", "lease", "io.k8s.api.coordination.v1.Lease") },
         Resource {
             has_generation: true,
             validate: validate::service::endpoint_slice,

@@ -52,7 +52,8 @@ fn template_containers(object: &Value) -> impl Iterator<Item = &Value> {
 
 /// A label selector as `metav1.FormatLabelSelector` writes it.
 pub(crate) fn selector_text(object: &Value) -> String {
-    let labels: Labels = object.pointer("/spec/selector/matchLabels").and_then(|l| serde_json::from_value(l.clone()).ok()).unwrap_or_default();
+    let labels: Labels =
+        object.pointer("/spec/selector/matchLabels").and_then(|l| serde_json::from_value(l.clone()).ok()).unwrap_or_default();
     let mut terms: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     for expression in items(object, "/spec/selector/matchExpressions") {
         let key = text_or(expression, "/key", "");

@@ -78,16 +78,22 @@ pub(super) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
         tolerate(toleration, &path.child("tolerations").index(index), errors);
     }
     let node = text(spec, "nodeName");
-    if !node.is_empty() && let Err(why) = names::subdomain(node) {
+    if !node.is_empty()
+        && let Err(why) = names::subdomain(node)
+    {
         errors.invalid(&path.child("nodeName"), node, &why);
     }
     let account = text(spec, "serviceAccountName");
-    if !account.is_empty() && let Err(why) = names::subdomain(account) {
+    if !account.is_empty()
+        && let Err(why) = names::subdomain(account)
+    {
         errors.invalid(&path.child("serviceAccountName"), account, &why);
     }
     for (field, label) in [("hostname", names::dns1123_label as fn(&str) -> names::Verdict), ("subdomain", names::dns1123_label)] {
         let value = text(spec, field);
-        if !value.is_empty() && let Err(why) = label(value) {
+        if !value.is_empty()
+            && let Err(why) = label(value)
+        {
             errors.invalid(&path.child(field), value, &why);
         }
     }
@@ -186,7 +192,11 @@ fn env(container: &Value, path: &Path, errors: &mut Errors) {
         if name.is_empty() {
             errors.required(&path.child("name"), "");
         } else if name.contains('=') || !name.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-            errors.invalid(&path.child("name"), name, "a valid environment variable name must consist only of printable ASCII characters other than '='");
+            errors.invalid(
+                &path.child("name"),
+                name,
+                "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            );
         }
         let Some(from) = env.get("valueFrom").filter(|v| v.is_object()) else { continue };
         let path = path.child("valueFrom");
@@ -194,7 +204,11 @@ fn env(container: &Value, path: &Path, errors: &mut Errors) {
             errors.invalid(&path, "", "may not be specified when `value` is not empty");
         }
         if from.as_object().is_none_or(|m| m.len() != 1) {
-            errors.invalid(&path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`");
+            errors.invalid(
+                &path,
+                "",
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            );
         }
         for source in ["configMapKeyRef", "secretKeyRef"] {
             if from.get(source).is_some_and(|s| text(s, "key").is_empty()) {
@@ -224,7 +238,8 @@ fn resources(resources: &Value, path: &Path, errors: &mut Errors) {
 }
 
 fn probe(probe: &Value, which: &str, path: &Path, errors: &mut Errors) {
-    let handlers: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|h| probe.get(h).is_some_and(Value::is_object)).collect();
+    let handlers: Vec<&str> =
+        ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|h| probe.get(h).is_some_and(Value::is_object)).collect();
     match handlers.as_slice() {
         [] => errors.required(path, "must specify a handler type"),
         [_] => {}
@@ -248,7 +263,11 @@ fn tolerate(toleration: &Value, path: &Path, errors: &mut Errors) {
     };
     let key = text(toleration, "key");
     if key.is_empty() && operator != "Exists" {
-        errors.invalid(&path.child("operator"), operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+        errors.invalid(
+            &path.child("operator"),
+            operator,
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+        );
     }
     if !["Equal", "Exists"].contains(&operator) {
         errors.unsupported(&path.child("operator"), operator, &["Equal", "Exists"]);
@@ -275,8 +294,17 @@ mod tests {
     fn explains_what_is_wrong() {
         check(json!({"spec": {"containers": []}}), "spec.containers: Required value");
         check(json!({"spec": {"containers": [{"name": "a"}]}}), "spec.containers[0].image: Required value");
-        check(json!({"spec": {"containers": [{"name": "A", "image": "x", "imagePullPolicy": "Sometimes"}]}}).clone(), "[spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?'), spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"]");
-        check(json!({"spec": {"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}), "spec.containers[0].volumeMounts[0].name: Not found: \"v\"");
-        check(json!({"spec": {"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]}}), "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1");
+        check(
+            json!({"spec": {"containers": [{"name": "A", "image": "x", "imagePullPolicy": "Sometimes"}]}}).clone(),
+            "[spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?'), spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"]",
+        );
+        check(
+            json!({"spec": {"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}),
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+        );
+        check(
+            json!({"spec": {"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]}}),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        );
     }
 }

@@ -132,6 +132,10 @@ mod tests {
     #[test]
     fn wants_a_selector_that_matches_its_template() {
         check("a", json!({"app": "a"}), "");
-        check("a", json!({"app": "b"}), "spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`");
+        check(
+            "a",
+            json!({"app": "b"}),
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`",
+        );
     }
 }

@@ -30,7 +30,9 @@ pub(crate) fn matches_term(node: &NodeInfo, term: &NodeSelectorTerm) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     let by_name = BTreeMap::from([("metadata.name".to_string(), node.name.clone())]);
-    let holds = |r: &NodeSelectorRequirement, labels| Selector::from_expression(&r.key, &r.operator, r.values.as_deref().unwrap_or_default()).matches(labels);
+    let holds = |r: &NodeSelectorRequirement, labels| {
+        Selector::from_expression(&r.key, &r.operator, r.values.as_deref().unwrap_or_default()).matches(labels)
+    };
     (!expressions.is_empty() || !fields.is_empty())
         && expressions.iter().all(|r| holds(r, &node.labels))
         && fields.iter().all(|r| holds(r, &by_name))

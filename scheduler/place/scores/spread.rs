@@ -17,7 +17,9 @@ fn alike(node: &NodeInfo, pod: &Pod) -> i64 {
     let Some(labels) = pod.metadata.labels.as_ref().filter(|l| !l.is_empty()) else {
         return i64::try_from(node.pods.len()).unwrap_or(i64::MAX);
     };
-    let same = |found: &skein_object::selector::Labels| labels.iter().filter(|(k, _)| !IGNORED.contains(&k.as_str())).all(|(k, v)| found.get(k) == Some(v));
+    let same = |found: &skein_object::selector::Labels| {
+        labels.iter().filter(|(k, _)| !IGNORED.contains(&k.as_str())).all(|(k, v)| found.get(k) == Some(v))
+    };
     let count = node.pods.values().filter(|occupant| occupant.namespace == namespace && same(&occupant.labels)).count();
     i64::try_from(count).unwrap_or(i64::MAX)
 }
