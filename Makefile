@@ -27,7 +27,9 @@ bench: build        ## the table of numbers
 	@$(TARGET)/debug/skein-bench
 
 check:              ## only looks
+	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 fix:                ## only mends
 	cargo clippy --workspace --all-targets --fix --allow-dirty
+	cargo fmt --all
