@@ -109,12 +109,11 @@ pub(crate) fn step(input: &Input<'_>) -> Step {
         }
         return step;
     }
-    let Some(sandbox) = &observed.sandbox else {
+    if observed.sandbox.is_none() {
         let attempt = u32::try_from(observed.dead_sandboxes.len()).unwrap_or(0);
         step.actions.push(Action::CreateSandbox { attempt });
         return step;
-    };
-    let _ = sandbox;
+    }
     run(input, &mut step);
     step
 }

@@ -140,13 +140,11 @@ pub(crate) fn number(port: &IntOrString) -> u16 {
 }
 
 fn port(port: &IntOrString, container: &Container) -> u16 {
-    match port {
-        IntOrString::Int(number) => u16::try_from(*number).unwrap_or(0),
-        IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name));
-            named.map(|p| p.container_port).or_else(|| name.parse().ok()).and_then(|n| u16::try_from(n).ok()).unwrap_or(0)
-        }
-    }
+    let named = match port {
+        IntOrString::String(name) => container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name)),
+        IntOrString::Int(_) => None,
+    };
+    named.map_or_else(|| number(port), |p| u16::try_from(p.container_port).unwrap_or(0))
 }
 
 /// Any status from 200 to 399 is a success. Plain HTTP/1.1 on a connection of its own: a probe must not share one.
