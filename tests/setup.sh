@@ -18,7 +18,8 @@ need ip iproute2
 need nsenter util-linux
 need curl curl
 need nginx nginx-light
-ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-14-dev)
+# Not libclang-cpp, which other packages bring along.
+ls /usr/lib/llvm-*/lib/libclang{,-[0-9]*}.so* 2>/dev/null | grep -q . || missing+=(libclang-14-dev)
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing Debian packages: ${missing[*]}"
   [ "$(id -u)" = 0 ] || { echo "run this as root, or install them yourself: apt-get install ${missing[*]}" >&2; exit 1; }

@@ -20,6 +20,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Where the laboratory lives.
@@ -29,6 +30,23 @@ pub struct Layout {
     pub directory: PathBuf,
     /// The program that is each node's daemon.
     pub program: PathBuf,
+}
+
+/// What `up` builds. Kept, so that a node that is started again is the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub nodes: usize,
+    pub regions: usize,
+    pub runtime: Runtime,
+    /// Registries that the nodes ask over plain HTTP.
+    pub insecure_registries: Vec<String>,
+}
+
+/// Which container runtime the nodes have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Runtime {
+    Skein,
+    Containerd,
 }
 
 /// What a fault hits.
@@ -46,6 +64,8 @@ pub struct Lab {
 /// The most nodes that one machine's address plan has room for.
 const NODES_MAX: usize = 200;
 
+const PLAN: &str = "plan.json";
+
 /// How long a cluster may take to come up, and a node to get ready.
 const UP_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -60,6 +80,14 @@ impl Default for Layout {
     fn default() -> Self {
         let program = std::env::current_exe().unwrap_or_else(|_| "skein".into());
         Self { directory: "/var/lib/skein-lab".into(), program }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    pub fn new(nodes: usize) -> Self {
+        Self { nodes, regions: 1, runtime: Runtime::Skein, insecure_registries: Vec::new() }
     }
 }
 
@@ -88,17 +116,21 @@ impl Lab {
     }
 
     /// Builds what is missing, starts what does not run, waits until every node is ready.
-    pub fn up(&self, count: usize, regions: usize) -> Result<()> {
+    pub fn up(&self, plan: &Plan) -> Result<()> {
+        let count = plan.nodes;
         ensure!((1..=NODES_MAX).contains(&count), "--nodes must be between 1 and {NODES_MAX}");
         let known = self.nodes()?.len();
         std::fs::create_dir_all(self.layout.directory.join("nodes")).context("cannot make the laboratory's directory")?;
+        if let Some(built) = self.plan().filter(|built| built.runtime != plan.runtime) {
+            bail!("this laboratory runs containers by {:?}: take it down first", built.runtime);
+        }
+        std::fs::write(self.layout.directory.join(PLAN), serde_json::to_vec(plan)?).context("cannot write the laboratory's plan")?;
         network::ensure_bridge()?;
         for index in 1..=count.max(known) {
             let node = Node::new(index);
             std::fs::create_dir_all(self.node_directory(&node))?;
             network::ensure_node(&node)?;
-            let region = format!("region-{}", (index - 1) % regions.max(1) + 1);
-            self.start_node(&node, &region)?;
+            self.start_node(&node, plan)?;
             if index == 1 {
                 self.wait("the first node", || self.cluster_status().is_ok_and(|s| s["leader"].is_string()))?;
             }
@@ -146,7 +178,7 @@ impl Lab {
     pub fn start(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
         network::ensure_node(&node)?;
-        self.start_node(&node, "")
+        self.start_node(&node, &self.plan().unwrap_or_else(|| Plan::new(node.index)))
     }
 
     pub fn pause(&self, name: &str, scope: Scope) -> Result<()> {
@@ -190,26 +222,45 @@ impl Lab {
     pub fn load(&self, image: &Path) -> Result<()> {
         ensure!(image.exists(), "{} does not exist", image.display());
         for node in self.nodes()? {
-            containerd::load(&self.node_directory(&node), image)
-                .with_context(|| format!("{}: cannot load {}", node.name, image.display()))?;
+            let directory = self.node_directory(&node);
+            let loaded = match self.plan().map(|p| p.runtime) {
+                Some(Runtime::Containerd) => containerd::load(&directory, image),
+                _ => self.load_into_own(&directory, image),
+            };
+            loaded.with_context(|| format!("{}: cannot load {}", node.name, image.display()))?;
         }
         Ok(())
     }
 
-    fn start_node(&self, node: &Node, region: &str) -> Result<()> {
+    fn load_into_own(&self, directory: &Path, image: &Path) -> Result<()> {
+        let runtime = directory.join("data/runtime");
+        let output = Command::new(&self.layout.program).args(["image", "load"]).arg(image).arg("--directory").arg(runtime).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
+    fn plan(&self) -> Option<Plan> {
+        serde_json::from_slice(&std::fs::read(self.layout.directory.join(PLAN)).ok()?).ok()
+    }
+
+    fn start_node(&self, node: &Node, plan: &Plan) -> Result<()> {
         let directory = self.node_directory(node);
-        containerd::ensure(node, &directory, &self.layout.program)?;
+        if plan.runtime == Runtime::Containerd {
+            containerd::ensure(node, &directory, &self.layout.program)?;
+        }
         if process::daemon(&directory).is_some() {
             return Ok(());
         }
         let mut arguments: Vec<String> = ["up", "--name", &node.name, "--address", &node.address(), "--data-dir"].map(String::from).into();
         arguments.push(directory.join("data").display().to_string());
-        arguments.extend(["--container-runtime-endpoint".into(), containerd::socket(&directory).display().to_string()]);
+        if plan.runtime == Runtime::Containerd {
+            arguments.extend(["--container-runtime-endpoint".into(), containerd::socket(&directory).display().to_string()]);
+        }
+        arguments.extend(plan.insecure_registries.iter().flat_map(|registry| ["--insecure-registry".into(), registry.clone()]));
         arguments.extend(["--cni-conf-dir".into(), directory.join("cni").display().to_string()]);
         arguments.extend(["--cgroup-root".into(), process::pods_cgroup(node)]);
-        if !region.is_empty() {
-            arguments.extend(["--node-labels".into(), format!("topology.kubernetes.io/region={region}")]);
-        }
+        let region = (node.index - 1) % plan.regions.max(1) + 1;
+        arguments.extend(["--node-labels".into(), format!("topology.kubernetes.io/region=region-{region}")]);
         if node.index > 1 && !directory.join("data/node.json").exists() {
             arguments.extend(["--join".into(), self.token()?]);
         }

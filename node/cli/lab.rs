@@ -3,8 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Subcommand;
-use skein_lab::{Lab, Layout};
+use clap::{Subcommand, ValueEnum};
+use skein_lab::{Lab, Layout, Plan, Runtime};
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Engine {
+    Skein,
+    Containerd,
+}
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -15,6 +21,12 @@ pub(crate) enum Verb {
         /// Spread the nodes over so many regions (label topology.kubernetes.io/region)
         #[arg(long, default_value_t = 1)]
         regions: usize,
+        /// What runs the containers: Skein's own runtime, or Debian's containerd
+        #[arg(long, value_enum, default_value = "skein")]
+        runtime: Engine,
+        /// A registry that the nodes ask over plain HTTP, as host:port
+        #[arg(long)]
+        insecure_registry: Vec<String>,
     },
     /// Stop everything and leave nothing behind
     Down,
@@ -64,8 +76,12 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<i32> {
     let lab = Lab::open(Layout::default())?;
     match verb {
-        Verb::Up { nodes, regions } => {
-            lab.up(nodes, regions)?;
+        Verb::Up { nodes, regions, runtime, insecure_registry } => {
+            let runtime = match runtime {
+                Engine::Skein => Runtime::Skein,
+                Engine::Containerd => Runtime::Containerd,
+            };
+            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry })?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }
         Verb::Down => lab.down()?,

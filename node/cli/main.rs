@@ -1,13 +1,16 @@
 //! The command line: one file per verb.
 
 mod client;
+mod image;
 mod kubeconfig;
 mod lab;
+mod runtime;
 mod status;
 mod token;
 mod up;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
 #[command(name = "skein", version, about = "A container orchestrator with no control plane: every machine runs the same daemon.", long_about = None)]
@@ -27,6 +30,11 @@ enum Verb {
     Status(status::Arguments),
     /// Print a kubeconfig for kubectl.
     Kubeconfig(kubeconfig::Arguments),
+    /// Load images from archives.
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Run the container runtime (a CRI server); `skein up` does it by itself.
+    Runtime(runtime::Arguments),
     /// Run a whole cluster on this machine, each node in a network namespace of its own.
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -44,6 +52,8 @@ fn main() -> std::process::ExitCode {
         Verb::Token(verb) => token::run(verb).map(|()| 0),
         Verb::Status(arguments) => status::run(&arguments).map(|()| 0),
         Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments).map(|()| 0),
+        Verb::Image(verb) => image::run(verb).map(|()| 0),
+        Verb::Runtime(arguments) => runtime::run(arguments).map(|()| 0),
         Verb::Lab(verb) => lab::run(verb),
     };
     match result {
@@ -53,6 +63,12 @@ fn main() -> std::process::ExitCode {
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// What a process that runs on says goes to standard error, in the detail that SKEIN_LOG asks for.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 /// A runtime for a verb that talks to a cluster and ends.

@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use clap::Args;
 use skein_daemon::{Options, Runtime, Token};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -32,12 +31,18 @@ pub(crate) struct Arguments {
     /// Where the ClusterIPs of Services come from
     #[arg(long, default_value = "10.96.0.0/16")]
     service_cluster_ip_range: String,
-    /// The socket of the container runtime (CRI v1)
-    #[arg(long, default_value = "/run/containerd/containerd.sock")]
-    container_runtime_endpoint: PathBuf,
+    /// The socket of another container runtime (CRI v1), as in /run/containerd/containerd.sock [default: Skein's own]
+    #[arg(long)]
+    container_runtime_endpoint: Option<PathBuf>,
     /// Where the container runtime looks for CNI configuration
     #[arg(long, default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
+    /// Where Skein's runtime looks for CNI plugins besides its own
+    #[arg(long, default_value = "/opt/cni/bin")]
+    cni_bin_dir: PathBuf,
+    /// A registry that Skein's runtime asks over plain HTTP, as host:port
+    #[arg(long)]
+    insecure_registry: Vec<String>,
     /// The cgroup below which Pods get theirs
     #[arg(long, default_value = "/skein")]
     cgroup_root: String,
@@ -51,9 +56,32 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.into(), value.into()))
 }
 
+/// The one that was named, or Skein's own, as a process of this same program.
+fn container_runtime(arguments: &Arguments) -> Result<Runtime> {
+    let own = arguments.data_dir.join("runtime.sock");
+    let text = |path: &std::path::Path| path.display().to_string();
+    let mut command = vec![text(&std::env::current_exe().context("cannot find this program")?), "runtime".into()];
+    for (option, path) in [
+        ("--directory", &arguments.data_dir.join("runtime")),
+        ("--endpoint", &own),
+        ("--cni-conf-dir", &arguments.cni_conf_dir),
+        ("--cni-bin-dir", &arguments.cni_bin_dir),
+    ] {
+        command.extend([option.into(), text(path)]);
+    }
+    command.extend(arguments.insecure_registry.iter().flat_map(|registry| ["--insecure-registry".into(), registry.clone()]));
+    let foreign = arguments.container_runtime_endpoint.clone();
+    Ok(Runtime {
+        command: foreign.is_none().then_some(command),
+        endpoint: foreign.unwrap_or(own),
+        cni_directory: arguments.cni_conf_dir.clone(),
+        cgroup_root: arguments.cgroup_root.clone(),
+    })
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let filter = EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    crate::log_to_stderr();
+    let runtime = container_runtime(&arguments)?;
     let join = arguments.join.as_deref().map(str::parse::<Token>).transpose()?;
     let name = match arguments.name {
         Some(name) => name,
@@ -67,15 +95,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         peer_port: arguments.peer_port,
         join,
         service_range: arguments.service_cluster_ip_range,
-        runtime: Runtime {
-            endpoint: arguments.container_runtime_endpoint,
-            cni_directory: arguments.cni_conf_dir,
-            cgroup_root: arguments.cgroup_root,
-        },
+        runtime,
         labels: arguments.node_labels,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    threads.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {

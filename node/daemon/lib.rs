@@ -16,6 +16,7 @@ mod kubelets;
 mod peers;
 mod report;
 mod run;
+mod runtime;
 mod token;
 
 use std::net::IpAddr;
@@ -48,6 +49,8 @@ pub struct Options {
 pub struct Runtime {
     /// The CRI server's socket.
     pub endpoint: PathBuf,
+    /// Starts Skein's own runtime; none: another runtime runs already.
+    pub command: Option<Vec<String>>,
     /// Where the node's CNI configuration is written for the runtime.
     pub cni_directory: PathBuf,
     /// The cgroup below which Pods get theirs.

@@ -15,7 +15,7 @@ use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
-use crate::{Error, Options, found, join, report};
+use crate::{Error, Options, found, join, report, runtime};
 
 /// Runs the node; `stop` ends it in order.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
@@ -26,6 +26,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let bind = SocketAddr::new(options.address, options.peer_port);
     let (endpoint, incoming) = Endpoint::start(skein_quic::Options { bind, identity: identity.clone() })?;
     let peers = Arc::new(QuicPeers(endpoint.clone()));
+    if let Some(command) = options.runtime.command.clone() {
+        tokio::spawn(runtime::keep(command, options.runtime.endpoint.clone()));
+    }
     let store = skein_store::start(skein_store::Options { id: node.id, directory: options.directory.clone(), peers }).await?;
     let reports = Reports::default();
     let cluster = Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port };

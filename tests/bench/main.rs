@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 use skein_lab::image::{File, Image};
-use skein_lab::{Lab, Layout};
+use skein_lab::{Lab, Layout, Plan};
 
 const IMAGE: &str = "skein.bench/busybox:1";
 
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
 }
 
 fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
-    lab.up(3, 1)?;
+    lab.up(&Plan::new(3))?;
     load_image(lab)?;
     let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

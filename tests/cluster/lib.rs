@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use skein_lab::image::{File, Image};
-use skein_lab::{Lab, Layout};
+use skein_lab::{Lab, Layout, Plan};
 
 /// The image that most tests run: Debian's static busybox under the names of its applets.
 pub const BUSYBOX: &str = "skein.test/busybox:1";
@@ -52,7 +52,7 @@ impl Cluster {
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let kubectl = std::env::var_os("KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from);
         let cluster = Self { lab, kubectl, directory };
-        cluster.lab.up(count, 1).expect("the cluster comes up");
+        cluster.lab.up(&Plan::new(count)).expect("the cluster comes up");
         cluster
     }
 

@@ -1,0 +1,300 @@
+//! A container's root: its image's layers under an upper directory of its own, the kernel's file systems, its volumes.
+//!
+//! All of it is mounted in the container's own mount namespace and goes away with it; nothing is left to clean up.
+//!
+//! - **Invariant:** a destination is resolved within the root (`openat2`, `RESOLVE_IN_ROOT`), so that no link in an
+//!   image leads a mount out of it.
+//! - **Invariant:** in a container that is not privileged, all that can be written to is mounted `nodev`.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknod};
+use nix::unistd::{chdir, pivot_root, symlinkat};
+
+use crate::Error;
+use crate::cgroup::Hierarchies;
+use crate::spec::{Bind, Propagation, Spec};
+
+/// Device nodes that every container has.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Makes the container's root the root of the calling process, which is alone in its mount namespace.
+pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error> {
+    let none: Option<&str> = None;
+    // Mounts of the node are followed, so that volumes may say so; none of ours goes back, unless a volume shares it.
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(Error::system("cannot separate mounts"))?;
+    let root = spec.directory.join("rootfs");
+    overlay(spec, &root)?;
+    let nodev = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    let target =
+        open(&root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(Error::system("cannot open the root"))?;
+    kernel(spec, &target, hierarchies, nodev)?;
+    // Outer volumes first, so that one may be mounted within another.
+    let mut binds: Vec<&Bind> = spec.binds.iter().collect();
+    binds.sort_by_key(|bind| bind.destination.components().count());
+    for one in binds {
+        bind(&target, one)?;
+    }
+    pivot(&root)?;
+    for path in &spec.masked_paths {
+        mask(path)?;
+    }
+    for path in &spec.readonly_paths {
+        make_readonly(path)?;
+    }
+    if spec.readonly_root {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | nodev;
+        mount(none, "/", none, flags, none).map_err(Error::system("cannot make the root read-only"))?;
+    }
+    Ok(())
+}
+
+/// The layers by short relative names: all options of a mount share one page.
+fn overlay(spec: &Spec, root: &Path) -> Result<(), Error> {
+    let make = |name: &str| {
+        let path = spec.directory.join(name);
+        std::fs::create_dir_all(&path).map_err(Error::system(format!("cannot make {}", path.display()))).map(|()| path)
+    };
+    let (upper, work) = (make("upper")?, make("work")?);
+    make("rootfs")?;
+    chdir(&spec.layers_directory).map_err(Error::system("cannot enter the image store"))?;
+    // Overlay wants at least one lower directory; an image may have none.
+    let lower: Vec<&str> = spec.layers.iter().rev().map(String::as_str).collect();
+    let lower = if lower.is_empty() { make("empty")?.display().to_string() } else { lower.join(":") };
+    // Volatile: nobody needs the root of a container after a loss of power, so its writes need not be synced.
+    let options = format!("lowerdir={lower},upperdir={},workdir={},volatile", upper.display(), work.display());
+    let flags = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    mount(Some("overlay"), root, Some("overlay"), flags, Some(options.as_str()))
+        .map_err(Error::system("cannot mount the image's layers"))?;
+    chdir("/").map_err(Error::system("cannot leave the image store"))
+}
+
+/// `/proc`, `/dev`, `/sys` and what belongs into them.
+fn kernel(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies, nodev: MsFlags) -> Result<(), Error> {
+    let strict = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    fresh(root, "/proc", "proc", strict, "")?;
+    fresh(root, "/dev", "tmpfs", MsFlags::MS_NOSUID | nodev, "mode=755,size=65536k")?;
+    fresh(root, "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")?;
+    fresh(root, "/dev/mqueue", "mqueue", strict, "")?;
+    match &spec.shm {
+        Some(source) => bind(root, &plain(source, "/dev/shm"))?,
+        None => fresh(root, "/dev/shm", "tmpfs", strict, "mode=1777,size=65536k")?,
+    }
+    for name in DEVICES {
+        let path = PathBuf::from("/dev").join(name);
+        if path.exists() {
+            bind(root, &Bind { devices: true, ..plain(&path, &path) })?;
+        }
+    }
+    let dev = within(root, Path::new("/dev"))?;
+    for (name, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        symlinkat(target, &dev, name).map_err(Error::system(format!("cannot make /dev/{name}")))?;
+    }
+    if spec.privileged {
+        all_devices(&dev, Path::new("/dev"));
+    }
+    let readonly = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_RDONLY };
+    fresh(root, "/sys", "sysfs", strict | readonly, "")?;
+    cgroups(spec, root, hierarchies)
+}
+
+fn cgroups(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies) -> Result<(), Error> {
+    let strict = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    let readonly = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_RDONLY };
+    if hierarchies.only_v2() {
+        return fresh(root, "/sys/fs/cgroup", "cgroup2", strict | readonly, "");
+    }
+    fresh(root, "/sys/fs/cgroup", "tmpfs", strict, "mode=755")?;
+    for mount in hierarchies.mounts() {
+        let source = mount.join(spec.cgroup.trim_start_matches('/'));
+        let name = mount.file_name().unwrap_or_default();
+        bind(root, &Bind { readonly: !spec.privileged, ..plain(&source, &Path::new("/sys/fs/cgroup").join(name)) })?;
+    }
+    Ok(())
+}
+
+fn plain(source: &Path, destination: impl AsRef<Path>) -> Bind {
+    Bind {
+        source: source.into(),
+        destination: destination.as_ref().into(),
+        readonly: false,
+        recursive_readonly: false,
+        propagation: Propagation::Private,
+        devices: false,
+    }
+}
+
+/// Mounts a file system of the kernel.
+fn fresh(root: &OwnedFd, path: &str, kind: &str, flags: MsFlags, options: &str) -> Result<(), Error> {
+    let target = place(root, Path::new(path), Kind::Directory)?;
+    let options = (!options.is_empty()).then_some(options);
+    mount(Some(kind), &by_fd(&target), Some(kind), flags, options).map_err(Error::system(format!("cannot mount {kind} at {path}")))
+}
+
+/// Binds a volume, file or device: cloned as a tree that nobody sees, given its attributes, then attached. A moment in
+/// which it could be written to although it is read-only does not exist.
+fn bind(root: &OwnedFd, bind: &Bind) -> Result<(), Error> {
+    let what = || format!("cannot mount {} at {}", bind.source.display(), bind.destination.display());
+    let kind = match std::fs::metadata(&bind.source) {
+        Ok(metadata) if metadata.is_dir() => Kind::Directory,
+        Ok(_) => Kind::File,
+        Err(why) => return Err(Error::system(what())(why)),
+    };
+    let target = place(root, &bind.destination, kind)?;
+    let source = CString::new(bind.source.as_os_str().as_bytes()).map_err(|_| Error::Process(format!("{}: a path with a NUL", what())))?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: the path is a valid C string; the result is checked before it is used.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
+    let tree = Errno::result(tree).map_err(Error::system(what()))?;
+    // SAFETY: the kernel has just made this descriptor for us; it fits an int as all descriptors do.
+    let tree = unsafe { OwnedFd::from_raw_fd(tree as i32) };
+    let nodev = if bind.devices { 0 } else { libc::MOUNT_ATTR_NODEV };
+    let readonly = if bind.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let below = if bind.recursive_readonly { readonly } else { 0 };
+    set_attributes(&tree, nodev | below, propagation(bind.propagation), true).map_err(Error::system(what()))?;
+    set_attributes(&tree, readonly, 0, false).map_err(Error::system(what()))?;
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are empty C strings; the descriptors are open.
+    let moved = unsafe { libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags) };
+    Errno::result(moved).map(drop).map_err(Error::system(what()))
+}
+
+fn propagation(kind: Propagation) -> u64 {
+    match kind {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::HostToContainer => libc::MS_SLAVE,
+        Propagation::Bidirectional => libc::MS_SHARED,
+    }
+}
+
+fn set_attributes(tree: &OwnedFd, set: u64, propagation: u64, recursive: bool) -> nix::Result<()> {
+    if set == 0 && propagation == 0 {
+        return Ok(());
+    }
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the structure lives through the call and its size is the one given.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size_of::<libc::mount_attr>())
+    };
+    Errno::result(result).map(drop)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Directory,
+    File,
+}
+
+/// Where to mount: a directory or file in the root, made where it is missing, and never outside.
+fn place(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
+    let failed = || Error::system(format!("cannot make the mount point {}", path.display()));
+    let mut parts: Vec<&std::ffi::OsStr> =
+        path.components().filter_map(|c| if let Component::Normal(p) = c { Some(p) } else { None }).collect();
+    let last = if kind == Kind::File { parts.pop() } else { None };
+    let mut walked = PathBuf::from("/");
+    let mut at = within(root, &walked)?;
+    for part in parts {
+        walked.push(part);
+        at = match within(root, &walked) {
+            Ok(found) => found,
+            Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
+                mkdirat(&at, part, Mode::from_bits_truncate(0o755)).map_err(failed())?;
+                within(root, &walked)?
+            }
+            Err(other) => return Err(other),
+        };
+    }
+    let Some(last) = last else { return Ok(at) };
+    walked.push(last);
+    match within(root, &walked) {
+        Ok(found) => Ok(found),
+        Err(_) => {
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+            nix::fcntl::openat(&at, last, flags, Mode::from_bits_truncate(0o644)).map_err(failed())?;
+            within(root, &walked)
+        }
+    }
+}
+
+/// Opens a path as the container would see it.
+fn within(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
+    let how =
+        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(root.as_fd(), path, how).map_err(Error::system(format!("cannot open {} in the container", path.display())))
+}
+
+fn by_fd(fd: &OwnedFd) -> PathBuf {
+    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
+}
+
+/// A privileged container has all of the node's devices.
+fn all_devices(dev: &OwnedFd, directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (Ok(metadata), path) = (entry.metadata(), entry.path()) else { continue };
+        let kind = metadata.file_type();
+        let inside = by_fd(dev).join(path.strip_prefix("/dev").unwrap_or(&path));
+        if kind.is_dir() && !["pts", "shm", "mqueue"].iter().any(|own| path.ends_with(own)) {
+            let _ = std::fs::create_dir(&inside);
+            all_devices(dev, &path);
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let kind = if kind.is_char_device() { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
+            let _ = mknod(&inside, kind, Mode::from_bits_truncate(metadata.mode() & 0o777), metadata.rdev());
+        }
+    }
+}
+
+fn pivot(root: &Path) -> Result<(), Error> {
+    chdir(root).map_err(Error::system("cannot enter the root"))?;
+    // The old root is stacked below the new one and taken off (pivot_root(2), NOTES).
+    pivot_root(".", ".").map_err(Error::system("cannot change the root"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(Error::system("cannot detach the old root"))?;
+    chdir("/").map_err(Error::system("cannot enter the new root"))
+}
+
+/// Hides a file behind /dev/null, a directory behind an empty one.
+fn mask(path: &Path) -> Result<(), Error> {
+    let none: Option<&str> = None;
+    let hidden = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k")),
+        Ok(_) => mount(Some("/dev/null"), path, none, MsFlags::MS_BIND, none),
+        Err(_) => return Ok(()),
+    };
+    hidden.map_err(Error::system(format!("cannot hide {}", path.display())))
+}
+
+fn make_readonly(path: &Path) -> Result<(), Error> {
+    let none: Option<&str> = None;
+    if !path.exists() {
+        return Ok(());
+    }
+    let failed = || Error::system(format!("cannot make {} read-only", path.display()));
+    mount(Some(path), path, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).map_err(failed())?;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(none, path, none, flags, none).map_err(failed())
+}
+
+/// The shared memory of a Pod's containers.
+pub(crate) fn pod_shm(path: &Path) -> Result<(), Error> {
+    let what = "cannot make the Pod's shared memory";
+    std::fs::create_dir_all(path).map_err(Error::system(what))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    mount(Some("shm"), path, Some("tmpfs"), flags, Some("mode=1777,size=65536k")).map_err(Error::system(what))
+}
+
+pub(crate) fn release_pod_shm(path: &Path) {
+    let _ = umount2(path, MntFlags::MNT_DETACH);
+}
