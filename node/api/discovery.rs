@@ -140,6 +140,9 @@ fn subresource_kind(resource: &Resource, subresource: Subresource) -> (&'static 
         Subresource::Scale => ("autoscaling", "v1", "Scale"),
         Subresource::Binding => ("", "v1", "Binding"),
         Subresource::Eviction => ("policy", "v1", "Eviction"),
+        Subresource::Exec => ("", "v1", "PodExecOptions"),
+        Subresource::Attach => ("", "v1", "PodAttachOptions"),
+        Subresource::PortForward => ("", "v1", "PodPortForwardOptions"),
         Subresource::Status | Subresource::Log | Subresource::Finalize => (resource.group, resource.version, resource.kind),
     }
 }
@@ -148,6 +151,7 @@ fn subresource_verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
         Subresource::Status | Subresource::Scale => &["get", "patch", "update"],
         Subresource::Log => &["get"],
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
         Subresource::Binding | Subresource::Eviction => &["create"],
         Subresource::Finalize => &["update"],
     }

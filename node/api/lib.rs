@@ -36,7 +36,7 @@ pub use server::{Error, Options, Service};
 /// A response's body: whole or streamed.
 pub type Body = BoxBody<Bytes, std::io::Error>;
 
-/// The API requests that one node's kubelet answers for another: logs of its containers.
+/// The API requests that one node's kubelet answers for another: logs of its containers, processes in them.
 #[async_trait]
 pub trait Kubelets: Send + Sync + 'static {
     async fn send(&self, node: &str, request: http::Request<Body>) -> std::io::Result<http::Response<Body>>;

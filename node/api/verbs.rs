@@ -40,6 +40,9 @@ pub(crate) enum Consistency {
 pub(crate) async fn serve(verb: &str, context: Context, target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     match (target.subresource, verb) {
         (Some(Subresource::Log), "get") => resources::log::get(&context, &target, request).await,
+        (Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward), "get" | "create") => {
+            resources::stream::serve(&context, &target, request).await
+        }
         (Some(Subresource::Scale), _) => resources::scale::serve(verb, &context, &target, request).await,
         (Some(Subresource::Binding), "create") => resources::binding::create(&context, &target, request).await,
         (Some(Subresource::Eviction), "create") => resources::eviction::create(&context, &target, request).await,

@@ -119,14 +119,39 @@ impl Runtime {
         Ok((answer.exit_code, String::from_utf8_lossy(&output).into_owned()))
     }
 
+    /// What happens to containers, as it happens. Not every runtime tells.
+    pub(crate) async fn events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, Error> {
+        Ok(self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await?.into_inner())
+    }
+
+    /// After the container's log was renamed away.
+    pub(crate) async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        self.runtime.clone().reopen_container_log(v1::ReopenContainerLogRequest { container_id: id.into() }).await?;
+        Ok(())
+    }
+
+    /// Where the runtime streams a process of a container: a URL on this node.
+    pub(crate) async fn exec_url(&self, request: v1::ExecRequest) -> Result<String, Error> {
+        Ok(self.runtime.clone().exec(request).await?.into_inner().url)
+    }
+
+    pub(crate) async fn attach_url(&self, request: v1::AttachRequest) -> Result<String, Error> {
+        Ok(self.runtime.clone().attach(request).await?.into_inner().url)
+    }
+
+    pub(crate) async fn port_forward_url(&self, sandbox: &str) -> Result<String, Error> {
+        let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.into(), port: Vec::new() };
+        Ok(self.runtime.clone().port_forward(request).await?.into_inner().url)
+    }
+
     pub(crate) async fn image(&self, name: &str) -> Result<Option<v1::Image>, Error> {
         let spec = v1::ImageSpec { image: name.into(), ..Default::default() };
         Ok(self.images.clone().image_status(v1::ImageStatusRequest { image: Some(spec), verbose: false }).await?.into_inner().image)
     }
 
-    pub(crate) async fn pull(&self, name: &str, sandbox: v1::PodSandboxConfig) -> Result<String, Error> {
+    pub(crate) async fn pull(&self, name: &str, auth: Option<v1::AuthConfig>, sandbox: v1::PodSandboxConfig) -> Result<String, Error> {
         let spec = v1::ImageSpec { image: name.into(), ..Default::default() };
-        let request = v1::PullImageRequest { image: Some(spec), auth: None, sandbox_config: Some(sandbox) };
+        let request = v1::PullImageRequest { image: Some(spec), auth, sandbox_config: Some(sandbox) };
         Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
     }
 }

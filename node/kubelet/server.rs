@@ -1,4 +1,5 @@
-//! What the kubelet answers the API, on whichever node that is: `/containerLogs/NAMESPACE/POD/CONTAINER`.
+//! What the kubelet answers the API, on whichever node that is: `/containerLogs/NAMESPACE/POD/CONTAINER`, and the
+//! streams `/exec/…`, `/attach/…` and `/portForward/NAMESPACE/POD`, which it hands on to the runtime's own server.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,24 +18,29 @@ use skein_cri::ContainerState;
 use skein_object::Key;
 use skein_store::{Duplex, Handle as Store};
 
-use crate::Options;
 use crate::cri::{CONTAINER_NAME, Runtime};
 use crate::logs::{self, Query};
+use crate::{Options, stream};
 
-type Body = BoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
 /// Serves HTTP/1.1 on one stream from another node (or this one) until it ends.
 pub async fn serve(options: Arc<Options>, store: Store, stream: Box<dyn Duplex>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (options, store) = (Arc::clone(&options), store.clone());
-        async move { Ok::<_, Infallible>(answer(&options, &store, &request).await) }
+        async move { Ok::<_, Infallible>(answer(&options, &store, request).await) }
     });
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
-async fn answer(options: &Options, store: &Store, request: &Request<Incoming>) -> Response<Body> {
-    let parts: Vec<&str> = request.uri().path().split('/').filter(|p| !p.is_empty()).collect();
+async fn answer(options: &Options, store: &Store, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_string();
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
+        ["exec" | "attach" | "portForward", ..] => match Box::pin(stream::hand_on(options, store, &parts, request)).await {
+            Ok(response) => response,
+            Err((code, why)) => plain(code, why),
+        },
         ["containerLogs", namespace, pod, container] => {
             let query = query(request.uri().query().unwrap_or_default());
             match container_logs(options, store, &Key::new("pods", namespace, pod), container, query).await {
@@ -47,9 +53,7 @@ async fn answer(options: &Options, store: &Store, request: &Request<Incoming>) -
 }
 
 async fn container_logs(options: &Options, store: &Store, key: &Key, container: &str, query: Query) -> Result<Body, String> {
-    let view = store.local();
-    let pod =
-        view.state.get(key).and_then(|e| e.record.typed::<Pod>(e.revision)).ok_or_else(|| format!("pod \"{}\" not found", key.name()))?;
+    let pod = pod(store, key)?;
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let runtime = Runtime::new(&options.runtime_endpoint);
     let mut found: Vec<_> = runtime.containers(Some(&uid)).await.map_err(|e| e.to_string())?;
@@ -75,6 +79,12 @@ async fn container_logs(options: &Options, store: &Store, key: &Key, container: 
     let frames: std::pin::Pin<Box<dyn futures::Stream<Item = std::io::Result<Frame<Bytes>>> + Send + Sync>> =
         Box::pin(SyncStream(frames.boxed().into()));
     Ok(BodyExt::boxed(StreamBody::new(frames)))
+}
+
+pub(crate) fn pod(store: &Store, key: &Key) -> Result<Pod, String> {
+    let view = store.local();
+    let found = view.state.get(key).and_then(|e| e.record.typed::<Pod>(e.revision));
+    found.ok_or_else(|| format!("pod \"{}\" not found", key.name()))
 }
 
 /// A stream behind a lock that nobody contends for: hyper's boxed bodies must be `Sync`, streams seldom are.

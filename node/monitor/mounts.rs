@@ -121,7 +121,7 @@ fn cgroups(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies) -> Result<(),
     for mount in hierarchies.mounts() {
         let source = mount.join(spec.cgroup.trim_start_matches('/'));
         let name = mount.file_name().unwrap_or_default();
-        bind(root, &Bind { readonly: !spec.privileged, ..plain(&source, &Path::new("/sys/fs/cgroup").join(name)) })?;
+        bind(root, &Bind { readonly: !spec.privileged, ..plain(&source, Path::new("/sys/fs/cgroup").join(name)) })?;
     }
     Ok(())
 }

@@ -14,6 +14,13 @@ use crate::init::{self, Stdio};
 use crate::spec::{Process, Spec};
 use crate::{Error, wire};
 
+/// Tells a terminal its size, and whoever runs on it that it has changed.
+pub fn resize(terminal: &OwnedFd, columns: u16, rows: u16) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure lives through the call; a descriptor that is no terminal refuses.
+    unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+}
+
 /// A process that has reached exec.
 pub(crate) struct Child {
     pub(crate) pid: Pid,
@@ -38,18 +45,15 @@ pub(crate) fn container(spec: &Spec, hierarchies: &Hierarchies, among: Option<&O
         flags |= CloneFlags::CLONE_NEWPID;
     }
     let (ours, theirs) = pair()?;
-    let child = match clone(flags, Parent::Caller)? {
-        None => {
-            drop((ours, pipes));
-            let entered = match among {
-                // The namespace is entered by the children of the one that asks; this process ends and they remain.
-                Some(pidfd) => entered(pidfd, CloneFlags::CLONE_NEWPID, &theirs),
-                None => Ok(()),
-            };
-            let failed = entered.and_then(|()| init::container(spec, hierarchies, stdio, &theirs));
-            init::fail(theirs.as_raw_fd(), &failed.err().unwrap_or_else(|| Error::Process("exec returned".into())));
-        }
-        Some(pid) => pid,
+    let Some(child) = clone(flags, Parent::Caller)? else {
+        drop((ours, pipes));
+        let entered = match among {
+            // The namespace is entered by the children of the one that asks; this process ends and they remain.
+            Some(pidfd) => entered(pidfd, CloneFlags::CLONE_NEWPID, &theirs),
+            None => Ok(()),
+        };
+        let failed = entered.and_then(|()| init::container(spec, hierarchies, stdio, &theirs));
+        init::fail(theirs.as_raw_fd(), &failed.err().unwrap_or_else(|| Error::Process("exec returned".into())));
     };
     drop((theirs, stdio));
     Ok((wait_for_exec(child, among.is_some(), &ours)?, pipes))
@@ -64,16 +68,13 @@ pub(crate) fn further(
     stdio: Option<Stdio>,
 ) -> Result<Child, Error> {
     let (ours, theirs) = pair()?;
-    let child = match clone(CloneFlags::empty(), Parent::Caller)? {
-        None => {
-            drop(ours);
-            let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
-            let joined = hierarchies.join(cgroup).map_err(Error::system("cannot enter the cgroup"));
-            let failed =
-                joined.and_then(|()| entered(container, namespaces, &theirs)).and_then(|()| init::further(process, stdio, &theirs));
-            init::fail(theirs.as_raw_fd(), &failed.err().unwrap_or_else(|| Error::Process("exec returned".into())));
-        }
-        Some(pid) => pid,
+    let Some(child) = clone(CloneFlags::empty(), Parent::Caller)? else {
+        drop(ours);
+        let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+        let joined = hierarchies.join(cgroup).map_err(Error::system("cannot enter the cgroup"));
+        let entered = joined.and_then(|()| entered(container, namespaces, &theirs));
+        let failed = entered.and_then(|()| init::further(process, stdio, &theirs));
+        init::fail(theirs.as_raw_fd(), &failed.err().unwrap_or_else(|| Error::Process("exec returned".into())));
     };
     drop((theirs, stdio));
     wait_for_exec(child, true, &ours)

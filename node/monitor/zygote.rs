@@ -19,6 +19,7 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Zygote {
     socket: std::sync::Mutex<OwnedFd>,
+    pid: nix::unistd::Pid,
 }
 
 // === impl Zygote ===
@@ -31,13 +32,18 @@ impl Zygote {
         let (ours, theirs) = pair.map_err(Error::system("cannot make a socket pair"))?;
         // SAFETY: the caller has started no thread yet, so the child may do whatever this process may.
         match unsafe { fork() }.map_err(Error::system("cannot fork the zygote"))? {
-            ForkResult::Parent { .. } => Ok(Self { socket: ours.into() }),
+            ForkResult::Parent { child } => Ok(Self { socket: ours.into(), pid: child }),
             ForkResult::Child => {
                 drop(ours);
                 run(&theirs);
-                std::process::exit(0);
+                leave();
             }
         }
+    }
+
+    /// Blocks until the zygote has ended: no more Pods can be made then.
+    pub fn wait(&self) {
+        while nix::sys::wait::waitpid(self.pid, None) == Err(nix::errno::Errno::EINTR) {}
     }
 
     /// Starts a Pod's monitor; returns its pid once its namespaces and its socket are there. Blocks for about a
@@ -87,7 +93,7 @@ fn begin(pod: Pod, line: &OwnedFd) -> Result<i32, String> {
             // The line to the runtime is the zygote's alone.
             let _ = nix::unistd::close(line.as_raw_fd());
             serve::main(pod, theirs);
-            std::process::exit(0);
+            leave();
         }
         ForkResult::Parent { child } => {
             drop(theirs);
@@ -99,6 +105,12 @@ fn begin(pod: Pod, line: &OwnedFd) -> Result<i32, String> {
             }
         }
     }
+}
+
+/// Ends a forked process: it must not return into the code of the one that it was forked from.
+#[expect(clippy::disallowed_methods, reason = "the destructors are those of the parent, which still needs what they free")]
+fn leave() -> ! {
+    std::process::exit(0)
 }
 
 /// A path of any length as one that a socket's address has room for: by the directory's descriptor.

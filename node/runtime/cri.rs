@@ -18,6 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Status};
 
 use crate::pods::Pods;
+use crate::stream::Streams;
 use crate::{Error, Options, images, io};
 
 /// A container's whole configuration may come in one message.
@@ -26,7 +27,7 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves until the process is told to end.
-pub(crate) async fn serve(options: &Options, pods: Arc<Pods>, images: Arc<images::Store>) -> Result<(), Error> {
+pub(crate) async fn serve(options: &Options, pods: Arc<Pods>, images: Arc<images::Store>, streams: Streams) -> Result<(), Error> {
     let path = &options.endpoint;
     let _ = std::fs::remove_file(path);
     if let Some(parent) = path.parent() {
@@ -36,7 +37,7 @@ pub(crate) async fn serve(options: &Options, pods: Arc<Pods>, images: Arc<images
     // Whoever may connect may start anything: root, and nobody else.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, mode).map_err(io(format!("cannot protect {}", path.display())))?;
-    let runtime = runtime_service::Service { pods: Arc::clone(&pods) };
+    let runtime = runtime_service::Service { pods: Arc::clone(&pods), streams };
     let image = image_service::Service { pods, images, insecure: options.insecure_registries.clone() };
     let mut terminate = signal(SignalKind::terminate()).map_err(io("cannot receive signals"))?;
     tonic::transport::Server::builder()

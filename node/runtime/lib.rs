@@ -18,6 +18,7 @@ mod network;
 mod pods;
 mod seccomp;
 mod spec;
+mod stream;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -76,9 +77,15 @@ pub fn run(options: Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(io("cannot start threads"))?;
     runtime.block_on(async {
         let images = Arc::new(images::Store::open(&options.directory.join("images"))?);
-        let pods = pods::Pods::open(options.clone(), zygote, Arc::clone(&images)).await?;
+        let zygote = Arc::new(zygote);
+        let pods = pods::Pods::open(options.clone(), Arc::clone(&zygote), Arc::clone(&images)).await?;
+        let streams = stream::serve(&options, Arc::clone(&pods)).await?;
         info!(endpoint = %options.endpoint.display(), "the runtime is up");
-        cri::serve(&options, pods, images).await
+        tokio::select! {
+            ended = cri::serve(&options, pods, images, streams) => ended,
+            // Whoever started this process starts it again; containers run on.
+            _ = tokio::task::spawn_blocking(move || zygote.wait()) => Err(Error::Invalid("the zygote has ended".into())),
+        }
     })
 }
 

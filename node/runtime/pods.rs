@@ -8,6 +8,8 @@
 mod container;
 mod sandbox;
 
+pub(crate) use container::Running;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,10 +99,10 @@ pub(crate) enum State {
 
 impl Pods {
     /// Finds what an earlier runtime left: adopts what runs, removes what was half made.
-    pub(crate) async fn open(options: Options, zygote: Zygote, images: Arc<images::Store>) -> Result<Arc<Self>, Error> {
+    pub(crate) async fn open(options: Options, zygote: Arc<Zygote>, images: Arc<images::Store>) -> Result<Arc<Self>, Error> {
         let pods = Arc::new(Self {
             options,
-            zygote: Arc::new(zygote),
+            zygote,
             images,
             hierarchies: Hierarchies::read(),
             sandboxes: RwLock::default(),

@@ -156,6 +156,7 @@ impl Handle {
 
     /// The state as of now or later: everything acknowledged anywhere before this call is in it.
     pub async fn read(&self) -> Result<View, Error> {
+        self.works()?;
         let deadline = Instant::now() + QUORUM_TIMEOUT;
         let (sender, receiver) = oneshot::channel();
         let gone = || Error::Stopped("the read loop has ended".into());
@@ -251,6 +252,28 @@ impl Handle {
         call(&*self.inner.peers, member, request).await
     }
 
+    /// Why this node's store has stopped by itself, if it has: its disk takes nothing more, or is damaged.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    fn works(&self) -> Result<(), Error> {
+        self.failure().map_or(Ok(()), |why| Err(Error::Stopped(why)))
+    }
+
+    /// Waits until the store stops by itself; what is here can still be read.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Some(why) = self.failure() {
+                return why;
+            }
+            if metrics.changed().await.is_err() {
+                return self.failure().unwrap_or_else(|| "Raft has ended".into());
+            }
+        }
+    }
+
     pub async fn stop(&self) {
         let _ = self.inner.raft.shutdown().await;
     }
@@ -325,7 +348,8 @@ impl Handle {
                 }
             }
         };
-        timeout_at(deadline, attempts).await.unwrap_or(Err(Error::Timeout(QUORUM_TIMEOUT)))
+        self.works()?;
+        timeout_at(deadline, attempts).await.unwrap_or_else(|_| self.works().and(Err(Error::Timeout(QUORUM_TIMEOUT))))
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<View, Error> {

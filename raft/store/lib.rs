@@ -48,8 +48,8 @@ pub enum Error {
     /// The request cannot be carried out as it is.
     #[error("{0}")]
     Refused(String),
-    /// The node must stop.
-    #[error("the store has stopped: {0}")]
+    /// This node's part of the store has stopped; the cluster's goes on elsewhere.
+    #[error("this node's store has stopped, use another node: {0}")]
     Stopped(String),
     #[error(transparent)]
     Log(#[from] skein_log::Error),

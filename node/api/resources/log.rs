@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use skein_object::Status;
 
+use crate::resources::container;
 use crate::route::Target;
 use crate::verbs::view;
 use crate::{Body, Context, respond};
@@ -33,26 +34,4 @@ pub(crate) async fn get(context: &Context, target: &Target, request: Request<Byt
     // The kubelet explains in plain words; Kubernetes wraps them as a bad request.
     let words = answer.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     Err(Status::bad_request(String::from_utf8_lossy(&words).trim().to_string()))
-}
-
-/// The container that is meant: the one named, the annotated default, or the only one.
-fn container(pod: &Value, target: &Target) -> Result<String, Status> {
-    let names = |field: &str| -> Vec<String> {
-        let list = pod.pointer(&format!("/spec/{field}")).and_then(Value::as_array).into_iter().flatten();
-        list.filter_map(|c| c["name"].as_str().map(String::from)).collect()
-    };
-    let (containers, inits) = (names("containers"), names("initContainers"));
-    match (target.query.get("container"), containers.as_slice()) {
-        (Some(name), _) if containers.iter().chain(&inits).any(|c| c == name) => Ok(name.into()),
-        (Some(name), _) => Err(Status::bad_request(format!("container {name} is not valid for pod {}", target.name))),
-        (None, [one]) => Ok(one.clone()),
-        (None, many) => {
-            let extra = if inits.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", inits.join(" ")) };
-            Err(Status::bad_request(format!(
-                "a container name must be specified for pod {}, choose one of: [{}]{extra}",
-                target.name,
-                many.join(" ")
-            )))
-        }
-    }
 }

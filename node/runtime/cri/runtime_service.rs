@@ -13,12 +13,14 @@ use super::{Streamed, exec_sync, stats, view};
 use crate::network::Network;
 use crate::pods::{Pods, now_ns};
 use crate::spec;
+use crate::stream::{Streams, Wanted};
 
 /// What `kubectl get node -o wide` shows as the container runtime.
 const NAME: &str = "skein";
 
 pub(super) struct Service {
     pub(super) pods: Arc<Pods>,
+    pub(super) streams: Streams,
 }
 
 // === impl Service ===
@@ -310,7 +312,7 @@ impl RuntimeService for Service {
     }
 
     async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Result<Response<Self::GetContainerEventsStream>, Status> {
-        let service = Self { pods: Arc::clone(&self.pods) };
+        let service = Self { pods: Arc::clone(&self.pods), streams: self.streams.clone() };
         let events = BroadcastStream::new(self.pods.events.subscribe()).map(move |event| match event {
             Ok((kind, id)) => Ok(service.event(kind, &id)),
             Err(_) => Err(Status::data_loss("events were missed: list again")),
@@ -347,12 +349,16 @@ impl RuntimeService for Service {
         Err(Status::unimplemented("ListPodSandboxMetrics is not implemented by this runtime"))
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
-        Err(Status::unimplemented("Exec is not implemented by this runtime"))
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
+        let request = request.into_inner();
+        self.pods.container(&request.container_id)?;
+        Ok(Response::new(v1::ExecResponse { url: self.streams.expect("exec", Wanted::Exec(request)) }))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        Err(Status::unimplemented("Attach is not implemented by this runtime"))
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        let request = request.into_inner();
+        self.pods.container(&request.container_id)?;
+        Ok(Response::new(v1::AttachResponse { url: self.streams.expect("attach", Wanted::Attach(request)) }))
     }
 
     async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Result<Response<v1::PortForwardResponse>, Status> {

@@ -20,7 +20,6 @@ pub(crate) struct Unpacked {
     pub(crate) digest: String,
     /// Of the archive inside: the layer's name in the image's configuration.
     pub(crate) diff_id: String,
-    pub(crate) size: u64,
     /// Where the files are, until `keep` gives them their place.
     temporary: PathBuf,
 }
@@ -30,7 +29,7 @@ pub(crate) fn unpack(store: &Store, source: impl Read) -> Result<Unpacked, Error
     let temporary = store.root.join("partial").join(uuid::Uuid::new_v4().to_string());
     fs::create_dir_all(&temporary).map_err(failed(format!("cannot make {}", temporary.display())))?;
     let result = read_layer(source, &temporary);
-    result.map(|(digest, diff_id, size)| Unpacked { digest, diff_id, size, temporary: temporary.clone() }).map_err(|why| {
+    result.map(|(digest, diff_id)| Unpacked { digest, diff_id, temporary: temporary.clone() }).map_err(|why| {
         let _ = fs::remove_dir_all(&temporary);
         Error::Layer { digest: "cannot be unpacked".into(), why: explain(&why) }
     })
@@ -60,22 +59,21 @@ impl Unpacked {
     }
 }
 
-/// Counts and digests what passes through.
+/// Digests what passes through.
 struct Digesting<R> {
     inner: R,
     digest: Sha256,
-    count: u64,
 }
 
 // === impl Digesting ===
 
 impl<R: Read> Digesting<R> {
     fn new(inner: R) -> Self {
-        Self { inner, digest: Sha256::new(), count: 0 }
+        Self { inner, digest: Sha256::new() }
     }
 
-    fn finish(self) -> (String, u64) {
-        (format!("sha256:{}", hex(&self.digest.finalize())), self.count)
+    fn finish(self) -> String {
+        format!("sha256:{}", hex(&self.digest.finalize()))
     }
 }
 
@@ -83,12 +81,11 @@ impl<R: Read> Read for Digesting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.digest.update(&buffer[..length]);
-        self.count += length as u64;
         Ok(length)
     }
 }
 
-fn read_layer(source: impl Read, directory: &Path) -> io::Result<(String, String, u64)> {
+fn read_layer(source: impl Read, directory: &Path) -> io::Result<(String, String)> {
     let mut outer = Digesting::new(source);
     let diff_id = {
         let mut peeked = BufReader::with_capacity(64 * 1024, &mut outer);
@@ -103,8 +100,7 @@ fn read_layer(source: impl Read, directory: &Path) -> io::Result<(String, String
         }
     };
     io::copy(&mut outer, &mut io::sink())?;
-    let (digest, size) = outer.finish();
-    Ok((digest, diff_id, size))
+    Ok((outer.finish(), diff_id))
 }
 
 /// Unpacks the files; returns the archive's digest.
@@ -118,7 +114,7 @@ fn files(source: impl Read, directory: &Path) -> io::Result<String> {
     }
     // Archives end with padding, which the digest covers.
     io::copy(&mut inner, &mut io::sink())?;
-    Ok(inner.finish().0)
+    Ok(inner.finish())
 }
 
 fn place(entry: &mut Entry<'_, impl Read>, directory: &Path) -> io::Result<()> {
@@ -261,7 +257,6 @@ mod tests {
         let two = unpack(&store, &gzip[..]).expect("a layer");
         assert_eq!(one.diff_id, two.diff_id);
         assert_eq!(one.digest, one.diff_id);
-        assert_eq!(two.size, gzip.len() as u64);
         let name = one.keep(&store).expect("kept");
         two.discard();
         assert_eq!(fs::read(store.layers_directory().join(&name).join("etc/a")).ok(), Some(b"hello".to_vec()));

@@ -178,6 +178,9 @@ impl Pods {
     /// Looks on: input, output and errors of the container's first process, or its terminal.
     pub(crate) async fn attach(&self, id: &str, stdio: [OwnedFd; 3]) -> Result<Option<OwnedFd>, Error> {
         let container = self.container(id)?;
+        if !container.runs() {
+            return Err(Error::NotRunning(format!("container {id:?} is not running")));
+        }
         let request = Request::Attach { container: container.id.clone() };
         let (_, mut fds) = self.line(&container).await?.ask(&request, &stdio).await?;
         Ok(fds.pop())

@@ -59,7 +59,15 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: &["po"],
             categories: &["all"],
-            subresources: &[Subresource::Status, Subresource::Log, Subresource::Binding, Subresource::Eviction],
+            subresources: &[
+                Subresource::Status,
+                Subresource::Log,
+                Subresource::Exec,
+                Subresource::Attach,
+                Subresource::PortForward,
+                Subresource::Binding,
+                Subresource::Eviction,
+            ],
             has_generation: true,
             default: defaults::pod::pod,
             validate: validate::pod::pod,
