@@ -15,6 +15,16 @@ use crate::{Error, Options};
 /// The ClusterIP of the Service `kubernetes`, in every node's certificate.
 const API_SERVICE_IP: &str = "10.96.0.1";
 
+/// The ClusterIP of DNS, which kubelets write into Pods' resolv.conf.
+pub(crate) const DNS_SERVICE_IP: &str = "10.96.0.10";
+
+/// Where every node serves what the cluster's own Services lead to.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) api_port: u16,
+    pub(crate) dns_port: u16,
+}
+
 /// Makes the CA, the node's identity and the administrator's kubeconfig.
 pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFile, Error> {
     let authority = Authority::create("skein")?;
@@ -41,10 +51,28 @@ pub(crate) fn names(node: &str, address: &str) -> Vec<String> {
 }
 
 /// Writes the objects that every cluster has, where they are missing.
-pub(crate) async fn bootstrap(store: &Handle) -> Result<(), Error> {
+pub(crate) async fn bootstrap(store: &Handle, options: &Ports) -> Result<(), Error> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         let resource = registry::find("", "v1", "namespaces").expect("the registry has namespaces");
         ensure(store, resource, "", json!({"metadata": {"name": name}})).await?;
+    }
+    // The API's address is in every node's certificate, and that of DNS in every Pod: nobody else may have them.
+    let api = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": options.api_port}]);
+    let dns = json!([
+        {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": options.dns_port},
+        {"name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": options.dns_port},
+    ]);
+    for (namespace, name, address, ports) in
+        [("default", "kubernetes", API_SERVICE_IP, api), ("kube-system", "kube-dns", DNS_SERVICE_IP, dns)]
+    {
+        let claim = Record::from_value(&json!({"metadata": {"name": address}, "service": format!("{namespace}/{name}")}));
+        store.propose(Write::create(&Key::new("clusterips.skein.dev", "", address), claim).into()).await?;
+        let resource = registry::find("", "v1", "services").expect("the registry has services");
+        let service = json!({
+            "metadata": {"name": name, "labels": {"provider": "skein"}},
+            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
+        });
+        ensure(store, resource, namespace, service).await?;
     }
     Ok(())
 }

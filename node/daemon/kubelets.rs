@@ -24,7 +24,7 @@ impl Kubelets for Reach {
         let member = member.ok_or_else(|| io::Error::other(format!("no daemon runs node {node}")))?.member;
         let stream = self.endpoint.open(&member.name, &member.address, Channel::Kubelet).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("kubelet"));
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
         Ok(response.map(|body| body.map_err(io::Error::other).boxed()))

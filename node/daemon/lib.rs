@@ -9,6 +9,7 @@
 
 mod cluster;
 mod directory;
+mod disk;
 mod found;
 mod join;
 mod keeper;
@@ -17,13 +18,15 @@ mod peers;
 mod report;
 mod run;
 mod runtime;
+mod services;
 mod token;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use directory::admin_kubeconfig;
-pub use run::run;
+pub use run::{Ended, run};
+pub use skein_kubelet::LogLimits;
 pub use token::Token;
 
 /// How a node is started.
@@ -36,12 +39,15 @@ pub struct Options {
     pub address: IpAddr,
     pub api_port: u16,
     pub peer_port: u16,
+    /// Where this node answers DNS; Pods reach it by the ClusterIP of `kube-system/kube-dns`.
+    pub dns_port: u16,
     /// Joins the cluster of this token; without one, and without a cluster in `directory`, a cluster is founded.
     pub join: Option<Token>,
     pub service_range: String,
     pub runtime: Runtime,
     /// Labels that the Node gets when it registers.
     pub labels: Vec<(String, String)>,
+    pub logs: LogLimits,
 }
 
 /// How containers are run here.

@@ -8,17 +8,25 @@ use skein_lead::Reports;
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
 use skein_store::{Handle, Member};
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use crate::cluster::{Endpoints, JoinRequest};
 use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
-use crate::{Error, Options, found, join, report, runtime};
+use crate::{Error, Options, disk, found, join, report, runtime, services};
+
+/// How a node's run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Stopped,
+    /// Its store had failed and its disk takes writes again: start anew, from what is on disk.
+    Recoverable,
+}
 
 /// Runs the node; `stop` ends it in order.
-pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<Ended, Error> {
     let directory = Directory::open(&options.directory)?;
     let node = settle(&directory, &options).await?;
     let identity = directory.identity()?.ok_or_else(|| Error::Join("the directory has no identity".into()))?;
@@ -38,7 +46,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
-        tokio::spawn(bootstrap(store.clone()));
+        tokio::spawn(bootstrap(store.clone(), found::Ports { api_port: options.api_port, dns_port: options.dns_port }));
     }
     let api = skein_api::Service::bind(skein_api::Options {
         bind: SocketAddr::new(options.address, options.api_port),
@@ -53,13 +61,22 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     tokio::spawn(skein_lead::run(store.clone(), reports.clone()));
     tokio::spawn(keeper::run(store.clone(), directory));
     tokio::spawn(report::send(store.clone(), endpoint.clone(), node.name.clone(), reports));
+    tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
     tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
     info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
-    stop.await;
-    info!("stopping");
+    let ended = tokio::select! {
+        () = stop => Ended::Stopped,
+        why = store.failed() => {
+            // Pods run on, and the replica can still be read; the others elect another leader where it led.
+            error!(%why, "this node's store has failed; waiting until its disk takes writes again");
+            disk::writable(&options.directory).await;
+            Ended::Recoverable
+        }
+    };
+    info!(?ended, "stopping");
     store.stop().await;
     endpoint.close();
-    Ok(())
+    Ok(ended)
 }
 
 fn kubelet_options(options: &Options) -> skein_kubelet::Options {
@@ -71,6 +88,8 @@ fn kubelet_options(options: &Options) -> skein_kubelet::Options {
         cni_directory: options.runtime.cni_directory.clone(),
         cgroup_root: options.runtime.cgroup_root.clone(),
         labels: options.labels.clone(),
+        logs: options.logs,
+        cluster_dns: found::DNS_SERVICE_IP.into(),
     }
 }
 
@@ -89,8 +108,8 @@ async fn settle(directory: &Directory, options: &Options) -> Result<NodeFile, Er
 }
 
 /// Writes what every cluster has, as soon as there is a quorum to write it to.
-async fn bootstrap(store: Handle) {
-    while let Err(why) = found::bootstrap(&store).await {
+async fn bootstrap(store: Handle, ports: found::Ports) {
+    while let Err(why) = found::bootstrap(&store, &ports).await {
         debug!(%why, "not bootstrapped yet");
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }

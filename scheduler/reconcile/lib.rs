@@ -8,13 +8,17 @@
 //!   Event ──▶ interested(event) ──▶ (controller, key) ──▶ reconcile ──▶ transactions ──▶ lead proposes
 //! ```
 
+mod backends;
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
 mod event_ttl;
 mod garbage;
 mod mint;
 mod namespace;
 mod node_lifecycle;
 mod node_range;
+mod node_services;
 mod pods_of;
 mod replica_set;
 mod replication_controller;
@@ -35,6 +39,8 @@ pub use write::{Note, bind, event, unschedulable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
     Deployment,
+    EndpointSlice,
+    Endpoints,
     EventTtl,
     ReplicaSet,
     ReplicationController,
@@ -42,6 +48,7 @@ pub enum Controller {
     Namespace,
     NodeLifecycle,
     NodeRange,
+    NodeServices,
     ServiceAccount,
 }
 
@@ -62,6 +69,8 @@ impl From<Vec<Transaction>> for Outcome {
 /// Runs one controller on one object.
 pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
     match controller {
+        Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
+        Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
         Controller::Deployment => deployment::reconcile(snapshot, key, mint),
         Controller::EventTtl => event_ttl::reconcile(snapshot, key, mint),
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
@@ -70,6 +79,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::Namespace => namespace::reconcile(snapshot, key, mint).into(),
         Controller::NodeLifecycle => node_lifecycle::reconcile(snapshot, key, mint),
         Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
+        Controller::NodeServices => node_services::reconcile(snapshot, key, mint).into(),
         Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
     }
 }
@@ -84,10 +94,19 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         "namespaces" => vec![(Controller::Namespace, key.clone()), (Controller::ServiceAccount, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],
-        "nodes" => vec![(Controller::NodeRange, key.clone()), (Controller::NodeLifecycle, key.clone())],
+        "nodes" => {
+            let own = [(Controller::NodeRange, key.clone()), (Controller::NodeLifecycle, key.clone())];
+            own.into_iter().chain(node_services::keys().map(|service| (Controller::NodeServices, service))).collect()
+        }
+        "services" if node_services::keys().any(|service| service == key) => vec![(Controller::NodeServices, key.clone())],
+        "services" => backends::of_service(&key).into(),
+        "endpointslices.discovery.k8s.io" | "endpoints" => backends::of_endpoints(snapshot, event),
         "pods" => pods_of::controllers(snapshot, event),
         _ => Vec::new(),
     };
+    if key.resource() == "pods" {
+        work.extend(backends::controllers(snapshot, event));
+    }
     if key.resource() == "replicasets.apps" {
         work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::Deployment, owner)));
     }

@@ -180,7 +180,15 @@ pub(crate) fn controller_of(pod: &Pod) -> Option<&str> {
 }
 
 pub(crate) fn is_active(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Succeeded" | "Failed")
+    pod.metadata.deletion_timestamp.is_none() && !is_finished(pod)
+}
+
+pub(crate) fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    ready_since(pod).is_some()
 }
 
 fn phase(pod: &Pod) -> &str {

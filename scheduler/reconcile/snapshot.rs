@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController, Service};
 use serde::Deserialize;
 use skein_object::{Key, Record, registry};
 use skein_state::{Entry, Event, State};
@@ -27,6 +27,7 @@ pub struct Snapshot {
     pub deployments: BTreeMap<Key, Stored<Deployment>>,
     pub replica_sets: BTreeMap<Key, Stored<ReplicaSet>>,
     pub replication_controllers: BTreeMap<Key, Stored<ReplicationController>>,
+    pub services: BTreeMap<Key, Stored<Service>>,
     /// Where the object with a uid is.
     by_uid: BTreeMap<String, Key>,
     /// Who names a uid as its owner.
@@ -38,6 +39,7 @@ pub struct Snapshot {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Ties {
     pub(crate) uid: String,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) owner_references: Vec<Owner>,
     pub(crate) finalizers: Vec<String>,
     pub(crate) deletion_timestamp: Option<String>,
@@ -75,6 +77,11 @@ impl Snapshot {
         }
     }
 
+    pub(crate) fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Stored<Pod>> {
+        let pods = self.pods.range(Key::new("pods", namespace, "")..);
+        pods.take_while(move |(key, _)| key.namespace() == namespace).map(|(_, pod)| pod)
+    }
+
     pub(crate) fn by_uid(&self, uid: &str) -> Option<&Key> {
         self.by_uid.get(uid)
     }
@@ -109,6 +116,7 @@ impl Snapshot {
             "deployments.apps" => put(&mut self.deployments, key, entry),
             "replicasets.apps" => put(&mut self.replica_sets, key, entry),
             "replicationcontrollers" => put(&mut self.replication_controllers, key, entry),
+            "services" => put(&mut self.services, key, entry),
             _ => {}
         }
     }
@@ -130,6 +138,7 @@ impl Snapshot {
             "deployments.apps" => drop(self.deployments.remove(key)),
             "replicasets.apps" => drop(self.replica_sets.remove(key)),
             "replicationcontrollers" => drop(self.replication_controllers.remove(key)),
+            "services" => drop(self.services.remove(key)),
             _ => {}
         }
     }

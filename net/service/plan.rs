@@ -1,0 +1,305 @@
+//! What the rules should be, and how to get there from what they are. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+/// Marks packets that must come back by way of this node: kube-proxy's bit.
+const MASQUERADE: &str = "0x4000";
+
+/// Everything in the table that changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// A chain's one or two rules, by its name.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// By map or set, its elements: key and, in a map, verdict.
+    pub elements: BTreeMap<&'static str, BTreeMap<String, String>>,
+}
+
+/// The node that the rules are for.
+pub struct Node<'a> {
+    pub name: &'a str,
+}
+
+const SERVICES: &str = "services";
+const NODE_PORTS: &str = "node_ports";
+const REFUSED: &str = "refused";
+const REFUSED_PORTS: &str = "refused_ports";
+const HAIRPIN: &str = "hairpin";
+
+/// What is always there. nft takes the script as one transaction, so packets never meet half of it.
+const BASE: &str = "add table ip skein
+delete table ip skein
+table ip skein {
+  map services { type ipv4_addr . inet_proto . inet_service : verdict; }
+  map node_ports { type inet_proto . inet_service : verdict; }
+  map refused { type ipv4_addr . inet_proto . inet_service : verdict; }
+  map refused_ports { type inet_proto . inet_service : verdict; }
+  set hairpin { type ipv4_addr . ipv4_addr; }
+  chain refuse {
+    meta l4proto tcp reject with tcp reset
+    reject with icmp type port-unreachable
+  }
+  chain dispatch {
+    ip daddr . meta l4proto . th dport vmap @services
+    fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @node_ports
+  }
+  chain prerouting { type nat hook prerouting priority -100; jump dispatch; }
+  chain output { type nat hook output priority -100; jump dispatch; }
+  chain postrouting {
+    type nat hook postrouting priority 100;
+    meta mark & 0x4000 == 0x4000 meta mark set meta mark & 0xffffbfff masquerade
+    ip saddr . ip daddr @hairpin masquerade
+  }
+  chain refuse_forward { type filter hook forward priority 0; ct state new ip daddr . meta l4proto . th dport vmap @refused; }
+  chain refuse_output { type filter hook output priority 0; ct state new ip daddr . meta l4proto . th dport vmap @refused; }
+  chain refuse_input { type filter hook input priority 0; ct state new meta l4proto . th dport vmap @refused_ports; }
+}
+";
+
+/// One endpoint of a port: where to, and whether it is on this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    address: Ipv4Addr,
+    port: u16,
+    local: bool,
+}
+
+/// The rules for these Services and slices on one node.
+pub fn plan<'a>(node: &Node<'_>, services: impl Iterator<Item = &'a Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Rules {
+    let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in slices.filter(|s| s.address_type == "IPv4") {
+        let labels = slice.metadata.labels.as_ref();
+        let service = labels.and_then(|l| l.get("kubernetes.io/service-name")).map_or("", String::as_str);
+        by_service.entry((slice.metadata.namespace.as_deref().unwrap_or_default(), service)).or_default().push(slice);
+    }
+    let mut rules = Rules::default();
+    for service in services {
+        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        let slices = by_service.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
+        for port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()) {
+            rules.add_port(node, service, port, slices);
+        }
+    }
+    rules
+}
+
+/// The nft script from one set of rules to another; empty when they are the same.
+pub fn script(from: Option<&Rules>, to: &Rules) -> String {
+    let empty = Rules::default();
+    let mut text = if from.is_none() { BASE.to_string() } else { String::new() };
+    let from = from.unwrap_or(&empty);
+    let changed: Vec<_> = to.chains.iter().filter(|(name, lines)| from.chains.get(*name) != Some(lines)).collect();
+    // All chains before any rule: one may lead to another.
+    changed.iter().for_each(|(name, _)| text.push_str(&format!("add chain ip skein {name}\n")));
+    for (name, lines) in changed {
+        text.push_str(&format!("flush chain ip skein {name}\n"));
+        lines.iter().for_each(|line| text.push_str(&format!("add rule ip skein {name} {line}\n")));
+    }
+    for name in [SERVICES, NODE_PORTS, REFUSED, REFUSED_PORTS, HAIRPIN] {
+        let none = BTreeMap::new();
+        let (old, new) = (from.elements.get(name).unwrap_or(&none), to.elements.get(name).unwrap_or(&none));
+        for (key, _) in old.iter().filter(|(key, verdict)| new.get(*key) != Some(verdict)) {
+            text.push_str(&format!("delete element ip skein {name} {{ {key} }}\n"));
+        }
+        for (key, verdict) in new.iter().filter(|(key, verdict)| old.get(*key) != Some(verdict)) {
+            let verdict = if verdict.is_empty() { String::new() } else { format!(" : {verdict}") };
+            text.push_str(&format!("add element ip skein {name} {{ {key}{verdict} }}\n"));
+        }
+    }
+    // A chain can go only when no element leads to it any more, nor another chain.
+    let gone: Vec<&String> = from.chains.keys().filter(|name| !to.chains.contains_key(*name)).collect();
+    gone.iter().for_each(|name| text.push_str(&format!("flush chain ip skein {name}\n")));
+    gone.iter().for_each(|name| text.push_str(&format!("delete chain ip skein {name}\n")));
+    text
+}
+
+// === impl Rules ===
+
+impl Rules {
+    fn add_port(&mut self, node: &Node<'_>, service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) {
+        let Some(spec) = &service.spec else { return };
+        if spec.type_.as_deref() == Some("ExternalName") || spec.cluster_ip.as_deref().is_none_or(|ip| ip == "None" || ip.is_empty()) {
+            return;
+        }
+        let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+        let number = port.port;
+        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        let name = format!("{namespace}/{}/{protocol}/{number}", service.metadata.name.as_deref().unwrap_or_default());
+        let all = targets(node, port, slices);
+        for target in all.iter().filter(|t| t.local) {
+            self.element(HAIRPIN, format!("{0} . {0}", target.address), String::new());
+        }
+        let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
+        let local: Vec<Target> = all.iter().filter(|t| t.local).cloned().collect();
+        // API and DNS are on every node: the nearest is this one, where it is alive.
+        let on_every_node = [("default", "kubernetes"), ("kube-system", "kube-dns")];
+        let near = on_every_node.contains(&(namespace, service.metadata.name.as_deref().unwrap_or_default()))
+            || matches!(spec.traffic_distribution.as_deref(), Some("PreferSameNode"));
+        let inside = match spec.internal_traffic_policy.as_deref() {
+            Some("Local") => &local,
+            _ if near && !local.is_empty() => &local,
+            _ => &all,
+        };
+        let inner = format!("svc/{name}");
+        self.chains.insert(inner.clone(), vec![translate(&protocol, inside, sticky)]);
+        let cluster_ips = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()).filter(|ip| ip.parse::<Ipv4Addr>().is_ok());
+        let refuse = all.is_empty();
+        for ip in cluster_ips {
+            self.lead(&format!("{ip} . {protocol} . {number}"), &inner, refuse);
+        }
+        let balanced = service.status.iter().flat_map(|s| s.load_balancer.iter().flat_map(|l| l.ingress.iter().flatten()));
+        let outside: Vec<&String> = spec.external_ips.iter().flatten().chain(balanced.filter_map(|i| i.ip.as_ref())).collect();
+        if outside.is_empty() && port.node_port.is_none() {
+            return;
+        }
+        let outer = format!("ext/{name}");
+        let lines = if spec.external_traffic_policy.as_deref() == Some("Local") {
+            // The client's address stays; a node without an endpoint takes nothing.
+            vec![translate(&protocol, &local, sticky)]
+        } else {
+            vec![format!("meta mark set meta mark | {MASQUERADE}"), format!("goto {inner}")]
+        };
+        self.chains.insert(outer.clone(), lines);
+        for ip in outside.into_iter().filter(|ip| ip.parse::<Ipv4Addr>().is_ok()) {
+            self.lead(&format!("{ip} . {protocol} . {number}"), &outer, refuse);
+        }
+        if let Some(node_port) = port.node_port {
+            let key = format!("{protocol} . {node_port}");
+            if refuse {
+                self.element(REFUSED_PORTS, key, "goto refuse".into());
+            } else {
+                self.element(NODE_PORTS, key, format!("goto {outer}"));
+            }
+        }
+    }
+
+    /// To a chain, or, where there is nobody to take it, to a refusal that the client hears at once.
+    fn lead(&mut self, key: &str, chain: &str, refuse: bool) {
+        if refuse {
+            self.element(REFUSED, key.into(), "goto refuse".into());
+        } else {
+            self.element(SERVICES, key.into(), format!("goto {chain}"));
+        }
+    }
+
+    fn element(&mut self, map: &'static str, key: String, verdict: String) {
+        self.elements.entry(map).or_default().insert(key, verdict);
+    }
+}
+
+/// One rule: the packet's destination becomes one of these, or the packet is dropped.
+fn translate(protocol: &str, targets: &[Target], sticky: bool) -> String {
+    if targets.is_empty() {
+        return "drop".into();
+    }
+    let choose = if sticky { "jhash ip saddr" } else { "numgen random" };
+    let entries: Vec<String> = targets.iter().enumerate().map(|(i, t)| format!("{i} : {} . {}", t.address, t.port)).collect();
+    format!("meta l4proto {protocol} dnat ip to {choose} mod {} map {{ {} }}", targets.len(), entries.join(", "))
+}
+
+/// Ready endpoints of a port; where there are none, those that still serve while they end (KEP-1669).
+fn targets(node: &Node<'_>, port: &ServicePort, slices: &[&EndpointSlice]) -> Vec<Target> {
+    let collect = |wanted: &dyn Fn(&Endpoint) -> bool| {
+        let mut found = BTreeSet::new();
+        for slice in slices {
+            let ports = slice.ports.iter().flatten();
+            let matching = ports.filter(|p| p.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default());
+            let number = { matching }.find_map(|p| p.port).and_then(|p| u16::try_from(p).ok());
+            let Some(number) = number else { continue };
+            for endpoint in slice.endpoints.iter().flatten().filter(|e| wanted(e)) {
+                let local = endpoint.node_name.as_deref() == Some(node.name);
+                let addresses = endpoint.addresses.iter().filter_map(|a| a.parse().ok());
+                found.extend(addresses.map(|address| Target { address, port: number, local }));
+            }
+        }
+        found.into_iter().collect::<Vec<_>>()
+    };
+    let ready = collect(&|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    if !ready.is_empty() {
+        return ready;
+    }
+    collect(&|e| e.conditions.as_ref().is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn rules(service: Value, slices: &[Value]) -> Rules {
+        let service: Service = serde_json::from_value(service).expect("a Service");
+        let slices: Vec<EndpointSlice> = slices.iter().map(|s| serde_json::from_value(s.clone()).expect("a slice")).collect();
+        plan(&Node { name: "a" }, [service].iter(), slices.iter())
+    }
+
+    fn slice(endpoints: Value) -> Value {
+        json!({"metadata": {"namespace": "n", "name": "w-1", "labels": {"kubernetes.io/service-name": "w"}}, "addressType": "IPv4",
+            "ports": [{"port": 8080, "protocol": "TCP"}], "endpoints": endpoints})
+    }
+
+    fn service(extra: Value) -> Value {
+        let mut service = json!({"metadata": {"namespace": "n", "name": "w"},
+            "spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80, "protocol": "TCP"}]}});
+        for (key, value) in extra.as_object().cloned().unwrap_or_default() {
+            service["spec"][key] = value;
+        }
+        service
+    }
+
+    #[test]
+    fn balances_over_ready_endpoints_and_refuses_without_any() {
+        let two = json!([
+            {"addresses": ["10.244.0.2"], "nodeName": "a", "conditions": {"ready": true}},
+            {"addresses": ["10.244.1.2"], "nodeName": "b", "conditions": {"ready": true}},
+            {"addresses": ["10.244.1.3"], "nodeName": "b", "conditions": {"ready": false}},
+        ]);
+        let found = rules(service(json!({})), &[slice(two.clone())]);
+        assert_eq!(
+            found.chains["svc/n/w/tcp/80"],
+            ["meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.0.2 . 8080, 1 : 10.244.1.2 . 8080 }"]
+        );
+        assert_eq!(found.elements[SERVICES]["10.96.0.9 . tcp . 80"], "goto svc/n/w/tcp/80");
+        assert!(found.elements[HAIRPIN].contains_key("10.244.0.2 . 10.244.0.2"));
+        let none = rules(service(json!({})), &[]);
+        assert_eq!(none.elements[REFUSED]["10.96.0.9 . tcp . 80"], "goto refuse");
+        assert!(!none.elements.contains_key(SERVICES));
+        let local = rules(service(json!({"internalTrafficPolicy": "Local"})), &[slice(two.clone())]);
+        assert!(local.chains["svc/n/w/tcp/80"][0].contains("mod 1 map { 0 : 10.244.0.2 . 8080 }"));
+        let sticky = rules(service(json!({"sessionAffinity": "ClientIP"})), &[slice(two)]);
+        assert!(sticky.chains["svc/n/w/tcp/80"][0].contains("jhash ip saddr mod 2"));
+    }
+
+    #[test]
+    fn serves_from_those_that_end_when_nobody_else_is_left() {
+        let ending = json!([{"addresses": ["10.244.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}}]);
+        assert!(rules(service(json!({})), &[slice(ending)]).elements.contains_key(SERVICES));
+    }
+
+    #[test]
+    fn node_ports_masquerade_unless_they_are_local() {
+        let one = json!([{"addresses": ["10.244.1.2"], "nodeName": "b"}]);
+        let mut with_port = service(json!({"type": "NodePort"}));
+        with_port["spec"]["ports"][0]["nodePort"] = 30080.into();
+        let found = rules(with_port.clone(), &[slice(one.clone())]);
+        assert_eq!(found.elements[NODE_PORTS]["tcp . 30080"], "goto ext/n/w/tcp/80");
+        assert_eq!(found.chains["ext/n/w/tcp/80"], ["meta mark set meta mark | 0x4000", "goto svc/n/w/tcp/80"]);
+        with_port["spec"]["externalTrafficPolicy"] = "Local".into();
+        assert_eq!(rules(with_port, &[slice(one)]).chains["ext/n/w/tcp/80"], ["drop"]);
+    }
+
+    #[test]
+    fn a_change_of_one_endpoint_changes_one_chain() {
+        let one = |ip: &str| rules(service(json!({})), &[slice(json!([{"addresses": [ip]}]))]);
+        let (before, after) = (one("10.244.1.2"), one("10.244.1.3"));
+        assert_eq!(script(Some(&before), &before), "");
+        let text = script(Some(&before), &after);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(script(None, &before).starts_with("add table"));
+        let gone = script(Some(&before), &Rules::default());
+        assert!(gone.ends_with("flush chain ip skein svc/n/w/tcp/80\ndelete chain ip skein svc/n/w/tcp/80\n"), "{gone}");
+    }
+}

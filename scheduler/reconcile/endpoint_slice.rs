@@ -1,0 +1,115 @@
+//! EndpointSlices: where a Service's Pods are, in slices of at most 100 (KEP-752).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Service;
+use serde_json::{Value, json};
+use skein_command::Transaction;
+use skein_object::{Key, registry};
+
+use crate::Mint;
+use crate::backends::{Backend, backends, target_reference};
+use crate::snapshot::{Snapshot, Stored};
+use crate::write::{create, delete, edit_record};
+
+const ENDPOINTS_MAX: usize = 100;
+const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
+    let service = snapshot.services.get(key).filter(|s| s.object.metadata.deletion_timestamp.is_none());
+    // Of a Service that is gone the garbage collector takes the slices: they are owned by it.
+    let Some(service) = service else { return Vec::new() };
+    let Some(backends) = backends(snapshot, service) else { return Vec::new() };
+    let resource = registry::find("discovery.k8s.io", "v1", "endpointslices").expect("the registry has EndpointSlices");
+    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, key, resource.qualified());
+    let mut transactions = Vec::new();
+    for (ports, endpoints) in wanted(service, &backends) {
+        // A slice of the same ports is used again, so that an endpoint that comes or goes changes one object.
+        let same = existing.iter().position(|(_, slice)| slice["ports"] == ports);
+        match same.map(|at| existing.remove(at)) {
+            Some((slice, _)) => {
+                let Some(entry) = snapshot.state.get(&slice) else { continue };
+                let changed = edit_record(&slice, entry.revision, &entry.record, |object| {
+                    object["endpoints"] = endpoints;
+                    object["metadata"]["labels"] = labels(service);
+                });
+                transactions.extend(changed);
+            }
+            None => {
+                let object = json!({
+                    "metadata": {
+                        "generateName": format!("{}-", key.name()), "labels": labels(service),
+                        "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": key.name(),
+                            "uid": service.object.metadata.uid, "controller": true, "blockOwnerDeletion": true}],
+                    },
+                    "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+                });
+                transactions.push(create(resource, key.namespace(), object, mint));
+            }
+        }
+    }
+    for (slice, _) in existing {
+        let entry = snapshot.state.get(&slice);
+        transactions.extend(entry.and_then(|e| delete(&slice, e.revision, &e.record, &Default::default(), mint)));
+    }
+    transactions
+}
+
+fn own_slices(snapshot: &Snapshot, service: &Key, resource: &str) -> Vec<(Key, Value)> {
+    let prefix = format!("{resource}/{}/", service.namespace());
+    let of_service =
+        snapshot.state.range(&prefix, None).take_while(|(key, _)| key.namespace() == service.namespace() && key.resource() == resource);
+    let with_value =
+        of_service.map(|(key, entry)| (key.clone(), entry.record.to_value("discovery.k8s.io/v1", "EndpointSlice", entry.revision)));
+    with_value
+        .filter(|(_, slice)| {
+            let label = |name: &str| slice["metadata"]["labels"][name].as_str().unwrap_or_default().to_string();
+            label(SERVICE_NAME) == service.name() && label("endpointslice.kubernetes.io/managed-by") == MANAGED_BY
+        })
+        .collect()
+}
+
+fn labels(service: &Stored<Service>) -> Value {
+    let mut labels = json!({SERVICE_NAME: service.key.name(), "endpointslice.kubernetes.io/managed-by": MANAGED_BY});
+    let own = service.object.metadata.labels.iter().flatten();
+    for (name, value) in own.filter(|(name, _)| name.as_str() != "service.kubernetes.io/headless") {
+        labels[name] = value.clone().into();
+    }
+    if service.object.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None") {
+        labels["service.kubernetes.io/headless"] = "".into();
+    }
+    labels
+}
+
+/// Ports and endpoints of each slice: Pods may give the same named port different numbers, and then share no slice.
+fn wanted(service: &Stored<Service>, backends: &[Backend<'_>]) -> Vec<(Value, Value)> {
+    let mut groups: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
+    for backend in backends {
+        let ports = Value::from(backend.ports.clone());
+        groups.entry(ports.to_string()).or_insert_with(|| (ports, Vec::new())).1.push(endpoint(service, backend));
+    }
+    if groups.is_empty() {
+        // A Service without Pods has one empty slice, as in Kubernetes.
+        return vec![(json!([]), json!([]))];
+    }
+    let slices = groups.into_values().flat_map(|(ports, endpoints)| {
+        let chunks: Vec<_> = endpoints.chunks(ENDPOINTS_MAX).map(|chunk| (ports.clone(), Value::from(chunk.to_vec()))).collect();
+        chunks
+    });
+    slices.collect()
+}
+
+fn endpoint(service: &Stored<Service>, backend: &Backend<'_>) -> Value {
+    let spec = backend.pod.object.spec.as_ref();
+    let mut endpoint = json!({
+        "addresses": [backend.address],
+        "conditions": {"ready": backend.ready, "serving": backend.serving, "terminating": backend.terminating},
+        "nodeName": spec.and_then(|s| s.node_name.clone()), "targetRef": target_reference(backend.pod),
+    });
+    let hostname = spec.and_then(|s| s.hostname.clone());
+    if let Some(hostname) = hostname.filter(|_| spec.and_then(|s| s.subdomain.as_deref()) == Some(service.key.name())) {
+        endpoint["hostname"] = hostname.into();
+    }
+    endpoint
+}
