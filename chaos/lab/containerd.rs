@@ -16,7 +16,7 @@ pub(crate) fn socket(directory: &Path) -> PathBuf {
 }
 
 /// Starts it where it does not run, with the image that holds Pods' namespaces.
-pub(crate) fn ensure(node: &Node, directory: &Path, program: &Path) -> Result<()> {
+pub(crate) fn ensure(node: &Node, directory: &Path, program: &Path, insecure_registries: &[String]) -> Result<()> {
     if process::running(directory, "containerd").is_some() && process::answers(&socket(directory)) {
         return Ok(());
     }
@@ -28,6 +28,11 @@ pub(crate) fn ensure(node: &Node, directory: &Path, program: &Path) -> Result<()
         let plugin = bin.join(name);
         let _ = std::fs::remove_file(&plugin);
         std::os::unix::fs::symlink(program, &plugin)?;
+    }
+    for registry in insecure_registries {
+        let place = directory.join("certs.d").join(registry);
+        std::fs::create_dir_all(&place)?;
+        std::fs::write(place.join("hosts.toml"), format!("[host.\"http://{registry}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"))?;
     }
     let config = directory.join("containerd.toml");
     std::fs::write(&config, toml(directory))?;
@@ -75,6 +80,8 @@ state = "{state}"
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "{bin}"
   conf_dir = "{conf}"
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "{certs}"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{opt}"
 "#,
@@ -84,6 +91,7 @@ state = "{state}"
         bin = at("cni-bin"),
         conf = at("cni"),
         opt = at("containerd/opt"),
+        certs = at("certs.d"),
     )
 }
 

@@ -26,12 +26,7 @@ pub struct Image<'a> {
 pub fn write(archive: &Path, image: &Image<'_>) -> Result<()> {
     let layer = layer(image)?;
     let diff_id = digest(&layer);
-    let config = json!({
-        "architecture": "amd64", "os": "linux",
-        "config": {"Entrypoint": image.entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
-    })
-    .to_string();
+    let config = configuration(image, &diff_id);
     let config_name = format!("{}.json", digest(config.as_bytes()));
     let layer_name = format!("{diff_id}/layer.tar");
     let manifest = json!([{"Config": config_name, "RepoTags": [image.name], "Layers": [layer_name]}]).to_string();
@@ -45,7 +40,18 @@ pub fn write(archive: &Path, image: &Image<'_>) -> Result<()> {
     Ok(())
 }
 
-fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
+/// The image's configuration, of one layer.
+pub fn configuration(image: &Image<'_>, diff_id: &str) -> String {
+    json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {"Entrypoint": image.entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
+    })
+    .to_string()
+}
+
+/// The image's one layer, as an archive.
+pub fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
     let mut out = Builder::new(Vec::new());
     let mut directories = std::collections::BTreeSet::from(["tmp".to_string(), "etc".into(), "var".into(), "run".into()]);
     let paths = image.files.iter().map(|f| f.path.as_str()).chain(image.links.iter().map(|(path, _)| *path));
@@ -56,7 +62,7 @@ fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Directory);
         header.set_mode(if directory == "tmp" { 0o1777 } else { 0o755 });
-        header.set_size(0);
+        owned_by_root(&mut header);
         out.append_data(&mut header, format!("{directory}/"), std::io::empty())?;
     }
     for file in image.files {
@@ -66,8 +72,8 @@ fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
     for (path, target) in image.links {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Symlink);
-        header.set_size(0);
         header.set_mode(0o777);
+        owned_by_root(&mut header);
         out.append_link(&mut header, path, target)?;
     }
     Ok(out.into_inner()?)
@@ -75,11 +81,20 @@ fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
 
 fn append<W: std::io::Write>(out: &mut Builder<W>, name: &str, content: &[u8], mode: u32) -> Result<()> {
     let mut header = Header::new_gnu();
+    owned_by_root(&mut header);
     header.set_size(content.len() as u64);
     header.set_mode(mode);
     Ok(out.append_data(&mut header, name, content)?)
 }
 
-fn digest(bytes: &[u8]) -> String {
+fn owned_by_root(header: &mut Header) {
+    header.set_size(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+}
+
+/// SHA-256 in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

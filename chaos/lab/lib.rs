@@ -40,6 +40,8 @@ pub struct Plan {
     pub runtime: Runtime,
     /// Registries that the nodes ask over plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Further arguments of each node's `skein up`.
+    pub arguments: Vec<String>,
 }
 
 /// Which container runtime the nodes have.
@@ -87,7 +89,7 @@ impl Default for Layout {
 
 impl Plan {
     pub fn new(nodes: usize) -> Self {
-        Self { nodes, regions: 1, runtime: Runtime::Skein, insecure_registries: Vec::new() }
+        Self { nodes, regions: 1, runtime: Runtime::Skein, insecure_registries: Vec::new(), arguments: Vec::new() }
     }
 }
 
@@ -246,7 +248,7 @@ impl Lab {
     fn start_node(&self, node: &Node, plan: &Plan) -> Result<()> {
         let directory = self.node_directory(node);
         if plan.runtime == Runtime::Containerd {
-            containerd::ensure(node, &directory, &self.layout.program)?;
+            containerd::ensure(node, &directory, &self.layout.program, &plan.insecure_registries)?;
         }
         if process::daemon(&directory).is_some() {
             return Ok(());
@@ -259,6 +261,7 @@ impl Lab {
         arguments.extend(plan.insecure_registries.iter().flat_map(|registry| ["--insecure-registry".into(), registry.clone()]));
         arguments.extend(["--cni-conf-dir".into(), directory.join("cni").display().to_string()]);
         arguments.extend(["--cgroup-root".into(), process::pods_cgroup(node)]);
+        arguments.extend(plan.arguments.iter().cloned());
         let region = (node.index - 1) % plan.regions.max(1) + 1;
         arguments.extend(["--node-labels".into(), format!("topology.kubernetes.io/region=region-{region}")]);
         if node.index > 1 && !directory.join("data/node.json").exists() {

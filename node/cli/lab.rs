@@ -81,7 +81,7 @@ pub(crate) fn run(verb: Verb) -> Result<i32> {
                 Engine::Skein => Runtime::Skein,
                 Engine::Containerd => Runtime::Containerd,
             };
-            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry })?;
+            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry, arguments: Vec::new() })?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }
         Verb::Down => lab.down()?,

@@ -48,6 +48,13 @@ fn print_table(status: &Value) {
         );
     }
     println!();
+    if let Some(failure) = status["failure"].as_str() {
+        println!(
+            "THE STORE OF NODE {} HAS STOPPED: {failure}\nIt starts again by itself once its disk takes writes.",
+            text(&status["answeredBy"])
+        );
+        return;
+    }
     match (status["quorum"] == true, status["leader"].as_str()) {
         (true, Some(leader)) => println!("{leader} leads in term {}, at revision {}", status["term"], status["revision"]),
         _ => println!(

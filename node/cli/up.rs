@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use skein_daemon::{Options, Runtime, Token};
+use skein_daemon::{Ended, LogLimits, Options, Runtime, Token};
+use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args)]
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Port for other nodes (UDP)
     #[arg(long, default_value_t = 6444)]
     peer_port: u16,
+    /// Port for DNS (UDP and TCP); Pods use the ClusterIP of kube-system/kube-dns
+    #[arg(long, default_value_t = 6453)]
+    dns_port: u16,
     /// Join the cluster of this token, made there by `skein token create`; without it a cluster is founded
     #[arg(long, value_name = "TOKEN")]
     join: Option<String>,
@@ -46,6 +50,12 @@ pub(crate) struct Arguments {
     /// The cgroup below which Pods get theirs
     #[arg(long, default_value = "/skein")]
     cgroup_root: String,
+    /// A container's log file that has grown over this is rotated
+    #[arg(long, default_value = "10Mi", value_parser = bytes)]
+    container_log_max_size: u64,
+    /// How many log files are kept of a container
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..))]
+    container_log_max_files: u16,
     /// Labels for the Node, as in a=b,c=d
     #[arg(long, value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
@@ -54,6 +64,12 @@ pub(crate) struct Arguments {
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
     Ok((key.into(), value.into()))
+}
+
+/// A quantity, as Kubernetes writes sizes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let quantity: Quantity = text.parse().map_err(|_| format!("{text:?} is not a quantity like 10Mi"))?;
+    u64::try_from(quantity.units()).ok().filter(|b| *b > 0).ok_or_else(|| format!("{text:?} is not a size"))
 }
 
 /// The one that was named, or Skein's own, as a process of this same program.
@@ -93,13 +109,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         address: arguments.address,
         api_port: arguments.api_port,
         peer_port: arguments.peer_port,
+        dns_port: arguments.dns_port,
         join,
         service_range: arguments.service_cluster_ip_range,
         runtime,
         labels: arguments.node_labels,
+        logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
     };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    threads.block_on(async {
+    let ended = threads.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {
@@ -108,6 +126,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        Ok(skein_daemon::run(options, stop).await?)
-    })
+        anyhow::Ok(skein_daemon::run(options, stop).await?)
+    })?;
+    if ended == Ended::Recoverable {
+        // The same process, from the beginning: whoever watches it sees no end.
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let why = std::os::unix::process::CommandExt::exec(std::process::Command::new(program).args(std::env::args_os().skip(1)));
+        return Err(why).context("cannot start again");
+    }
+    Ok(())
 }

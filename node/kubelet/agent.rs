@@ -2,29 +2,43 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use skein_cri::ContainerEventType;
 use skein_object::Key;
 use skein_store::{Handle as Store, View};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::cri::{self, Runtime};
 use crate::images::Pulls;
 use crate::worker::{Shared, Worker};
-use crate::{Options, node};
+use crate::{Options, node, rotation};
 
 /// Events taken from the history at once.
 const EVENTS_MAX: usize = 4096;
+
+/// Ends of containers that wait to be passed on; more wait in the runtime.
+const TELLS: usize = 256;
+
+/// After the runtime's events broke off, or were not to be had.
+const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 
 /// How often containers of Pods that are no more are looked for.
 const ORPHANS_INTERVAL: Duration = Duration::from_secs(30);
 
 struct Agent {
     shared: Arc<Shared>,
-    workers: BTreeMap<String, watch::Sender<Arc<Pod>>>,
+    workers: BTreeMap<String, Slot>,
     cursor: u64,
+}
+
+/// The agent's end of a worker.
+struct Slot {
+    pods: watch::Sender<Arc<Pod>>,
+    wake: Arc<Notify>,
 }
 
 pub(crate) async fn run(options: Options, store: Store) {
@@ -40,7 +54,17 @@ pub(crate) async fn run(options: Options, store: Store) {
         }
     };
     info!(runtime = %name, "the container runtime answers");
-    let shared = Arc::new(Shared { options, store: store.clone(), runtime, pulls: Pulls::default(), runtime_name: name });
+    let shared = Arc::new(Shared {
+        options,
+        store: store.clone(),
+        runtime,
+        pulls: Pulls::default(),
+        runtime_name: name,
+        told: AtomicBool::new(false),
+    });
+    tokio::spawn(rotation::run(Arc::clone(&shared)));
+    let (told, mut tells) = mpsc::channel(TELLS);
+    tokio::spawn(follow(Arc::clone(&shared), told));
     let mut agent = Agent { shared, workers: BTreeMap::new(), cursor: 0 };
     let mut changes = store.watch();
     let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
@@ -49,14 +73,46 @@ pub(crate) async fn run(options: Options, store: Store) {
         agent.observe();
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            uid = tells.recv() => agent.wake(uid.as_deref().unwrap_or_default()),
             _ = orphans.tick() => agent.remove_orphans().await,
         }
+    }
+}
+
+/// Hears from the runtime which Pods' containers have ended, and says so by uid; an empty one stands for all.
+async fn follow(shared: Arc<Shared>, told: mpsc::Sender<String>) {
+    loop {
+        if let Ok(mut events) = shared.runtime.events().await {
+            shared.told.store(true, Ordering::Relaxed);
+            // What happened before this stream began is found by looking.
+            let mut lost = told.send(String::new()).await.is_err();
+            while let Ok(Some(event)) = events.message().await {
+                if event.container_event_type() == ContainerEventType::ContainerStoppedEvent {
+                    let labels = event.pod_sandbox_status.map(|s| s.labels).unwrap_or_default();
+                    lost |= told.send(labels.get(cri::POD_UID).cloned().unwrap_or_default()).await.is_err();
+                }
+            }
+            if lost {
+                return;
+            }
+        }
+        shared.told.store(false, Ordering::Relaxed);
+        let _ = told.send(String::new()).await;
+        tokio::time::sleep(FOLLOW_RETRY).await;
     }
 }
 
 // === impl Agent ===
 
 impl Agent {
+    fn wake(&self, uid: &str) {
+        match self.workers.get(uid) {
+            Some(slot) => slot.wake.notify_one(),
+            None if uid.is_empty() => self.workers.values().for_each(|slot| slot.wake.notify_one()),
+            None => {}
+        }
+    }
+
     fn reload(&mut self, view: &View) {
         for (_, entry) in view.state.range("pods/", None) {
             if let Some(pod) = entry.record.typed::<Pod>(entry.revision) {
@@ -96,13 +152,14 @@ impl Agent {
         if node != self.shared.options.name || uid.is_empty() {
             return;
         }
-        self.workers.retain(|_, sender| !sender.is_closed());
+        self.workers.retain(|_, slot| !slot.pods.is_closed());
         match self.workers.get(&uid) {
-            Some(sender) => drop(sender.send_replace(Arc::new(pod))),
+            Some(slot) => drop(slot.pods.send_replace(Arc::new(pod))),
             None => {
-                let (sender, receiver) = watch::channel(Arc::new(pod));
-                tokio::spawn(Worker::new(Arc::clone(&self.shared), receiver).run());
-                self.workers.insert(uid, sender);
+                let (pods, receiver) = watch::channel(Arc::new(pod));
+                let wake = Arc::new(Notify::new());
+                tokio::spawn(Worker::new(Arc::clone(&self.shared), receiver, Arc::clone(&wake)).run());
+                self.workers.insert(uid, Slot { pods, wake });
             }
         }
     }
@@ -125,7 +182,7 @@ impl Agent {
         }
         for sandbox in sandboxes {
             let uid = sandbox.labels.get(cri::POD_UID).cloned().unwrap_or_default();
-            if uid.is_empty() || known.contains(&uid) || self.workers.get(&uid).is_some_and(|w| !w.is_closed()) {
+            if uid.is_empty() || known.contains(&uid) || self.workers.get(&uid).is_some_and(|slot| !slot.pods.is_closed()) {
                 continue;
             }
             info!(pod = ?sandbox.metadata.as_ref().map(|m| &m.name), "removing what is left of a Pod that is no more");

@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Container;
-use skein_cri::PodSandboxConfig;
+use skein_cri::{AuthConfig, PodSandboxConfig};
 
+use crate::Error;
 use crate::cri::Runtime;
 use crate::status::Waiting;
 
@@ -37,7 +38,14 @@ pub(crate) enum Outcome {
 // === impl Pulls ===
 
 impl Pulls {
-    pub(crate) async fn ensure(&self, runtime: &Runtime, container: &Container, sandbox: PodSandboxConfig) -> Outcome {
+    /// `credentials` are tried in turn; without any the registry is asked anonymously.
+    pub(crate) async fn ensure(
+        &self,
+        runtime: &Runtime,
+        container: &Container,
+        credentials: Vec<AuthConfig>,
+        sandbox: PodSandboxConfig,
+    ) -> Outcome {
         let image = container.image.clone().unwrap_or_default();
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let waiting = |reason: &str, message: String| Outcome::Waiting(Waiting { reason: reason.into(), message });
@@ -56,7 +64,7 @@ impl Pulls {
             return waiting("ImagePullBackOff", format!("Back-off pulling image {image:?}: {}", failure.message));
         }
         let begin = Instant::now();
-        match runtime.pull(&image, sandbox).await {
+        match pull(runtime, &image, credentials, sandbox).await {
             Ok(reference) => {
                 self.lock().remove(&image);
                 Outcome::Pulled { reference, took: begin.elapsed() }
@@ -78,4 +86,19 @@ impl Pulls {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Failure>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn pull(runtime: &Runtime, image: &str, credentials: Vec<AuthConfig>, sandbox: PodSandboxConfig) -> Result<String, Error> {
+    let mut ways: Vec<Option<AuthConfig>> = credentials.into_iter().map(Some).collect();
+    if ways.is_empty() {
+        ways.push(None);
+    }
+    let mut last = Error::Runtime("no way to pull".into());
+    for auth in ways {
+        match runtime.pull(image, auth, sandbox.clone()).await {
+            Ok(reference) => return Ok(reference),
+            Err(why) => last = why,
+        }
+    }
+    Err(last)
 }

@@ -12,15 +12,19 @@
 
 mod agent;
 mod cri;
+mod dns;
 mod env;
 mod images;
 mod logs;
 mod node;
 mod pod;
 mod probes;
+mod pull_secrets;
 mod resources;
+mod rotation;
 mod server;
 mod status;
+mod stream;
 mod volumes;
 mod worker;
 mod write;
@@ -42,11 +46,23 @@ pub struct Options {
     pub cni_directory: PathBuf,
     pub cgroup_root: String,
     pub labels: Vec<(String, String)>,
+    pub logs: LogLimits,
+    /// The address at which Pods find the cluster's DNS.
+    pub cluster_dns: String,
+}
+
+/// How much of a container's output is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// A file that has grown over this is put aside.
+    pub bytes_max: u64,
+    /// How many files there are for a container, the one being written included.
+    pub files_max: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("container runtime: {0}")]
+    #[error("{0}")]
     Runtime(String),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },

@@ -1,5 +1,6 @@
 //! Container logs, in CRI format: `TIME STREAM F|P TEXT`, a `P` line being continued by the next.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use futures::Stream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::AsyncReadExt;
 
 /// What a reader asks for: `PodLogOptions`.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +68,8 @@ pub(crate) fn format(lines: &[&str], query: &Query) -> Vec<u8> {
 struct Reader {
     path: PathBuf,
     query: Query,
-    position: u64,
+    /// The open file and its inode: it is read to its end, also after it was rotated away.
+    file: Option<(tokio::fs::File, u64)>,
     rest: Vec<u8>,
     sent: usize,
     first: bool,
@@ -82,7 +84,7 @@ pub(crate) fn read(
     query: Query,
     alive: Box<dyn Fn() -> futures::future::BoxFuture<'static, bool> + Send + Sync>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
-    let reader = Reader { path, query, position: 0, rest: Vec::new(), sent: 0, first: true, ended: false, alive };
+    let reader = Reader { path, query, file: None, rest: Vec::new(), sent: 0, first: true, ended: false, alive };
     futures::stream::unfold(reader, |mut reader| async move {
         match reader.next().await {
             Ok(Some(bytes)) => Some((Ok(bytes), reader)),
@@ -121,18 +123,29 @@ impl Reader {
 
     /// Reads what is new in the file, as far as it has whole lines.
     async fn fill(&mut self) -> std::io::Result<Vec<u8>> {
-        let mut file = match tokio::fs::File::open(&self.path).await {
-            Ok(file) => file,
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(why) => return Err(why),
-        };
-        // A file that has become shorter was rotated.
-        if file.metadata().await?.len() < self.position {
-            self.position = 0;
+        loop {
+            let (mut file, inode) = match self.file.take() {
+                Some(open) => open,
+                None => match tokio::fs::File::open(&self.path).await {
+                    Ok(file) => {
+                        let inode = file.metadata().await?.ino();
+                        (file, inode)
+                    }
+                    Err(why) if why.kind() == std::io::ErrorKind::NotFound => break,
+                    Err(why) => return Err(why),
+                },
+            };
+            // Seen before reading: what the old file got until then is read below.
+            let current = tokio::fs::metadata(&self.path).await.map(|m| m.ino()).ok();
+            let read = file.read_to_end(&mut self.rest).await?;
+            let rotated = current.is_some_and(|current| current != inode);
+            if !rotated || read > 0 {
+                self.file = Some((file, inode));
+            }
+            if !rotated {
+                break;
+            }
         }
-        file.seek(std::io::SeekFrom::Start(self.position)).await?;
-        let read = file.read_to_end(&mut self.rest).await?;
-        self.position += read as u64;
         let end = self.rest.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         let whole: Vec<u8> = self.rest.drain(..end).collect();
         let text = String::from_utf8_lossy(&whole);

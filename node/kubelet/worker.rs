@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use skein_cri as v1;
 use skein_object::Key;
 use skein_store::Handle as Store;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -21,10 +22,12 @@ use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
 use crate::probes::{self, Kind, Probing, Verdict};
 use crate::status::{self, Waiting};
 use crate::write::{Note, Wish, pod_writer, tell};
-use crate::{Error, Options, logs, pod, resources, volumes};
+use crate::{Error, Options, dns, logs, pod, pull_secrets, resources, volumes};
 
-/// How often the runtime is asked while nothing happens: a container's end is seen this late at most.
+/// How often the runtime is asked while nothing happens. Where it does not tell what happens, a container's end is
+/// seen this late at most.
 const RELIST_INTERVAL: Duration = Duration::from_millis(500);
+const RELIST_INTERVAL_TOLD: Duration = Duration::from_secs(10);
 /// After a container could not be started.
 const START_RETRY: Duration = Duration::from_secs(10);
 /// How often ConfigMap and Secret volumes are brought up to date.
@@ -38,11 +41,14 @@ pub(crate) struct Shared {
     pub(crate) runtime: Runtime,
     pub(crate) pulls: Pulls,
     pub(crate) runtime_name: String,
+    /// Whether the runtime tells what happens to containers.
+    pub(crate) told: AtomicBool,
 }
 
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     pods: watch::Receiver<Arc<Pod>>,
+    wake: Arc<Notify>,
     key: Key,
     uid: String,
     wishes: watch::Sender<Wish>,
@@ -62,7 +68,7 @@ pub(crate) struct Worker {
 // === impl Worker ===
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, pods: watch::Receiver<Arc<Pod>>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, pods: watch::Receiver<Arc<Pod>>, wake: Arc<Notify>) -> Self {
         let pod = pods.borrow().clone();
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let key = Key::new("pods", &text(&pod.metadata.namespace), &text(&pod.metadata.name));
@@ -73,6 +79,7 @@ impl Worker {
         Self {
             shared,
             pods,
+            wake,
             key,
             uid,
             wishes,
@@ -103,6 +110,7 @@ impl Worker {
             };
             tokio::select! {
                 changed = self.pods.changed() => if changed.is_err() { return },
+                () = self.wake.notified() => {}
                 verdict = self.verdicts.recv() => if let Some(verdict) = verdict { self.judge(verdict) },
                 () = tokio::time::sleep(wait) => {}
             }
@@ -128,8 +136,11 @@ impl Worker {
             return Ok(Pass::Again);
         }
         self.refresh_volumes(pod, &observed);
-        let again = decided.again_ms.map_or(RELIST_INTERVAL, |ms| Duration::from_millis(ms + 5));
-        Ok(Pass::Wait(again.min(RELIST_INTERVAL)))
+        let relist = if self.shared.told.load(Ordering::Relaxed) { RELIST_INTERVAL_TOLD } else { RELIST_INTERVAL };
+        let now = Instant::now();
+        let retry = self.retry_at.values().filter(|at| **at > now).map(|at| *at - now).min();
+        let again = decided.again_ms.map(|ms| Duration::from_millis(ms + 5));
+        Ok(Pass::Wait(again.into_iter().chain(retry).fold(relist, Duration::min)))
     }
 
     async fn observe(&mut self) -> Result<Observation, Error> {
@@ -299,7 +310,8 @@ impl Worker {
         let name = &container.name;
         let sandbox_config = self.sandbox_config(pod, sandbox.attempt);
         // Boxed: every Pod has a worker, and few of them pull at a time.
-        let ensured = Box::pin(self.shared.pulls.ensure(&self.shared.runtime, container, sandbox_config.clone())).await;
+        let credentials = pull_secrets::credentials(&self.shared.store.local().state, pod, container.image.as_deref().unwrap_or_default());
+        let ensured = Box::pin(self.shared.pulls.ensure(&self.shared.runtime, container, credentials, sandbox_config.clone())).await;
         let image = match ensured {
             Outcome::Present(reference) => {
                 let message = format!("Container image {:?} already present on machine", container.image.as_deref().unwrap_or_default());
@@ -420,6 +432,7 @@ impl Worker {
             hostname: hostname(pod),
             log_directory: logs::directory(&self.shared.options.directory, pod).display().to_string(),
             labels: labels(pod),
+            dns_config: Some(dns::config(pod, &self.shared.options.cluster_dns, &dns::Resolver::of_node())),
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: parent,
                 security_context: Some(v1::LinuxSandboxSecurityContext {
