@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 use skein_lab::image::{File, Image};
-use skein_lab::{Lab, Layout, Plan};
+use skein_lab::{Lab, Layout, Plan, Runtime};
 
 const IMAGE: &str = "skein.bench/busybox:1";
 
@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(long, default_value_t = 20)]
     pods: usize,
     /// How often the leader is killed
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
 }
 
@@ -54,12 +54,20 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         row(&format!("ConfigMaps of 1 KiB created, {clients} clients"), Some(load.per_second), load.latencies);
     }
     let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
-    row("Pod created -> Running (containerd)", None, started);
+    row("Pod created -> Running, Skein's runtime", None, started);
+    let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
     let gaps = runtime.block_on(measure::leader_losses(lab, &credentials, arguments.rounds))?;
     row("leader killed -> next write", None, gaps);
-    let replaced = runtime.block_on(measure::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(3)))?;
+    let replaced = runtime.block_on(measure::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
     row("node killed -> its Pod Running elsewhere", None, replaced);
     println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
+    println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
+    lab.down()?;
+    lab.up(&Plan { runtime: Runtime::Containerd, ..Plan::new(3) })?;
+    load_image(lab)?;
+    let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
+    let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
+    row("Pod created -> Running, containerd and runc", None, started);
     Ok(())
 }
 

@@ -110,6 +110,31 @@ pub(crate) async fn node_losses(lab: &Lab, credentials: &Credentials, image: &st
     Ok(times)
 }
 
+/// What a Pod's monitor holds for itself alone, in KiB: the mean over so many Pods.
+pub(crate) async fn monitor_memory(credentials: &Credentials, image: &str, pods: usize) -> Result<f64> {
+    let mut client = credentials.client(1);
+    for number in 0..pods {
+        create_pod(&mut client, &format!("memory-{number}"), image).await?;
+    }
+    for number in 0..pods {
+        wait_running(&mut client, &format!("memory-{number}")).await?;
+    }
+    let processes = std::fs::read_dir("/proc")?.flatten().map(|e| e.path());
+    let monitors: Vec<_> =
+        processes.filter(|p| std::fs::read_to_string(p.join("comm")).is_ok_and(|c| c.trim() == "skein-monitor")).collect();
+    ensure!(!monitors.is_empty(), "no monitor runs");
+    let private = |path: &std::path::PathBuf| -> u64 {
+        let rollup = std::fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
+        let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
+        lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+    };
+    let total: u64 = monitors.iter().map(private).sum();
+    for number in 0..pods {
+        client.send("DELETE", &format!("{PODS}/memory-{number}?gracePeriodSeconds=0"), "").await?;
+    }
+    Ok(total as f64 / monitors.len() as f64)
+}
+
 /// Resident memory and CPU of the daemons while nothing happens.
 pub(crate) fn idle(lab: &Lab, duration: Duration) -> Result<Idle> {
     let status = lab.status()?;

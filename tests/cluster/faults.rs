@@ -209,3 +209,89 @@ fn a_survivor_of_three_says_so_and_recovers() {
     cluster
         .until("the cluster recovers", || (cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"b"}}"#)).0 == 201).then_some(()));
 }
+
+#[test]
+fn ten_seconds_of_standstill_lose_no_write_and_no_pod() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply("node-1", &sleepers(6));
+    cluster.until("six run", || (running(&cluster, "node-1").len() == 6).then_some(()));
+    let leader = cluster.leader("node-1");
+    let survivor = (1..=3).find(|n| *n != index_of(&leader)).expect("another node");
+    let other = format!("node-{survivor}");
+    let mut acknowledged = Vec::new();
+    cluster.lab.pause(&leader, Scope::Machine).expect("a node can be paused");
+    let begin = Instant::now();
+    for sequence in 0.. {
+        let name = format!("p{sequence}");
+        if cluster.request(survivor, "POST", MAPS, Some(&json!({"metadata": {"name": name}}).to_string())).0 == 201 {
+            acknowledged.push(name);
+        }
+        if begin.elapsed() > Duration::from_secs(10) {
+            break;
+        }
+    }
+    assert!(acknowledged.len() > 20, "writes went on: {}", acknowledged.len());
+    assert_ne!(cluster.leader(&other), leader);
+    cluster.lab.resume(&leader, Scope::Machine).expect("a node can be resumed");
+    // The one that stood still learns what it missed, and its Pods, replaced meanwhile, go.
+    let stale = format!("{MAPS}?resourceVersion=0");
+    cluster.until("it has caught up", || {
+        let (_, list) = cluster.request(index_of(&leader), "GET", &stale, None);
+        let names: Vec<&str> = list["items"].as_array()?.iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
+        acknowledged.iter().all(|name| names.contains(&name.as_str())).then_some(())
+    });
+    cluster.until("exactly six run", || {
+        let pods = cluster.kubectl_json(&other, &["get", "pods"]);
+        let phases: Vec<&str> = pods["items"].as_array()?.iter().filter_map(|p| p["status"]["phase"].as_str()).collect();
+        (phases.len() == 6 && phases.iter().all(|p| *p == "Running")).then_some(())
+    });
+    cluster.until("exactly six containers are left", || {
+        let sleeping = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+        (sleeping.filter(|line| line == b"sleep\x00100000\x00").count() == 6).then_some(())
+    });
+}
+
+#[test]
+fn a_full_disk_stops_one_nodes_store_and_nothing_else() {
+    let data = "/var/lib/skein-lab/nodes/node-3/data";
+    // A disk of its own for one node, small enough to fill.
+    let cluster = Cluster::build_after(&skein_lab::Plan::new(3), || {
+        std::fs::create_dir_all(data).expect("a directory can be made");
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=400m", "none", data]).status();
+        assert!(mounted.is_ok_and(|s| s.success()), "tmpfs can be mounted");
+    });
+    cluster.load_busybox();
+    cluster.apply("node-1", &sleepers(3));
+    cluster.until("three run", || (running(&cluster, "node-1").len() == 3).then_some(()));
+    let before = running(&cluster, "node-1");
+    let daemon = || std::fs::read_to_string("/var/lib/skein-lab/nodes/node-3/daemon.pid").map(|t| t.trim().to_string()).unwrap_or_default();
+    let pid = daemon();
+    let filler = format!("{data}/filler");
+    let filled = std::process::Command::new("dd").args(["if=/dev/zero", &format!("of={filler}"), "bs=1M"]).output().expect("dd runs");
+    assert!(!filled.status.success(), "the disk is full");
+    // Writes through the others go on; what node 3 cannot keep it does not acknowledge.
+    let value = "x".repeat(100_000);
+    let mut written = 0;
+    let failed = cluster.until("node 3's store says that it has stopped", || {
+        let body = json!({"metadata": {"generateName": "fill-"}, "data": {"v": value}}).to_string();
+        written += usize::from(cluster.request(1, "POST", MAPS, Some(&body)).0 == 201);
+        cluster.status("node-3")["failure"].as_str().map(String::from)
+    });
+    assert!(written > 0 && failed.to_lowercase().contains("no space"), "{written} written, {failed}");
+    let (code, status) = cluster.request(3, "POST", MAPS, Some(r#"{"metadata": {"name": "refused"}}"#));
+    assert!(
+        code >= 500 && status["kind"] == "Status" && status["message"].as_str().is_some_and(|m| m.contains("use another node")),
+        "{code} {status}"
+    );
+    assert_eq!(cluster.request(3, "GET", &format!("{MAPS}?resourceVersion=0"), None).0, 200, "its replica can still be read");
+    assert_eq!(cluster.request(1, "POST", MAPS, Some(r#"{"metadata": {"name": "taken"}}"#)).0, 201);
+    // Room again: the store comes back by itself, in the same process, with all that was written meanwhile.
+    std::fs::remove_file(&filler).expect("the filler can be removed");
+    cluster.until("node 3 has what was written without it", || {
+        (cluster.request(3, "GET", &format!("{MAPS}/taken"), None).0 == 200).then_some(())
+    });
+    assert_eq!(daemon(), pid, "the daemon has not died");
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(running(&cluster, "node-1"), before, "no container was touched");
+}

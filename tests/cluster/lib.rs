@@ -3,6 +3,8 @@
 //! The laboratory has one place on a machine, so tests take turns (`--test-threads=1`), and each cleans up, also when
 //! it fails.
 
+pub mod registry;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use skein_lab::image::{File, Image};
-use skein_lab::{Lab, Layout, Plan};
+use skein_lab::{Lab, Layout, Plan, Runtime};
 
 /// The image that most tests run: Debian's static busybox under the names of its applets.
 pub const BUSYBOX: &str = "skein.test/busybox:1";
@@ -46,26 +48,53 @@ impl Cluster {
     }
 
     pub fn with_nodes(count: usize) -> Self {
+        Self::build(&Plan::new(count))
+    }
+
+    /// Three nodes with this runtime; they ask these registries over plain HTTP.
+    pub fn with_runtime(runtime: Runtime, registries: &[String]) -> Self {
+        Self::build(&Plan { runtime, insecure_registries: registries.to_vec(), ..Plan::new(3) })
+    }
+
+    pub fn build(plan: &Plan) -> Self {
+        Self::build_after(plan, || {})
+    }
+
+    /// `prepare` runs when what was there before is gone and nothing is there yet.
+    pub fn build_after(plan: &Plan, prepare: impl FnOnce()) -> Self {
         let lab = Lab::open(Layout { program: program(), ..Layout::default() }).expect("tests of clusters run as root");
         lab.down().expect("what an earlier test left can be removed");
         let directory = std::env::temp_dir().join(format!("skein-test-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let kubectl = std::env::var_os("KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from);
         let cluster = Self { lab, kubectl, directory };
-        cluster.lab.up(&Plan::new(count)).expect("the cluster comes up");
+        prepare();
+        cluster.lab.up(plan).expect("the cluster comes up");
         cluster
     }
 
     /// Loads the busybox image onto every node.
     pub fn load_busybox(&self) {
-        let files = [File { source: "/bin/busybox".into(), path: "bin/busybox".into() }];
-        let applets = ["sh", "httpd", "sleep", "cat", "wget", "echo", "date", "kill", "touch", "ls", "id"];
-        let links: Vec<(String, &str)> = applets.iter().map(|a| (format!("bin/{a}"), "busybox")).collect();
-        let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
+        self.lab.load(&self.busybox_archive()).expect("the image can be loaded");
+    }
+
+    pub fn busybox_archive(&self) -> PathBuf {
         let archive = self.directory.join("busybox.tar");
-        let image = Image { name: BUSYBOX, entrypoint: &["/bin/sh"], files: &files, links: &links };
-        skein_lab::image::write(&archive, &image).expect("the image can be written");
-        self.lab.load(&archive).expect("the image can be loaded");
+        busybox(|image| skein_lab::image::write(&archive, image)).expect("the image can be written");
+        archive
+    }
+
+    /// Processes of a node whose command line holds all of these words.
+    pub fn processes(node: &str, words: &[&str]) -> Vec<i32> {
+        let place = format!("/var/lib/skein-lab/nodes/{node}/");
+        let entries = std::fs::read_dir("/proc").expect("there is /proc").flatten();
+        let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(&place) && words.iter().all(|word| line.contains(word))
+        })
+        .collect()
     }
 
     pub fn directory(&self) -> &Path {
@@ -92,6 +121,35 @@ impl Cluster {
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
+    }
+
+    /// kubectl with something to read; its standard output, whether it fails or not.
+    pub fn kubectl_with_input(&self, node: &str, arguments: &[&str], input: &str) -> String {
+        let kubeconfig = self.lab.kubeconfig(None).expect("the laboratory has a kubeconfig");
+        let mut child = Command::new(&self.kubectl)
+            .env("KUBECONFIG", kubeconfig)
+            .env("HOME", &self.directory)
+            .args(["--context", node, "--request-timeout=20s"])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("kubectl can be run");
+        let mut stdin = child.stdin.take().expect("its input is a pipe");
+        let input = input.to_string();
+        let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, input.as_bytes()));
+        let ended = Instant::now() + Duration::from_secs(5);
+        if arguments.first() == Some(&"attach") {
+            // It looks on until it is told to stop.
+            while Instant::now() < ended && child.try_wait().is_ok_and(|s| s.is_none()) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let _ = child.kill();
+        }
+        let output = child.wait_with_output().expect("kubectl ends");
+        let _ = writer.join();
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     pub fn kubectl(&self, node: &str, arguments: &[&str]) -> String {
@@ -190,6 +248,31 @@ impl Cluster {
             eprintln!("--- node-{node}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
     }
+}
+
+/// Debian's static busybox as an image.
+pub fn busybox<T>(use_it: impl FnOnce(&Image<'_>) -> T) -> T {
+    let files = [File { source: "/bin/busybox".into(), path: "bin/busybox".into() }];
+    let applets = [
+        "sh", "httpd", "sleep", "cat", "wget", "echo", "date", "kill", "touch", "ls", "id", "grep", "head", "hostname", "mkdir", "mknod",
+        "mount", "nc", "nslookup", "ps", "seq", "stat", "tail", "test", "tr", "true", "wc", "yes",
+    ];
+    let links: Vec<(String, &str)> = applets.iter().map(|a| (format!("bin/{a}"), "busybox")).collect();
+    let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
+    use_it(&Image { name: BUSYBOX, entrypoint: &["/bin/sh"], files: &files, links: &links })
+}
+
+/// Makes a test of each function, on Skein's own runtime and on containerd: the same names, the same number.
+#[macro_export]
+macro_rules! on_both_runtimes {
+    ($($name:ident),* $(,)?) => {
+        mod skein {
+            $(#[test] fn $name() { super::$name(skein_lab::Runtime::Skein) })*
+        }
+        mod containerd {
+            $(#[test] fn $name() { super::$name(skein_lab::Runtime::Containerd) })*
+        }
+    };
 }
 
 /// Polls a predicate until a deadline.

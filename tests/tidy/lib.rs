@@ -15,6 +15,9 @@ mod tests {
         &["skein-object", "skein-command", "skein-peer", "skein-state", "skein-place", "skein-protobuf", "skein-reconcile"];
     const IMPURE: &[&str] = &["tokio", "quinn", "rocksdb", "openraft", "hyper", "nix", "rand"];
 
+    /// Forks without exec, which only a process with one thread may do.
+    const SINGLE_THREADED: &[&str] = &["skein-monitor"];
+
     fn root() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
     }
@@ -50,6 +53,14 @@ mod tests {
             let named = package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && IMPURE.contains(&d.name.as_str()));
             let names: Vec<&str> = named.map(|d| d.name.as_str()).collect();
             assert!(names.is_empty(), "{} is pure and names {names:?}", package.name);
+        }
+    }
+
+    #[test]
+    fn what_forks_cannot_start_threads_of_a_runtime() {
+        let metadata = MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().expect("cargo metadata");
+        for package in metadata.packages.iter().filter(|p| SINGLE_THREADED.contains(&p.name.as_str())) {
+            assert!(package.dependencies.iter().all(|d| d.name != "tokio"), "{} forks and names tokio", package.name);
         }
     }
 

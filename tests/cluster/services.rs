@@ -1,0 +1,167 @@
+//! Services from Pods, from nodes and from outside, and their names.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use skein_cluster_tests::{BUSYBOX, Cluster, until};
+use skein_lab::{Runtime, Scope};
+
+skein_cluster_tests::on_both_runtimes!(services_balance_refuse_and_follow_their_pods, names_are_those_of_the_specification);
+
+fn web() -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 3
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: c
+        image: {BUSYBOX}
+        command: [sh, -c, "mkdir /www; hostname > /www/index.html; exec httpd -f -v -p 8080 -h /www"]
+        ports: [{{name: http, containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /, port: http}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{type: NodePort, selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: http, nodePort: 30080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: head}}
+spec: {{clusterIP: None, selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: http}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: nobody}}
+spec: {{selector: {{app: nobody}}, ports: [{{port: 80}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: alias}}
+spec: {{type: ExternalName, externalName: web.default.svc.cluster.local}}
+"#
+    )
+}
+
+struct Web {
+    cluster: Cluster,
+    pods: Vec<String>,
+}
+
+fn start(runtime: Runtime) -> Web {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    cluster.apply("node-2", &web());
+    cluster.kubectl("node-3", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let names = cluster.kubectl("node-1", &["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"]);
+    Web { cluster, pods: names.split_whitespace().map(String::from).collect() }
+}
+
+// === impl Web ===
+
+impl Web {
+    fn address(&self, service: &str) -> String {
+        self.cluster.kubectl("node-1", &["get", "service", service, "-o", "jsonpath={.spec.clusterIP}"])
+    }
+
+    /// Who answers a node's request.
+    fn asked_by_node(&self, node: &str, url: &str) -> Option<String> {
+        let out = std::process::Command::new("ip")
+            .args(["netns", "exec", &format!("skein-{node}"), "curl", "-sS", "--fail", "--max-time", "3", url])
+            .output()
+            .expect("curl runs");
+        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
+    }
+
+    /// A command in a Pod: what it said, whether it failed or not.
+    fn in_pod(&self, pod: &str, command: &[&str]) -> String {
+        let arguments = [&["exec", pod, "--"], command].concat();
+        self.cluster.try_kubectl("node-1", &arguments).unwrap_or_else(|why| why)
+    }
+}
+
+fn services_balance_refuse_and_follow_their_pods(runtime: Runtime) {
+    let web = start(runtime);
+    let all: BTreeSet<String> = web.pods.iter().cloned().collect();
+    let url = format!("http://{}/", web.address("web"));
+    // The rules reach a node soon after the endpoints; then every node and every Pod reaches every endpoint.
+    for node in ["node-1", "node-2", "node-3"] {
+        web.cluster.until(&format!("{node} has the rules"), || web.asked_by_node(node, &url));
+        let answered: BTreeSet<String> = (0..40).filter_map(|_| web.asked_by_node(node, &url)).collect();
+        assert_eq!(answered, all, "from {node}");
+    }
+    for pod in &web.pods {
+        let answered: BTreeSet<String> = (0..12).map(|_| web.in_pod(pod, &["wget", "-qO-", &url]).trim().to_string()).collect();
+        assert!(answered.is_subset(&all) && answered.len() > 1, "{answered:?}");
+    }
+    // From outside by any node's address and the node port.
+    for node in 1..=3 {
+        let out = std::process::Command::new("curl")
+            .args(["-sS", "--fail", "--max-time", "3", &format!("http://{}:30080/", Cluster::address(node))])
+            .output()
+            .expect("curl runs");
+        assert!(all.contains(String::from_utf8_lossy(&out.stdout).trim()), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+    // Where nobody serves, the client hears it at once.
+    let refused = web.in_pod(&web.pods[0], &["wget", "-qO-", &format!("http://{}/", web.address("nobody"))]);
+    assert!(refused.contains("refused"), "{refused}");
+    // The API itself, from a Pod.
+    let api = web.in_pod(&web.pods[0], &["sh", "-c", "nc -w 3 10.96.0.1 443 < /dev/null && echo reached"]);
+    assert!(api.contains("reached"), "{api}");
+    // A lost node's endpoints leave every other node's rules.
+    let endpoints = web.cluster.kubectl("node-1", &["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "json"]);
+    assert!(endpoints.contains("\"serving\": true"), "{endpoints}");
+    let leader = web.cluster.leader("node-1");
+    let lost = ["node-1", "node-2", "node-3"].into_iter().find(|n| *n != leader && *n != "node-1").unwrap_or("node-3");
+    let asked = if lost == "node-2" { "node-3" } else { "node-2" };
+    web.cluster.lab.kill(lost, Scope::Machine).expect("a node can be killed");
+    until("the lost node's Pods are replaced and only live ones answer", Duration::from_secs(40), || {
+        let mut answers = (0..12).map(|_| web.asked_by_node(asked, &url));
+        answers.all(|answer| answer.is_some()).then_some(())
+    });
+}
+
+fn names_are_those_of_the_specification(runtime: Runtime) {
+    let web = start(runtime);
+    let pod = &web.pods[0];
+    let conf = web.in_pod(pod, &["cat", "/etc/resolv.conf"]);
+    assert!(
+        conf.contains("nameserver 10.96.0.10") && conf.contains("search default.svc.cluster.local svc.cluster.local cluster.local"),
+        "{conf}"
+    );
+    assert!(conf.contains("ndots:5"), "{conf}");
+    // busybox tries every name of the search path, and fails when one of them is not there.
+    let look_up = |name: &str| web.in_pod(pod, &["sh", "-c", &format!("nslookup {name} 2>&1; true")]);
+    let address = web.address("web");
+    web.cluster.until("the node's DNS knows the Service", || look_up("web.default.svc.cluster.local").contains(&address).then_some(()));
+    assert!(look_up("web").contains(&address), "by the search path");
+    let head = look_up("head.default.svc.cluster.local");
+    let pods = web.cluster.kubectl("node-1", &["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.podIP}"]);
+    assert!(pods.split_whitespace().all(|ip| head.contains(ip)), "{head}");
+    let alias = look_up("alias.default.svc.cluster.local");
+    assert!(alias.contains("canonical name") && alias.contains(&address), "{alias}");
+    assert!(look_up("kubernetes.default.svc.cluster.local").contains("10.96.0.1"));
+    assert!(look_up("absent.default.svc.cluster.local").contains("NXDOMAIN"));
+    let reverse = web.in_pod(pod, &["nslookup", &address]);
+    assert!(reverse.contains("web.default.svc.cluster.local"), "{reverse}");
+    assert!(web.pods.contains(&web.in_pod(pod, &["wget", "-qO-", "http://web/"]).trim().to_string()));
+    // Names are answered where the Pod runs, also by a node that is cut off from all others.
+    let node = web.cluster.kubectl("node-1", &["get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"]);
+    let others: Vec<&str> = ["node-1", "node-2", "node-3"].into_iter().filter(|n| *n != node).collect();
+    web.cluster.lab.partition(&format!("{node}/{}", others.join(","))).expect("the network can be cut");
+    let out = std::process::Command::new("ip")
+        .args(["netns", "exec", &format!("skein-{node}"), "busybox", "nslookup", "web.default.svc.cluster.local", "10.96.0.10"])
+        .output()
+        .expect("busybox runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    web.cluster.lab.heal().expect("the network can be healed");
+    assert!(text.contains(&address), "{text}");
+}
