@@ -109,3 +109,13 @@ pub(crate) fn conform(value: &mut Value, resource: &Resource, validation: FieldV
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_resource_can_be_sent_as_protobuf() {
+        let served = skein_object::registry::all().iter();
+        let unknown: Vec<&str> = served.filter(|r| !skein_protobuf::knows(&r.api_version(), r.kind)).map(|r| r.kind).collect();
+        assert!(unknown.is_empty(), "their messages are missing in proto/protobuf/schema: {unknown:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Defaulting: what Kubernetes writes into an object where the client said nothing (`pkg/apis/*/v1/defaults.go`).
 
+pub mod batch;
 pub mod pod;
 pub mod service;
 pub mod workload;

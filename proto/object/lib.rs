@@ -11,6 +11,7 @@
 //! Vocabulary: a [`Key`] names one object in the cluster; a [`Record`] is how the object rests; the [`registry`] is
 //! the one table that describes every built-in resource; a [`Status`] is Kubernetes' answer when something is wrong.
 
+pub mod cron;
 pub mod defaults;
 pub mod deletion;
 pub mod field;

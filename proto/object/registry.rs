@@ -2,6 +2,7 @@
 //! are derived from it; adding a resource is adding an entry.
 
 mod apps;
+mod batch;
 mod core;
 mod other;
 
@@ -119,7 +120,7 @@ impl Resource {
 /// Every built-in resource, in the order of discovery.
 pub fn all() -> &'static [Resource] {
     static ALL: OnceLock<Vec<Resource>> = OnceLock::new();
-    ALL.get_or_init(|| core::resources().into_iter().chain(apps::resources()).chain(other::resources()).collect())
+    ALL.get_or_init(|| core::resources().into_iter().chain(apps::resources()).chain(batch::resources()).chain(other::resources()).collect())
 }
 
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {

@@ -1,6 +1,7 @@
 //! Tables: how a list is printed by the server (`pkg/printers`), and ages as kubectl shows them.
 
 pub mod apps;
+pub mod batch;
 pub mod core;
 
 use jiff::Timestamp;

@@ -1,5 +1,6 @@
 //! Validation, kind by kind, in Kubernetes' words (`pkg/apis/*/validation`). It runs on defaulted objects.
 
+pub mod batch;
 pub mod config;
 pub mod pod;
 pub mod service;

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-const GROUPS: &[&str] = &["apps", "authorization", "autoscaling", "coordination", "core", "discovery", "policy"];
+const GROUPS: &[&str] = &["apps", "authorization", "autoscaling", "batch", "coordination", "core", "discovery", "policy"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=schema");

@@ -97,6 +97,11 @@ pub fn to_json(body: &[u8]) -> Result<Value, Malformed> {
     Ok(object)
 }
 
+/// Whether objects of this kind can be read: every resource that is served must be.
+pub fn knows(api_version: &str, kind: &str) -> bool {
+    pool().get_message_by_name(&message_name(api_version, kind)).is_some()
+}
+
 fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     POOL.get_or_init(|| DescriptorPool::decode(DESCRIPTORS).expect("the descriptors were compiled with this crate"))

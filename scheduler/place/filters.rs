@@ -21,3 +21,8 @@ pub(crate) fn check(node: &NodeInfo, pod: &Pod) -> Result<(), String> {
     ports::check(node, pod)?;
     resources::check(node, pod)
 }
+
+/// What does not depend on what else runs on the node.
+pub(crate) fn belongs(node: &NodeInfo, pod: &Pod) -> bool {
+    name::check(node, pod).is_ok() && taints::check(node, pod).is_ok() && affinity::check(node, pod).is_ok()
+}

@@ -15,7 +15,7 @@ pub use fleet::{Fleet, NodeInfo};
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 /// Where a Pod goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,13 @@ pub fn place(fleet: &Fleet, pod: &Pod) -> Placement {
     }
 }
 
+/// Whether a Pod of a DaemonSet belongs on a node: by name, selector, affinity and taints, not by room.
+pub fn belongs(node: &Node, pod: &Pod) -> bool {
+    let mut fleet = Fleet::default();
+    fleet.observe_node(node);
+    fleet.nodes().all(|info| filters::belongs(info, pod))
+}
+
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
 fn explain(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
     if nodes == 0 {
@@ -60,7 +67,6 @@ fn explain(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::Node;
     use serde_json::{Value, json};
 
     fn node(name: &str, spec: Value) -> Node {

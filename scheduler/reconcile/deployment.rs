@@ -357,7 +357,7 @@ fn template_of(spec: &Value) -> Value {
 }
 
 /// Ten characters of FNV-1a over the template: any stable hash does, since sets are found by comparing templates.
-fn template_hash(template: &Value) -> String {
+pub(crate) fn template_hash(template: &Value) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hash = template.to_string().bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut text = String::new();

@@ -9,11 +9,14 @@
 //! ```
 
 mod backends;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event_ttl;
 mod garbage;
+mod job;
 mod mint;
 mod namespace;
 mod node_lifecycle;
@@ -38,6 +41,8 @@ pub use write::{Note, bind, event, unschedulable};
 /// Every controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
+    CronJob,
+    DaemonSet,
     Deployment,
     EndpointSlice,
     Endpoints,
@@ -45,6 +50,7 @@ pub enum Controller {
     ReplicaSet,
     ReplicationController,
     Garbage,
+    Job,
     Namespace,
     NodeLifecycle,
     NodeRange,
@@ -71,6 +77,9 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
     match controller {
         Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
         Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
+        Controller::CronJob => cron_job::reconcile(snapshot, key, mint),
+        Controller::DaemonSet => daemon_set::reconcile(snapshot, key, mint),
+        Controller::Job => job::reconcile(snapshot, key, mint),
         Controller::Deployment => deployment::reconcile(snapshot, key, mint),
         Controller::EventTtl => event_ttl::reconcile(snapshot, key, mint),
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
@@ -91,12 +100,17 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         "deployments.apps" => vec![(Controller::Deployment, key.clone())],
         "replicasets.apps" => vec![(Controller::ReplicaSet, key.clone())],
         "replicationcontrollers" => vec![(Controller::ReplicationController, key.clone())],
+        "daemonsets.apps" => vec![(Controller::DaemonSet, key.clone())],
+        "jobs.batch" => vec![(Controller::Job, key.clone())],
+        "cronjobs.batch" => vec![(Controller::CronJob, key.clone())],
         "namespaces" => vec![(Controller::Namespace, key.clone()), (Controller::ServiceAccount, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],
         "nodes" => {
             let own = [(Controller::NodeRange, key.clone()), (Controller::NodeLifecycle, key.clone())];
-            own.into_iter().chain(node_services::keys().map(|service| (Controller::NodeServices, service))).collect()
+            let services = node_services::keys().map(|service| (Controller::NodeServices, service));
+            let daemons = snapshot.daemon_sets.keys().map(|set| (Controller::DaemonSet, set.clone()));
+            own.into_iter().chain(services).chain(daemons).collect()
         }
         "services" if node_services::keys().any(|service| service == key) => vec![(Controller::NodeServices, key.clone())],
         "services" => backends::of_service(&key).into(),
@@ -106,6 +120,9 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
     };
     if key.resource() == "pods" {
         work.extend(backends::controllers(snapshot, event));
+    }
+    if key.resource() == "jobs.batch" {
+        work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::CronJob, owner)));
     }
     if key.resource() == "replicasets.apps" {
         work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::Deployment, owner)));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::deletion::Wish;
 use skein_object::selector::Selector;
-use skein_object::{Key, registry};
+use skein_object::{Key, Resource, registry};
 use skein_state::Event;
 
 use crate::snapshot::{Snapshot, Stored, owners};
@@ -46,6 +46,8 @@ pub(crate) fn controllers(snapshot: &Snapshot, event: &Event) -> Vec<(Controller
     let controller = |key: &Key| match key.resource() {
         "replicasets.apps" => Some(Controller::ReplicaSet),
         "replicationcontrollers" => Some(Controller::ReplicationController),
+        "daemonsets.apps" => Some(Controller::DaemonSet),
+        "jobs.batch" => Some(Controller::Job),
         _ => None,
     };
     let owners = owners(event);
@@ -122,15 +124,27 @@ fn count(active: &[&Stored<Pod>], set: &Set<'_>, mint: &Mint, counts: &mut Count
 }
 
 fn make(set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) {
-    let resource = registry::find("", "v1", "pods").expect("the registry has pods");
-    let mut pod = set.template.clone();
+    let (pod, name) = of_template(set.template.clone(), set.key.name(), reference(set), mint);
+    let mut transaction = create(pods(), set.key.namespace(), pod, mint);
+    // The event is part of the creation, so it is neither lost nor told twice.
+    transaction.writes.extend(note(set, "SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
+    transactions.push(transaction);
+}
+
+pub(crate) fn pods() -> &'static Resource {
+    registry::find("", "v1", "pods").expect("the registry has pods")
+}
+
+/// A Pod of a template, owned and named `BASE-SUFFIX`; what admission adds is added here, for this is no API request.
+pub(crate) fn of_template(template: Value, base: &str, owner: Value, mint: &mut Mint) -> (Value, String) {
+    let mut pod = template;
     // Kubernetes cuts the prefix so that the name keeps its suffix.
-    let base: String = format!("{}-", set.key.name()).chars().take(58).collect();
-    let name = format!("{base}{}", mint.suffix());
+    let cut: String = format!("{base}-").chars().take(58).collect();
+    let name = format!("{cut}{}", mint.suffix());
     let metadata = skein_object::meta::edit(&mut pod);
     metadata.insert("name".into(), name.clone().into());
-    metadata.insert("generateName".into(), format!("{}-", set.key.name()).into());
-    metadata.insert("ownerReferences".into(), json!([reference(set)]));
+    metadata.insert("generateName".into(), format!("{base}-").into());
+    metadata.insert("ownerReferences".into(), json!([owner]));
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         for (field, value) in [
             ("serviceAccountName", json!("default")),
@@ -141,10 +155,7 @@ fn make(set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) {
             spec.entry(field).or_insert(value);
         }
     }
-    let mut transaction = create(resource, set.key.namespace(), pod, mint);
-    // The event is part of the creation, so it is neither lost nor told twice.
-    transaction.writes.extend(note(set, "SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
-    transactions.push(transaction);
+    (pod, name)
 }
 
 /// Removes what is too much, the least useful first (`ActivePodsWithRanks`).
@@ -191,12 +202,12 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     ready_since(pod).is_some()
 }
 
-fn phase(pod: &Pod) -> &str {
+pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
 }
 
 /// Unix seconds since when the Pod is ready.
-fn ready_since(pod: &Pod) -> Option<i64> {
+pub(crate) fn ready_since(pod: &Pod) -> Option<i64> {
     let conditions = pod.status.as_ref()?.conditions.as_deref()?;
     let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
     Some(ready.last_transition_time.as_ref().map_or(0, |t| t.0.as_second()))

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController, Service};
 use serde::Deserialize;
 use skein_object::{Key, Record, registry};
@@ -28,6 +29,9 @@ pub struct Snapshot {
     pub replica_sets: BTreeMap<Key, Stored<ReplicaSet>>,
     pub replication_controllers: BTreeMap<Key, Stored<ReplicationController>>,
     pub services: BTreeMap<Key, Stored<Service>>,
+    pub daemon_sets: BTreeMap<Key, Stored<DaemonSet>>,
+    pub jobs: BTreeMap<Key, Stored<Job>>,
+    pub cron_jobs: BTreeMap<Key, Stored<CronJob>>,
     /// Where the object with a uid is.
     by_uid: BTreeMap<String, Key>,
     /// Who names a uid as its owner.
@@ -117,6 +121,9 @@ impl Snapshot {
             "replicasets.apps" => put(&mut self.replica_sets, key, entry),
             "replicationcontrollers" => put(&mut self.replication_controllers, key, entry),
             "services" => put(&mut self.services, key, entry),
+            "daemonsets.apps" => put(&mut self.daemon_sets, key, entry),
+            "jobs.batch" => put(&mut self.jobs, key, entry),
+            "cronjobs.batch" => put(&mut self.cron_jobs, key, entry),
             _ => {}
         }
     }
@@ -139,6 +146,9 @@ impl Snapshot {
             "replicasets.apps" => drop(self.replica_sets.remove(key)),
             "replicationcontrollers" => drop(self.replication_controllers.remove(key)),
             "services" => drop(self.services.remove(key)),
+            "daemonsets.apps" => drop(self.daemon_sets.remove(key)),
+            "jobs.batch" => drop(self.jobs.remove(key)),
+            "cronjobs.batch" => drop(self.cron_jobs.remove(key)),
             _ => {}
         }
     }

@@ -34,6 +34,28 @@ pub fn replica_set(set: &mut Value) {
     }
 }
 
+pub fn daemon_set(set: &mut Value) {
+    let Some(spec) = object(set, "spec") else { return };
+    default(spec, "revisionHistoryLimit", 10);
+    default(spec, "updateStrategy", json!({}));
+    if let Some(strategy) = spec.get_mut("updateStrategy").and_then(Value::as_object_mut) {
+        default(strategy, "type", "RollingUpdate");
+        if strategy.get("type") == Some(&json!("RollingUpdate")) {
+            default(strategy, "rollingUpdate", json!({}));
+            if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
+                default(rolling, "maxUnavailable", 1);
+                default(rolling, "maxSurge", 0);
+            }
+        }
+    }
+    template(spec);
+    if let Some(status) = object(set, "status") {
+        for field in ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"] {
+            default(status, field, 0);
+        }
+    }
+}
+
 /// A ReplicationController takes selector and labels from its template (SetDefaults_ReplicationController).
 pub fn replication_controller(controller: &mut Value) {
     let labels = controller.pointer("/spec/template/metadata/labels").cloned().filter(|l| l.as_object().is_some_and(|m| !m.is_empty()));
@@ -53,7 +75,7 @@ pub fn replication_controller(controller: &mut Value) {
     }
 }
 
-fn template(spec: &mut Map<String, Value>) {
+pub(super) fn template(spec: &mut Map<String, Value>) {
     if let Some(pod) = spec.get_mut("template").and_then(|t| t.get_mut("spec")).and_then(Value::as_object_mut) {
         pod_spec(pod);
     }

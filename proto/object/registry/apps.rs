@@ -28,5 +28,15 @@ pub(super) fn resources() -> Vec<Resource> {
             columns: table::apps::replica_set,
             ..entry::<v1::ReplicaSet>("replicasets", "replicaset", "io.k8s.api.apps.v1.ReplicaSet")
         },
+        Resource {
+            short_names: &["ds"],
+            categories: &["all"],
+            subresources: &[Subresource::Status],
+            has_generation: true,
+            default: defaults::workload::daemon_set,
+            validate: validate::workload::daemon_set,
+            columns: table::apps::daemon_set,
+            ..entry::<v1::DaemonSet>("daemonsets", "daemonset", "io.k8s.api.apps.v1.DaemonSet")
+        },
     ]
 }

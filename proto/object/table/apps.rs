@@ -31,6 +31,22 @@ pub(crate) fn replica_set() -> Vec<Column> {
     ]
 }
 
+pub(crate) fn daemon_set() -> Vec<Column> {
+    vec![
+        name(),
+        column("Desired", "integer", |o, _| number(o, "/status/desiredNumberScheduled").into()),
+        column("Current", "integer", |o, _| number(o, "/status/currentNumberScheduled").into()),
+        column("Ready", "integer", |o, _| number(o, "/status/numberReady").into()),
+        column("Up-to-date", "integer", |o, _| number(o, "/status/updatedNumberScheduled").into()),
+        column("Available", "integer", |o, _| number(o, "/status/numberAvailable").into()),
+        column("Node Selector", "string", |o, _| labels_text(o.pointer("/spec/template/spec/nodeSelector")).into()),
+        age(),
+        containers(),
+        images(),
+        wide("Selector", "string", |o, _| selector_text(o).into()),
+    ]
+}
+
 pub(crate) fn replication_controller() -> Vec<Column> {
     let mut columns = replica_set();
     columns.pop();
@@ -38,11 +54,11 @@ pub(crate) fn replication_controller() -> Vec<Column> {
     columns
 }
 
-fn containers() -> Column {
+pub(super) fn containers() -> Column {
     wide("Containers", "string", |o, _| joined(template_containers(o).map(|c| text_or(c, "/name", ""))).into())
 }
 
-fn images() -> Column {
+pub(super) fn images() -> Column {
     wide("Images", "string", |o, _| joined(template_containers(o).map(|c| text_or(c, "/image", ""))).into())
 }
 

@@ -43,6 +43,25 @@ pub fn replica_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     }
 }
 
+pub fn daemon_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = set.get("spec").unwrap_or(&Value::Null);
+    selected_template(spec, &path, errors);
+    if let Some(old) = old {
+        immutable(set, old, "/spec/selector", &path.child("selector"), errors);
+    }
+    for field in ["minReadySeconds", "revisionHistoryLimit"] {
+        non_negative(spec, field, &path, errors);
+    }
+    let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
+    let path = path.child("updateStrategy");
+    one_of(strategy, "type", &["RollingUpdate", "OnDelete"], &path, errors);
+    let Some(rolling) = strategy.get("rollingUpdate").filter(|r| r.is_object()) else { return };
+    for field in ["maxUnavailable", "maxSurge"] {
+        percent_or_number(rolling.get(field).unwrap_or(&Value::Null), &path.child("rollingUpdate").child(field), errors);
+    }
+}
+
 pub fn replication_controller(controller: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = controller.get("spec").unwrap_or(&Value::Null);
@@ -91,13 +110,17 @@ fn selected_template(spec: &Value, path: &Path, errors: &mut Errors) {
     pod_template(template, &path.child("template"), errors);
 }
 
-fn pod_template(template: &Value, path: &Path, errors: &mut Errors) {
+/// A template of Pods that may end.
+pub(super) fn any_pod_template(template: &Value, path: &Path, errors: &mut Errors) {
     let metadata = path.child("metadata").child("labels");
     crate::meta::validate_labels(template.pointer("/metadata/labels"), &metadata, errors);
-    let spec = template.get("spec").unwrap_or(&Value::Null);
+    super::pod::pod_spec(template.get("spec").unwrap_or(&Value::Null), &path.child("spec"), errors);
+}
+
+fn pod_template(template: &Value, path: &Path, errors: &mut Errors) {
+    any_pod_template(template, path, errors);
     let path = path.child("spec");
-    super::pod::pod_spec(spec, &path, errors);
-    let policy = text(spec, "restartPolicy");
+    let policy = text(template.get("spec").unwrap_or(&Value::Null), "restartPolicy");
     if matches!(policy, "OnFailure" | "Never") {
         errors.unsupported(&path.child("restartPolicy"), policy, &["Always"]);
     }

@@ -1,0 +1,55 @@
+//! Defaults of Jobs and CronJobs.
+
+use serde_json::{Map, Value, json};
+
+use super::{default, object, workload};
+
+/// By these labels a Job finds its Pods; the older, unprefixed ones are still read by clients.
+const LABELS: [&str; 2] = ["batch.kubernetes.io/controller-uid", "controller-uid"];
+const NAMES: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
+
+pub fn job(job: &mut Value) {
+    let uid = crate::meta::text(job, "uid").to_string();
+    let name = crate::meta::name(job).to_string();
+    let Some(spec) = object(job, "spec") else { return };
+    job_spec(spec);
+    if spec.get("manualSelector") == Some(&json!(true)) || uid.is_empty() {
+        return;
+    }
+    // A Job selects by its own uid, so that no other's Pods are ever taken for its own (`generateSelector`).
+    if spec.get("selector").is_none_or(Value::is_null) {
+        spec.insert("selector".into(), json!({"matchLabels": {LABELS[0]: uid}}));
+    }
+    let template = spec.entry("template").or_insert_with(|| json!({}));
+    let labels = crate::meta::edit(template).entry("labels").or_insert_with(|| json!({}));
+    for (keys, value) in [(LABELS, &uid), (NAMES, &name)] {
+        for key in keys {
+            labels[key] = value.clone().into();
+        }
+    }
+}
+
+fn job_spec(spec: &mut Map<String, Value>) {
+    let unset = |spec: &Map<String, Value>, field: &str| spec.get(field).is_none_or(Value::is_null);
+    if unset(spec, "completions") && unset(spec, "parallelism") {
+        default(spec, "completions", 1);
+    }
+    default(spec, "parallelism", 1);
+    let by_index = !unset(spec, "backoffLimitPerIndex");
+    default(spec, "backoffLimit", if by_index { i32::MAX } else { 6 });
+    default(spec, "completionMode", "NonIndexed");
+    default(spec, "suspend", false);
+    default(spec, "podReplacementPolicy", "TerminatingOrFailed");
+    workload::template(spec);
+}
+
+pub fn cron_job(cron: &mut Value) {
+    let Some(spec) = object(cron, "spec") else { return };
+    default(spec, "concurrencyPolicy", "Allow");
+    default(spec, "suspend", false);
+    default(spec, "successfulJobsHistoryLimit", 3);
+    default(spec, "failedJobsHistoryLimit", 1);
+    if let Some(job) = spec.get_mut("jobTemplate").and_then(|t| t.get_mut("spec")).and_then(Value::as_object_mut) {
+        workload::template(job);
+    }
+}

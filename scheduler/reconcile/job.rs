@@ -1,0 +1,388 @@
+//! Jobs: so many Pods that have succeeded.
+//!
+//! A Pod that has ended is counted once: the count in the Job's status and the mark on the Pod are one transaction, so
+//! no leader counts it again and none forgets it, also when the Pod is removed later (KEP-2307 needs finalizers for
+//! that, because an API server has no transactions).
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use skein_command::Transaction;
+use skein_object::Key;
+use skein_object::deletion::Wish;
+
+use crate::pods_of::{controller_of, is_active, is_finished, is_ready, of_template, phase, pods};
+use crate::snapshot::{Snapshot, Stored};
+use crate::write::{Note, create, delete, edit, event, set_condition};
+use crate::{Mint, Outcome};
+
+/// On a Pod whose end is in its Job's status.
+const COUNTED: &str = "skein.dev/counted-by-job";
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+const COMPONENT: &str = "job-controller";
+
+/// Between a failure and the next Pod: 10 s, doubled with each further failure, up to 10 minutes.
+const BACK_OFF_SECONDS_MIN: i64 = 10;
+const BACK_OFF_SECONDS_MAX: i64 = 600;
+/// At most so many Pods are made in one pass: they are one log entry.
+const BURST: usize = 500;
+
+/// Why a Job is over.
+enum End {
+    Complete,
+    Failed { reason: &'static str, message: String },
+}
+
+/// One pass over one Job.
+struct Pass<'a> {
+    stored: &'a Stored<Job>,
+    active: Vec<&'a Stored<Pod>>,
+    terminating: usize,
+    succeeded: i64,
+    failed: i64,
+    /// Ends that are counted in this pass.
+    newly_counted: Vec<&'a Stored<Pod>>,
+    /// Of an Indexed Job, the indexes that have succeeded.
+    done: BTreeSet<i64>,
+    transactions: Vec<Transaction>,
+    again_ms: Option<u64>,
+}
+
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
+    let Some(stored) = snapshot.jobs.get(key) else { return Outcome::default() };
+    if stored.object.metadata.deletion_timestamp.is_some() {
+        return Outcome::default();
+    }
+    if let Some(finished_at) = finished_at(&stored.object) {
+        return expire(stored, finished_at, mint);
+    }
+    let mut pass = Pass::begin(snapshot, stored);
+    let suspended = stored.object.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
+    let end = pass.end(mint);
+    if end.is_some() || suspended {
+        pass.remove(pass.active.len(), mint);
+    } else {
+        pass.make_missing(mint);
+    }
+    pass.write_status(end, suspended, mint);
+    Outcome { transactions: pass.transactions, again_ms: pass.again_ms }
+}
+
+// === impl Pass ===
+
+impl<'a> Pass<'a> {
+    fn begin(snapshot: &'a Snapshot, stored: &'a Stored<Job>) -> Self {
+        let status = stored.object.status.clone().unwrap_or_default();
+        let mut pass = Self {
+            stored,
+            active: Vec::new(),
+            terminating: 0,
+            succeeded: status.succeeded.unwrap_or(0).into(),
+            failed: status.failed.unwrap_or(0).into(),
+            newly_counted: Vec::new(),
+            done: parse_indexes(status.completed_indexes.as_deref().unwrap_or_default()),
+            transactions: Vec::new(),
+            again_ms: None,
+        };
+        let uid = stored.object.metadata.uid.as_deref();
+        for pod in snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid) {
+            let counted = pod.object.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(COUNTED));
+            if is_finished(&pod.object) && !counted {
+                pass.newly_counted.push(pod);
+                if phase(&pod.object) == "Succeeded" {
+                    // An index counts once, however many of its Pods succeed.
+                    let new = !pass.indexed() || index_of(&pod.object).is_some_and(|index| pass.done.insert(index));
+                    pass.succeeded += i64::from(new);
+                } else {
+                    pass.failed += 1;
+                }
+            } else if is_active(&pod.object) {
+                pass.active.push(pod);
+            } else if !is_finished(&pod.object) {
+                pass.terminating += 1;
+            }
+        }
+        pass
+    }
+
+    fn spec(&self) -> k8s_openapi::api::batch::v1::JobSpec {
+        self.stored.object.spec.clone().unwrap_or_default()
+    }
+
+    fn indexed(&self) -> bool {
+        self.stored.object.spec.as_ref().and_then(|s| s.completion_mode.as_deref()) == Some("Indexed")
+    }
+
+    fn end(&mut self, mint: &Mint) -> Option<End> {
+        let spec = self.spec();
+        // Restarts in place count as failures, too (`restartPolicy: OnFailure`).
+        let statuses = self.active.iter().flat_map(|p| p.object.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
+        let restarts: i64 = statuses.map(|c| i64::from(c.restart_count)).sum();
+        let failures = self.failed + restarts;
+        if failures > i64::from(spec.backoff_limit.unwrap_or(6)) {
+            return Some(End::Failed { reason: "BackoffLimitExceeded", message: "Job has reached the specified backoff limit".into() });
+        }
+        let started = self.stored.object.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second());
+        if let (Some(limit), Some(started)) = (spec.active_deadline_seconds, started) {
+            let left = started + limit - mint.now.as_second();
+            if left <= 0 {
+                return Some(End::Failed { reason: "DeadlineExceeded", message: "Job was active longer than specified deadline".into() });
+            }
+            self.look_again(left);
+        }
+        let complete = match spec.completions {
+            Some(wanted) => self.succeeded >= i64::from(wanted),
+            // A queue of work is done when one has said so and all have ended.
+            None => self.succeeded > 0 && self.active.is_empty() && self.terminating == 0,
+        };
+        complete.then_some(End::Complete)
+    }
+
+    fn look_again(&mut self, seconds: i64) {
+        let ms = u64::try_from(seconds.max(1)).unwrap_or(1) * 1000;
+        self.again_ms = Some(self.again_ms.map_or(ms, |known| known.min(ms)));
+    }
+
+    fn make_missing(&mut self, mint: &mut Mint) {
+        let spec = self.spec();
+        let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
+        let left = match spec.completions {
+            Some(wanted) => usize::try_from(i64::from(wanted) - self.succeeded).unwrap_or(0),
+            None if self.succeeded > 0 => self.active.len(),
+            None => parallelism,
+        };
+        let wanted = parallelism.min(left);
+        if self.active.len() > wanted {
+            return self.remove(self.active.len() - wanted, mint);
+        }
+        let missing = wanted - self.active.len();
+        if missing == 0 {
+            return;
+        }
+        if let Some(wait) = self.back_off(mint).filter(|wait| *wait > 0) {
+            return self.look_again(wait);
+        }
+        if self.indexed() {
+            let taken: BTreeSet<i64> = self.active.iter().filter_map(|p| index_of(&p.object)).chain(self.done.iter().copied()).collect();
+            let free = (0..i64::from(spec.completions.unwrap_or(0))).filter(|index| !taken.contains(index)).take(missing.min(BURST));
+            free.collect::<Vec<_>>().into_iter().for_each(|index| self.make(Some(index), mint));
+        } else {
+            (0..missing.min(BURST)).for_each(|_| self.make(None, mint));
+        }
+    }
+
+    /// Seconds until the next Pod may be made, after failures.
+    fn back_off(&self, mint: &Mint) -> Option<i64> {
+        let failures = u32::try_from(self.failed).ok().filter(|f| *f > 0)?;
+        // The last failure that is known: that of a Pod counted now, or the one that an annotation tells.
+        let annotated =
+            self.stored.object.metadata.annotations.as_ref().and_then(|a| a.get(LAST_FAILURE)).and_then(|t| t.parse::<i64>().ok());
+        let now = mint.now.as_second();
+        let failed_now = self.newly_counted.iter().any(|p| phase(&p.object) == "Failed");
+        let since = if failed_now { now } else { annotated? };
+        let wait = BACK_OFF_SECONDS_MIN
+            .checked_shl(failures - 1)
+            .unwrap_or(BACK_OFF_SECONDS_MAX)
+            .clamp(BACK_OFF_SECONDS_MIN, BACK_OFF_SECONDS_MAX);
+        Some(since + wait - now)
+    }
+
+    fn make(&mut self, index: Option<i64>, mint: &mut Mint) {
+        let key = &self.stored.key;
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": key.name(), "uid": self.stored.object.metadata.uid,
+            "controller": true, "blockOwnerDeletion": true});
+        let mut template = self.stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
+        let base = match index {
+            Some(index) => {
+                give_index(&mut template, index, key.name());
+                format!("{}-{index}", key.name())
+            }
+            None => key.name().to_string(),
+        };
+        let (pod, name) = of_template(template, &base, owner, mint);
+        let mut transaction = create(pods(), key.namespace(), pod, mint);
+        transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
+        self.transactions.push(transaction);
+    }
+
+    fn remove(&mut self, count: usize, mint: &mut Mint) {
+        let mut surplus = self.active.clone();
+        // Those that are not ready yet are the least loss.
+        surplus.sort_by_key(|p| (is_ready(&p.object), p.key.clone()));
+        for pod in surplus.into_iter().take(count) {
+            if let Some(mut transaction) = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint) {
+                transaction.writes.extend(self.note("SuccessfulDelete", format!("Deleted pod: {}", pod.key.name()), mint).writes);
+                self.transactions.push(transaction);
+            }
+        }
+    }
+
+    /// The status, and in the same transaction the marks on the Pods that it counts.
+    fn write_status(&mut self, end: Option<End>, suspended: bool, mint: &mut Mint) {
+        let now = mint.time();
+        let ended = end.is_some();
+        let active = if ended || suspended { 0 } else { self.active.len() };
+        let ready = if active == 0 { 0 } else { self.active.iter().filter(|p| is_ready(&p.object)).count() };
+        let failed_now = self.newly_counted.iter().any(|p| phase(&p.object) == "Failed");
+        let changed = edit(self.stored, |object| {
+            if failed_now {
+                skein_object::meta::edit(object).entry("annotations").or_insert_with(|| json!({}))[LAST_FAILURE] =
+                    mint.now.as_second().to_string().into();
+            }
+            let status = object.as_object_mut().map(|o| o.entry("status").or_insert_with(|| json!({})));
+            let Some(status) = status else { return };
+            for (field, value) in [("active", active), ("ready", ready), ("terminating", self.terminating)] {
+                status[field] = value.into();
+            }
+            for (field, value) in [("succeeded", self.succeeded), ("failed", self.failed)] {
+                if value > 0 {
+                    status[field] = value.into();
+                }
+            }
+            if self.indexed() && !self.done.is_empty() {
+                status["completedIndexes"] = format_indexes(&self.done).into();
+            }
+            status["uncountedTerminatedPods"] = json!({});
+            if suspended {
+                // The time that it is active for begins again when it is resumed.
+                status.as_object_mut().map(|s| s.shift_remove("startTime"));
+            } else if status["startTime"].is_null() {
+                status["startTime"] = now.clone().into();
+            }
+            let was_suspended = status["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Suspended");
+            if suspended || was_suspended {
+                let (holds, reason, message) =
+                    if suspended { ("True", "JobSuspended", "Job suspended") } else { ("False", "JobResumed", "Job resumed") };
+                set_condition(object, condition("Suspended", holds, reason, message, &now));
+            }
+            match &end {
+                Some(End::Complete) => {
+                    let (reason, message) = ("CompletionsReached", "Reached expected number of succeeded pods");
+                    set_condition(object, condition("SuccessCriteriaMet", "True", reason, message, &now));
+                    set_condition(object, condition("Complete", "True", reason, message, &now));
+                    object["status"]["completionTime"] = now.clone().into();
+                }
+                Some(End::Failed { reason, message }) => {
+                    set_condition(object, condition("FailureTarget", "True", reason, message, &now));
+                    set_condition(object, condition("Failed", "True", reason, message, &now));
+                }
+                None => {}
+            }
+        });
+        let Some(mut transaction) = changed else { return };
+        for pod in &self.newly_counted {
+            let marked = edit(pod, |object| {
+                skein_object::meta::edit(object).entry("annotations").or_insert_with(|| json!({}))[COUNTED] = "true".into()
+            });
+            transaction.writes.extend(marked.into_iter().flat_map(|t| t.writes));
+        }
+        let told = match &end {
+            Some(End::Complete) => Some(("Completed", "Job completed".to_string(), false)),
+            Some(End::Failed { reason, message }) => Some((*reason, message.clone(), true)),
+            None => None,
+        };
+        if let Some((reason, message, warning)) = told {
+            let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
+            let note = Note { regarding: &self.stored.key, uid, reason, message, component: COMPONENT, warning };
+            transaction.writes.extend(event(&note, mint).writes);
+        }
+        self.transactions.push(transaction);
+    }
+
+    fn note(&self, reason: &str, message: String, mint: &mut Mint) -> Transaction {
+        let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
+        event(&Note { regarding: &self.stored.key, uid, reason, message, component: COMPONENT, warning: false }, mint)
+    }
+}
+
+/// Unix seconds of the last failure, on the Job: what the back-off counts from, also under another leader.
+const LAST_FAILURE: &str = "skein.dev/last-failure";
+
+fn condition(kind: &str, status: &str, reason: &str, message: &str, now: &str) -> Value {
+    json!({"type": kind, "status": status, "reason": reason, "message": message, "lastProbeTime": now, "lastTransitionTime": now})
+}
+
+/// When the Job was over, in Unix seconds.
+pub(crate) fn finished_at(job: &Job) -> Option<i64> {
+    let conditions = job.status.as_ref()?.conditions.as_deref()?;
+    let over = conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")?;
+    Some(over.last_transition_time.as_ref().map_or(0, |t| t.0.as_second()))
+}
+
+/// Removes a Job that is over, once its time to live is (`ttlSecondsAfterFinished`).
+fn expire(stored: &Stored<Job>, finished_at: i64, mint: &mut Mint) -> Outcome {
+    let Some(ttl) = stored.object.spec.as_ref().and_then(|s| s.ttl_seconds_after_finished) else { return Outcome::default() };
+    let left = finished_at + i64::from(ttl) - mint.now.as_second();
+    if left > 0 {
+        return Outcome { transactions: Vec::new(), again_ms: Some(u64::try_from(left).unwrap_or(0) * 1000) };
+    }
+    delete(&stored.key, stored.revision, &stored.record, &Wish::default(), mint).into_iter().collect::<Vec<_>>().into()
+}
+
+/// What tells a Pod its index: label, annotation, host name, variable (KEP-2214).
+fn give_index(template: &mut Value, index: i64, job: &str) {
+    let metadata = skein_object::meta::edit(template);
+    for field in ["labels", "annotations"] {
+        metadata.entry(field).or_insert_with(|| json!({}))[INDEX] = index.to_string().into();
+    }
+    template["spec"]["hostname"] = format!("{job}-{index}").chars().take(63).collect::<String>().into();
+    let variable = json!({"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": format!("metadata.labels['{INDEX}']")}}});
+    for field in ["containers", "initContainers"] {
+        for container in template["spec"][field].as_array_mut().into_iter().flatten() {
+            let env = container.as_object_mut().map(|c| c.entry("env").or_insert_with(|| json!([])));
+            if let Some(env) = env.and_then(Value::as_array_mut).filter(|env| !env.iter().any(|e| e["name"] == "JOB_COMPLETION_INDEX")) {
+                env.push(variable.clone());
+            }
+        }
+    }
+    if template["spec"]["initContainers"].is_null()
+        && let Some(spec) = template["spec"].as_object_mut()
+    {
+        spec.shift_remove("initContainers");
+    }
+}
+
+fn index_of(pod: &Pod) -> Option<i64> {
+    pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok()
+}
+
+/// `0,2-4`.
+fn format_indexes(done: &BTreeSet<i64>) -> String {
+    let mut ranges: Vec<(i64, i64)> = Vec::new();
+    for index in done {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *index => *last = *index,
+            _ => ranges.push((*index, *index)),
+        }
+    }
+    let text = |(from, to): &(i64, i64)| match to - from {
+        0 => from.to_string(),
+        1 => format!("{from},{to}"),
+        _ => format!("{from}-{to}"),
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn parse_indexes(text: &str) -> BTreeSet<i64> {
+    let ranges = text.split(',').filter_map(|part| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        Some(from.parse::<i64>().ok()?..=to.parse::<i64>().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_and_reads_indexes_as_ranges() {
+        let set = |list: &[i64]| list.iter().copied().collect::<BTreeSet<_>>();
+        for (list, text) in [(&[][..], ""), (&[0], "0"), (&[0, 1], "0,1"), (&[0, 2, 3, 4], "0,2-4"), (&[1, 2, 3, 7], "1-3,7")] {
+            assert_eq!(format_indexes(&set(list)), text);
+            assert_eq!(parse_indexes(text), set(list));
+        }
+    }
+}
