@@ -139,8 +139,14 @@ fn a_node_cut_off_keeps_its_work_and_says_so() {
     cluster.kubectl("node-1", &["rollout", "status", "deployment/sleepers", "--timeout=60s"]);
     let stays = "apiVersion: v1\nkind: Pod\nmetadata: {name: stays}\nspec:\n  nodeName: node-3\n  tolerations: [{operator: Exists}]\n  containers: [{name: c, image: \"skein.test/busybox:1\", command: [sleep, \"100000\"]}]\n";
     cluster.apply("node-2", stays);
+    cluster.apply("node-2", &stays.replace("stays", "crashes").replace("100000", "100077"));
     let start = |node: &str| running(&cluster, node).get("stays").cloned();
     let before = cluster.until("the Pod runs", || start("node-2"));
+    cluster.until("the other one runs, too", || running(&cluster, "node-2").get("crashes").cloned());
+    // A watch that is open when the node is cut off stays open.
+    let (_, list) = cluster.request(3, "GET", MAPS, None);
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    let watch = cluster.watch(3, &format!("{MAPS}?watch=1&timeoutSeconds=30&resourceVersion={revision}"));
 
     cluster.lab.partition("node-1,node-2/node-3").expect("the network can be cut");
     // Writes and plain reads get a 504 within 3 s that names the way out; the replica is served.
@@ -156,10 +162,24 @@ fn a_node_cut_off_keeps_its_work_and_says_so() {
     assert_eq!(cluster.status("node-3")["quorum"], false);
     // The others go on.
     assert_eq!(cluster.request(1, "POST", MAPS, Some(r#"{"metadata":{"name":"b"}}"#)).0, 201);
+    // A container that crashes meanwhile is started again.
+    let crashed = sleeping("100077").expect("the container runs");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(crashed), nix::sys::signal::Signal::SIGKILL).expect("the process is there");
+    cluster.until("it runs again, without a quorum", || sleeping("100077").filter(|pid| *pid != crashed));
 
     cluster.lab.heal().expect("the network can be healed");
     cluster.until("the node catches up", || (cluster.request(3, "GET", &format!("{MAPS}/b"), None).0 == 200).then_some(()));
     assert_eq!(cluster.until("the Pod is reported again", || start("node-3")), before);
+    let seen = watch.join().expect("the watch ends");
+    assert!(seen.iter().any(|e| e["type"] == "ADDED" && e["object"]["metadata"]["name"] == "b"), "{seen:?}");
+}
+
+/// The process `sleep SECONDS`.
+fn sleeping(seconds: &str) -> Option<i32> {
+    let line = format!("sleep\0{seconds}\0");
+    let entries = std::fs::read_dir("/proc").ok()?.flatten();
+    let found = entries.filter(|e| std::fs::read(e.path().join("cmdline")).is_ok_and(|c| c == line.as_bytes()));
+    { found }.find_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 #[test]

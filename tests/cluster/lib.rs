@@ -140,7 +140,7 @@ impl Cluster {
         let input = input.to_string();
         let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, input.as_bytes()));
         let ended = Instant::now() + Duration::from_secs(5);
-        if arguments.first() == Some(&"attach") {
+        if arguments.first() == Some(&"attach") || arguments.contains(&"-w") {
             // It looks on until it is told to stop.
             while Instant::now() < ended && child.try_wait().is_ok_and(|s| s.is_none()) {
                 std::thread::sleep(Duration::from_millis(50));

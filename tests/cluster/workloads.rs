@@ -276,5 +276,6 @@ fn commands_run_in_containers(runtime: Runtime) {
     let text: String = (0..200_000).map(|n| format!("{n}\n")).collect();
     assert_eq!(cluster.kubectl_with_input("node-1", &["exec", "-i", "box", "--", "cat"], &text), text);
     cluster.kubectl_with_input("node-2", &["attach", "-i", "box"], "a word\n");
+    assert!(cluster.kubectl_with_input("node-3", &["get", "pods", "-w"], "").contains("box"));
     cluster.until("it heard", || cluster.kubectl("node-3", &["logs", "box"]).contains("heard a word").then_some(()));
 }

@@ -243,3 +243,76 @@ fn decompress(store: &Store, file: File) -> std::io::Result<File> {
     out.rewind()?;
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, &content[..]).expect("memory takes everything");
+        }
+        builder.into_inner().expect("memory takes everything")
+    }
+
+    /// The files of an OCI layout with one image for this machine, behind an index of platforms.
+    fn layout() -> Vec<(String, Vec<u8>)> {
+        let mut files = Vec::new();
+        let mut put = |bytes: Vec<u8>| {
+            let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
+            files.push((blob(&digest), bytes));
+            digest
+        };
+        let layer = tar(&[("etc/release".into(), b"one".to_vec())]);
+        let diff_id = format!("sha256:{}", hex(&Sha256::digest(&layer)));
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &layer).expect("memory takes everything");
+        let layer = put(gzip.finish().expect("memory takes everything"));
+        let config = put(json!({"config": {"Cmd": ["/bin/x"]}, "rootfs": {"diff_ids": [diff_id]}}).to_string().into_bytes());
+        let manifest = put(json!({"config": {"digest": config}, "layers": [{"digest": layer}]}).to_string().into_bytes());
+        let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+        let platforms = json!({"manifests": [
+            {"digest": "sha256:other", "platform": {"os": "linux", "architecture": "s390x"}},
+            {"digest": manifest, "platform": {"os": "linux", "architecture": architecture}},
+        ]});
+        let platforms = put(platforms.to_string().into_bytes());
+        let index = json!({"manifests": [{"mediaType": "application/vnd.oci.image.index.v1+json", "digest": platforms,
+            "annotations": {CONTAINERD_NAME: "reg.example/app:2"}}]});
+        files.push(("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
+        files.push(("index.json".into(), index.to_string().into_bytes()));
+        files
+    }
+
+    #[test]
+    fn loads_an_oci_layout_for_this_machine_and_refuses_a_damaged_one() {
+        let root = std::env::temp_dir().join(format!("skein-archive-{}", std::process::id()));
+        let store = Store::open(&root).expect("a store");
+        let path = root.join("image.tar");
+        std::fs::write(&path, tar(&layout())).expect("a file");
+        let loaded = load(&store, &path).expect("loads");
+        assert_eq!(loaded[0].tags, ["reg.example/app:2"]);
+        let found = store.find("reg.example/app:2").expect("found by its name");
+        assert_eq!(std::fs::read(store.layers_directory().join(&found.layers[0]).join("etc/release")).ok(), Some(b"one".to_vec()));
+        assert!(store.find(&found.id[7..20]).is_some(), "found by its id");
+        store.remove("reg.example/app:2", &std::collections::BTreeSet::new()).expect("removed");
+        assert!(store.list().is_empty() && !store.layers_directory().join(&found.layers[0]).exists());
+        // Another layer under the same name: what its configuration says of it does not hold.
+        let mut damaged = layout();
+        let other = tar(&[("etc/release".into(), b"two".to_vec())]);
+        damaged[0].1 = other;
+        std::fs::write(&path, tar(&damaged)).expect("a file");
+        let refused = load(&store, &path).map(|_| ()).map_err(|why| why.to_string());
+        assert!(refused.clone().is_err_and(|why| why.contains("digest")), "{refused:?}");
+        assert!(store.list().is_empty());
+        let whole = tar(&layout());
+        std::fs::write(&path, &whole[..whole.len() / 3]).expect("a file");
+        let refused = load(&store, &path).map(|_| ()).map_err(|why| why.to_string());
+        assert!(refused.clone().is_err_and(|why| why.contains("cut off") || why.contains("missing")), "{refused:?}");
+        let _ = std::fs::remove_dir_all(root);
+    }
+}
