@@ -61,6 +61,29 @@ pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxCon
     }
 }
 
+/// Whether a container that must not run as root would (`verifyRunAsNonRoot`).
+pub(crate) fn verify_non_root(pod: &Pod, container: &Container, image: &v1::Image) -> Result<(), String> {
+    let own = container.security_context.as_ref();
+    let shared = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let wanted = own.and_then(|c| c.run_as_non_root).or(shared.and_then(|c| c.run_as_non_root));
+    if wanted != Some(true) {
+        return Ok(());
+    }
+    let about = format!("(pod: {:?}, container: {})", pod.metadata.name.as_deref().unwrap_or_default(), container.name);
+    match own.and_then(|c| c.run_as_user).or(shared.and_then(|c| c.run_as_user)) {
+        Some(0) => Err(format!("container's runAsUser breaks non-root policy {about}")),
+        Some(_) => Ok(()),
+        None if !image.username.is_empty() => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {about}",
+            image.username
+        )),
+        None if image.uid.as_ref().is_none_or(|uid| uid.value == 0) => {
+            Err(format!("container has runAsNonRoot and image will run as root {about}"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Which namespaces a Pod shares with its node.
 pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
     let spec = pod.spec.clone().unwrap_or_default();
@@ -71,5 +94,33 @@ pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
         pid: node_or(spec.host_pid, pid).into(),
         ipc: node_or(spec.host_ipc, v1::NamespaceMode::Pod).into(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn keeps_root_out_where_it_is_not_wanted() {
+        let check = |shared: serde_json::Value, own: serde_json::Value, uid: Option<i64>, username: &str, expected: &str| {
+            let pod: Pod =
+                serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"securityContext": shared, "containers": []}}))
+                    .expect("a Pod");
+            let container: Container = serde_json::from_value(json!({"name": "c", "securityContext": own})).expect("a container");
+            let image = v1::Image { uid: uid.map(|value| v1::Int64Value { value }), username: username.into(), ..Default::default() };
+            let found = verify_non_root(&pod, &container, &image).err().unwrap_or_default();
+            assert!(if expected.is_empty() { found.is_empty() } else { found.contains(expected) }, "{found}");
+        };
+        let non_root = || json!({"runAsNonRoot": true});
+        check(json!({}), json!({}), Some(0), "", "");
+        check(non_root(), json!({}), Some(0), "", "image will run as root");
+        check(non_root(), json!({}), None, "", "image will run as root");
+        check(non_root(), json!({}), Some(7), "", "");
+        check(non_root(), json!({}), None, "web", "non-numeric user (web)");
+        check(non_root(), json!({"runAsUser": 0}), Some(7), "", "breaks non-root policy");
+        check(non_root(), json!({"runAsUser": 5}), Some(0), "", "");
+        check(non_root(), json!({"runAsNonRoot": false}), Some(0), "", "");
     }
 }

@@ -326,6 +326,9 @@ impl Worker {
             }
             Outcome::Waiting(waiting) => return Err(waiting),
         };
+        let known = self.shared.runtime.image(&image).await.map_err(waiting("ImageInspectError"))?.unwrap_or_default();
+        resources::verify_non_root(pod, container, &known)
+            .map_err(|message| Waiting { reason: "CreateContainerConfigError".into(), message })?;
         let config = self.container_config(pod, container, sandbox, attempt, image)?;
         let started = Box::pin(self.shared.runtime.start_container(&sandbox.id, config, sandbox_config)).await;
         let id = started.map_err(waiting("RunContainerError"))?;

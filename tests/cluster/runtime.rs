@@ -121,6 +121,7 @@ fn a_container_gets_what_its_security_context_says_and_no_more() {
         pod("added", "grep CapEff /proc/self/status", never, "    securityContext: {capabilities: {drop: [ALL], add: [NET_ADMIN]}}\n"),
         pod("master", "ls /dev | wc -l; mount -t tmpfs none /tmp && echo mounted", never, "    securityContext: {privileged: true}\n"),
         pod("hungry", "yes | tr \\\\n x | head -c 200000000 | grep n", never, "    resources: {limits: {memory: 16Mi}}\n"),
+        pod("rootless", "true", never, "    securityContext: {runAsNonRoot: true}\n"),
         pod("nothing", "", never, "").replace("[sh, -c, \"\"]", "[/no/such/program]"),
     ];
     cluster.apply("node-1", &manifest.concat());
@@ -149,6 +150,10 @@ fn a_container_gets_what_its_security_context_says_and_no_more() {
     );
     logs("hungry");
     assert_eq!(field(&cluster, "hungry", ".status.containerStatuses[0].state.terminated.reason"), "OOMKilled");
+    cluster.until("a container that must not be root is not started", || {
+        let told = field(&cluster, "rootless", ".status.containerStatuses[0].state.waiting");
+        (told.contains("CreateContainerConfigError") && told.contains("image will run as root")).then_some(())
+    });
     cluster.until("the missing program is told", || {
         let told = field(&cluster, "nothing", ".status.containerStatuses[0].state");
         told.contains("no such file or directory").then_some(())
