@@ -92,8 +92,7 @@ impl Server {
             let Ok(Ok(_)) = tokio::time::timeout(TCP_IDLE, stream.read_exact(&mut bytes)).await else { return };
             let Ok(query) = Message::from_vec(&bytes) else { return };
             let answer = self.answer(&query).await.to_vec().unwrap_or_default();
-            let framed = [&u16::try_from(answer.len()).unwrap_or(0).to_be_bytes()[..], &answer].concat();
-            if stream.write_all(&framed).await.is_err() {
+            if stream.write_all(&framed(&answer)).await.is_err() {
                 return;
             }
         }
@@ -154,21 +153,19 @@ impl Server {
         found
     }
 
-    /// Asks the node's own resolvers in turn; what was found so far (a CNAME) stays in the answer.
+    /// Asks the node's own resolvers; what was found so far (a CNAME) stays in the answer.
     async fn forward(&self, name: &Name, kind: RecordType, mut answer: Message) -> Message {
         let key = (name.clone(), kind);
-        let known = self.cached(&key);
-        let heard = match known {
+        let heard = match self.cached(&key) {
             Some(message) => Some(message),
-            None => self.ask_upstream(name, kind).await,
+            None => self.ask_upstream(name, kind).await.inspect(|message| self.remember(key, message)),
         };
         match heard {
             Some(message) => {
                 answer.metadata.response_code = message.metadata.response_code;
                 answer.metadata.authoritative = false;
-                answer.answers.extend(message.answers.iter().cloned());
-                answer.authorities.extend(message.authorities.iter().cloned());
-                self.remember(key, message);
+                answer.answers.extend(message.answers);
+                answer.authorities.extend(message.authorities);
             }
             None => answer.metadata.response_code = ResponseCode::ServFail,
         }
@@ -200,7 +197,7 @@ impl Server {
         cache.get(key).filter(|(until, _)| Instant::now() < *until).map(|(_, message)| message.clone())
     }
 
-    fn remember(&self, key: (Name, RecordType), message: Message) {
+    fn remember(&self, key: (Name, RecordType), message: &Message) {
         let ttl = message.answers.iter().map(|r| r.ttl).min().unwrap_or(TTL_SECONDS);
         let until = Instant::now() + Duration::from_secs(ttl.into()).min(CACHE_TIME);
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +208,7 @@ impl Server {
                 cache.clear();
             }
         }
-        cache.entry(key).or_insert((until, message));
+        cache.insert(key, (until, message.clone()));
     }
 }
 
@@ -237,12 +234,16 @@ async fn ask(upstream: SocketAddr, name: &Name, kind: RecordType) -> std::io::Re
         return Ok(answer);
     }
     let mut stream = TcpStream::connect(upstream).await?;
-    let framed = [&u16::try_from(bytes.len()).unwrap_or(0).to_be_bytes()[..], &bytes].concat();
-    stream.write_all(&framed).await?;
+    stream.write_all(&framed(&bytes)).await?;
     let length = stream.read_u16().await?;
     let mut whole = vec![0; usize::from(length)];
     stream.read_exact(&mut whole).await?;
     Message::from_vec(&whole).map_err(std::io::Error::other)
+}
+
+/// A message as TCP carries it: its length before it.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).unwrap_or(0).to_be_bytes()[..], message].concat()
 }
 
 fn record(owner: &Name, data: &Data) -> Option<Record> {

@@ -135,10 +135,8 @@ impl Rules {
         }
         let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
         let local: Vec<Target> = all.iter().filter(|t| t.local).cloned().collect();
-        // API and DNS are on every node: the nearest is this one, where it is alive.
-        let on_every_node = [("default", "kubernetes"), ("kube-system", "kube-dns")];
-        let near = on_every_node.contains(&(namespace, service.metadata.name.as_deref().unwrap_or_default()))
-            || matches!(spec.traffic_distribution.as_deref(), Some("PreferSameNode"));
+        // What every node serves, API and DNS, asks for the same node, where it is alive.
+        let near = spec.traffic_distribution.as_deref() == Some("PreferSameNode");
         let inside = match spec.internal_traffic_policy.as_deref() {
             Some("Local") => &local,
             _ if near && !local.is_empty() => &local,

@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use skein_cri::ContainerState;
 use skein_object::Key;
+use skein_object::query::pairs;
 use skein_store::{Duplex, Handle as Store};
 
 use crate::cri::{CONTAINER_NAME, Runtime};
@@ -111,10 +112,10 @@ fn waiting_reason(pod: &Pod, container: &str) -> String {
 }
 
 fn query(text: &str) -> Query {
-    let get = |name: &str| text.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=').map(String::from));
+    let get = |name: &str| pairs(text).find(|(key, _)| key == name).map(|(_, value)| value);
     let flag = |name: &str| get(name).is_some_and(|v| v == "true" || v == "1");
     let since_seconds = get("sinceSeconds").and_then(|s| s.parse::<i64>().ok());
-    let since_time = get("sinceTime").and_then(|t| t.replace("%3A", ":").parse::<Timestamp>().ok());
+    let since_time = get("sinceTime").and_then(|t| t.parse::<Timestamp>().ok());
     Query {
         follow: flag("follow"),
         previous: flag("previous"),

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use skein_cri::{self as v1, ContainerState};
 use skein_object::Key;
+use skein_object::query::pairs;
 use skein_store::Handle as Store;
 use tokio::net::TcpStream;
 
@@ -100,29 +101,12 @@ struct Query<'a>(&'a str);
 
 impl Query<'_> {
     fn all(&self, name: &str) -> Vec<String> {
-        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value)).collect()
+        pairs(self.0).filter(|(key, _)| key == name).map(|(_, value)| value).collect()
     }
 
     fn flag(&self, name: &str) -> bool {
         self.all(name).iter().any(|v| v == "true" || v == "1")
     }
-}
-
-fn decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let hex: String = bytes.by_ref().take(2).map(char::from).collect();
-                out.push(u8::from_str_radix(&hex, 16).unwrap_or(b'?'));
-            }
-            other => out.push(other),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

@@ -65,13 +65,9 @@ impl Hierarchies {
         found
     }
 
-    fn roots(&self) -> impl Iterator<Item = &Path> {
+    /// Where each hierarchy is mounted.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
         self.v1.iter().map(|(root, _)| root.as_path()).chain(self.v2.iter().map(|(root, _)| root.as_path()))
-    }
-
-    /// The hierarchies as a container should see them: name of the mount and its root.
-    pub(crate) fn mounts(&self) -> impl Iterator<Item = &Path> {
-        self.roots()
     }
 
     pub(crate) fn only_v2(&self) -> bool {

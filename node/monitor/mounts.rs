@@ -84,13 +84,13 @@ fn kernel(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies, nodev: MsFlags
     fresh(root, "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")?;
     fresh(root, "/dev/mqueue", "mqueue", strict, "")?;
     match &spec.shm {
-        Some(source) => bind(root, &plain(source, "/dev/shm"))?,
+        Some(source) => bind(root, &Bind::new(source, "/dev/shm"))?,
         None => fresh(root, "/dev/shm", "tmpfs", strict, "mode=1777,size=65536k")?,
     }
     for name in DEVICES {
         let path = PathBuf::from("/dev").join(name);
         if path.exists() {
-            bind(root, &Bind { devices: true, ..plain(&path, &path) })?;
+            bind(root, &Bind { devices: true, ..Bind::new(&path, &path) })?;
         }
     }
     let dev = within(root, Path::new("/dev"))?;
@@ -118,23 +118,12 @@ fn cgroups(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies) -> Result<(),
         return fresh(root, "/sys/fs/cgroup", "cgroup2", strict | readonly, "");
     }
     fresh(root, "/sys/fs/cgroup", "tmpfs", strict, "mode=755")?;
-    for mount in hierarchies.mounts() {
+    for mount in hierarchies.roots() {
         let source = mount.join(spec.cgroup.trim_start_matches('/'));
         let name = mount.file_name().unwrap_or_default();
-        bind(root, &Bind { readonly: !spec.privileged, ..plain(&source, Path::new("/sys/fs/cgroup").join(name)) })?;
+        bind(root, &Bind { readonly: !spec.privileged, ..Bind::new(&source, Path::new("/sys/fs/cgroup").join(name)) })?;
     }
     Ok(())
-}
-
-fn plain(source: &Path, destination: impl AsRef<Path>) -> Bind {
-    Bind {
-        source: source.into(),
-        destination: destination.as_ref().into(),
-        readonly: false,
-        recursive_readonly: false,
-        propagation: Propagation::Private,
-        devices: false,
-    }
 }
 
 /// Mounts a file system of the kernel.

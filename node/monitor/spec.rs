@@ -138,6 +138,22 @@ pub fn exit_of(directory: &Path) -> Option<Exit> {
     serde_json::from_slice(&std::fs::read(directory.join(EXIT)).ok()?).ok()
 }
 
+// === impl Bind ===
+
+impl Bind {
+    /// Writable, private, and without devices.
+    pub fn new(source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
+        Self {
+            source: source.into(),
+            destination: destination.into(),
+            readonly: false,
+            recursive_readonly: false,
+            propagation: Propagation::Private,
+            devices: false,
+        }
+    }
+}
+
 // === impl Started ===
 
 impl Started {

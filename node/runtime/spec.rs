@@ -221,28 +221,17 @@ fn binds(config: &v1::ContainerConfig, places: &Places<'_>) -> Result<Vec<Bind>,
         binds.push(Bind {
             devices: true,
             readonly: !device.permissions.contains('w'),
-            ..plain(Path::new(&device.host_path), &device.container_path)
+            ..Bind::new(Path::new(&device.host_path), &device.container_path)
         });
     }
     // The Pod's own files, where the kubelet brings none.
     for name in ["hosts", "hostname", "resolv.conf"] {
         let (source, destination) = (places.pod.join(name), format!("/etc/{name}"));
         if source.exists() && !binds.iter().any(|b| b.destination == Path::new(&destination)) {
-            binds.push(plain(&source, &destination));
+            binds.push(Bind::new(&source, &destination));
         }
     }
     Ok(binds)
-}
-
-fn plain(source: &Path, destination: &str) -> Bind {
-    Bind {
-        source: source.into(),
-        destination: destination.into(),
-        readonly: false,
-        recursive_readonly: false,
-        propagation: Propagation::Private,
-        devices: false,
-    }
 }
 
 fn bind(mount: &v1::Mount, privileged: bool) -> Result<Bind, Error> {
@@ -259,7 +248,7 @@ fn bind(mount: &v1::Mount, privileged: bool) -> Result<Bind, Error> {
         recursive_readonly: mount.recursive_read_only,
         propagation,
         devices: privileged,
-        ..plain(Path::new(&mount.host_path), &mount.container_path)
+        ..Bind::new(Path::new(&mount.host_path), &mount.container_path)
     })
 }
 
