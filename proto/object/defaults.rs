@@ -1,8 +1,13 @@
 //! Defaulting: what Kubernetes writes into an object where the client said nothing (`pkg/apis/*/v1/defaults.go`).
 
+pub mod access;
 pub mod batch;
+pub mod extension;
+pub mod network;
 pub mod pod;
+pub mod policy;
 pub mod service;
+pub mod storage;
 pub mod workload;
 
 use serde_json::{Map, Value, json};
@@ -24,6 +29,20 @@ fn object<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Map<String, V
 
 fn each<'a>(map: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> + use<'a> {
     map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+/// A container's default limit is its default request too (SetDefaults_LimitRangeItem).
+pub fn limit_range(range: &mut Value) {
+    let Some(spec) = object(range, "spec") else { return };
+    for item in each(spec, "limits").filter(|item| item.get("type") == Some(&json!("Container"))) {
+        for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+            let Some(amounts) = item.get(from).and_then(Value::as_object).cloned() else { continue };
+            default(item, to, json!({}));
+            if let Some(target) = item.get_mut(to).and_then(Value::as_object_mut) {
+                amounts.into_iter().for_each(|(name, amount)| default(target, &name, amount));
+            }
+        }
+    }
 }
 
 pub fn namespace(namespace: &mut Value) {

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{Resource, meta};
 
+/// Holds a custom resource definition that is being deleted until its objects are gone.
+pub const CUSTOM_RESOURCE_CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
 /// What becomes of the objects that the deleted one owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
@@ -31,8 +34,8 @@ pub enum Plan {
 
 pub fn plan(resource: &Resource, old: &Value, wish: &Wish, now: Timestamp) -> Plan {
     let grace = grace_seconds(resource, old, wish);
-    let finalizers = finalizers(old, wish);
-    let held = !finalizers.is_empty() || (resource.qualified() == "namespaces" && old.pointer("/spec/finalizers/0").is_some());
+    let finalizers = finalizers(resource, old, wish);
+    let held = !finalizers.is_empty() || (resource.stored() == "namespaces" && old.pointer("/spec/finalizers/0").is_some());
     if grace == 0 && !held {
         return Plan::Remove;
     }
@@ -54,7 +57,7 @@ pub fn plan(resource: &Resource, old: &Value, wish: &Wish, now: Timestamp) -> Pl
             metadata.insert("generation".into(), (meta::generation(old) + 1).into());
         }
     }
-    if resource.qualified() == "namespaces" {
+    if resource.stored() == "namespaces" {
         marked["status"]["phase"] = "Terminating".into();
     }
     if marked == *old { Plan::Nothing } else { Plan::Mark(marked) }
@@ -64,13 +67,13 @@ pub fn plan(resource: &Resource, old: &Value, wish: &Wish, now: Timestamp) -> Pl
 pub fn ends_with(resource: &Resource, object: &Value) -> bool {
     let graceful = meta::get(object, "deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) > 0;
     let held =
-        !meta::finalizers(object).is_empty() || (resource.qualified() == "namespaces" && object.pointer("/spec/finalizers/0").is_some());
+        !meta::finalizers(object).is_empty() || (resource.stored() == "namespaces" && object.pointer("/spec/finalizers/0").is_some());
     meta::is_terminating(object) && !graceful && !held
 }
 
 /// Only Pods have one; it is 0 for those that no node holds and those that have ended.
 fn grace_seconds(resource: &Resource, old: &Value, wish: &Wish) -> i64 {
-    if resource.qualified() != "pods" {
+    if resource.stored() != "pods" {
         return 0;
     }
     let unheld = old.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().is_empty();
@@ -82,8 +85,11 @@ fn grace_seconds(resource: &Resource, old: &Value, wish: &Wish) -> i64 {
     wish.grace_seconds.or(stated).unwrap_or(30).max(0)
 }
 
-fn finalizers(old: &Value, wish: &Wish) -> Vec<String> {
+fn finalizers(resource: &Resource, old: &Value, wish: &Wish) -> Vec<String> {
     let mut finalizers: Vec<String> = meta::finalizers(old).into_iter().map(Into::into).collect();
+    if resource.stored() == "customresourcedefinitions.apiextensions.k8s.io" && !meta::is_terminating(old) {
+        finalizers.push(CUSTOM_RESOURCE_CLEANUP.into());
+    }
     let Some(propagation) = wish.propagation else { return finalizers };
     finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion");
     match propagation {

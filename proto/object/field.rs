@@ -46,6 +46,7 @@ pub enum Problem {
     Duplicate(Value),
     NotFound(Value),
     TooLong(usize),
+    TooMany { found: usize, most: usize },
 }
 
 /// All that is wrong with one object.
@@ -118,6 +119,7 @@ impl Problem {
             Self::Duplicate(_) => "FieldValueDuplicate",
             Self::NotFound(_) => "FieldValueNotFound",
             Self::TooLong(_) => "FieldValueTooLong",
+            Self::TooMany { .. } => "FieldValueTooMany",
         }
     }
 }
@@ -135,6 +137,7 @@ impl fmt::Display for Problem {
             Self::Forbidden(detail) => write!(f, "Forbidden: {detail}"),
             Self::Duplicate(value) => write!(f, "Duplicate value: {value}"),
             Self::NotFound(value) => write!(f, "Not found: {value}"),
+            Self::TooMany { found, most } => write!(f, "Too many: {found}: must have at most {most} items"),
             Self::TooLong(bytes_max) => write!(f, "Too long: may not be more than {bytes_max} bytes"),
         }
     }

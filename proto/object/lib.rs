@@ -11,15 +11,19 @@
 //! Vocabulary: a [`Key`] names one object in the cluster; a [`Record`] is how the object rests; the [`registry`] is
 //! the one table that describes every built-in resource; a [`Status`] is Kubernetes' answer when something is wrong.
 
+pub mod admission;
 pub mod cron;
+pub mod custom;
 pub mod defaults;
 pub mod deletion;
 pub mod field;
 pub mod key;
+pub mod managed;
 pub mod meta;
 pub mod names;
 pub mod patch;
 pub mod quantity;
+pub mod query;
 pub mod record;
 pub mod registry;
 pub mod schema;
@@ -27,6 +31,7 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod validate;
+mod versions;
 
 pub use key::Key;
 pub use record::Record;

@@ -64,6 +64,12 @@ pub fn edit(object: &mut Value) -> &mut Map<String, Value> {
     metadata.as_object_mut().expect("metadata was just made an object")
 }
 
+/// Five characters that make no words, for generated names: apimachinery's `rand.String`.
+pub fn suffix(mut random: impl FnMut() -> u64) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    (0..5).map(|_| ALPHABET[usize::try_from(random() % 27).unwrap_or(0)] as char).collect()
+}
+
 /// Fills in what a new object gets from the server. The name is generated where only a prefix is given.
 pub fn at_creation(object: &mut Value, resource: &Resource, namespace: &str, birth: &Birth<'_>) {
     let metadata = edit(object);

@@ -12,10 +12,14 @@ const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric charac
 pub enum NameRule {
     /// RFC 1123 subdomain, at most 253 bytes: most resources.
     Subdomain,
-    /// RFC 1123 label, at most 63 bytes: Namespaces, Services' backends.
+    /// RFC 1123 label, at most 63 bytes: Namespaces, Services, StatefulSets.
     Label,
-    /// RFC 1035 label, at most 63 bytes: Services.
-    Dns1035,
+    /// An address of either family in its usual form: IPAddresses.
+    Address,
+    /// Anything: Events, budgets.
+    Any,
+    /// Whatever can stand in a path: roles, signing requests.
+    PathSegment,
 }
 
 /// `Err` carries Kubernetes' explanation.
@@ -25,7 +29,21 @@ pub fn check_name(rule: NameRule, name: &str) -> Verdict {
     match rule {
         NameRule::Subdomain => subdomain(name),
         NameRule::Label => dns1123_label(name),
-        NameRule::Dns1035 => dns1035_label(name),
+        NameRule::Address if name.parse::<std::net::IpAddr>().is_ok() => Ok(()),
+        NameRule::Address => Err("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()),
+        NameRule::Any => Ok(()),
+        NameRule::PathSegment => path_segment(name),
+    }
+}
+
+/// `validation/path.IsValidPathSegmentName`.
+fn path_segment(text: &str) -> Verdict {
+    match text {
+        "." | ".." => Err(format!("may not be '{text}'")),
+        _ => match ["/", "%"].iter().find(|part| text.contains(**part)) {
+            Some(part) => Err(format!("may not contain '{part}'")),
+            None => Ok(()),
+        },
     }
 }
 
@@ -113,7 +131,6 @@ mod tests {
         check(NameRule::Subdomain, "a..b", false);
         check(NameRule::Label, "1a", true);
         check(NameRule::Label, "a.b", false);
-        check(NameRule::Dns1035, "1a", false);
         check(NameRule::Subdomain, &"a".repeat(254), false);
     }
 

@@ -1,9 +1,10 @@
 //! The patches of Kubernetes: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch.
 //!
-//! Strategic merge knows which lists are sets of objects with a key; that knowledge is [`merge_key`], a table of the
-//! `patchMergeKey` tags of Kubernetes' types, looked up by the field's name and what its parent is.
+//! Strategic merge knows which lists are sets of objects with a key; the schema says so (`x-kubernetes-patch-strategy`).
 
 use serde_json::{Map, Value};
+
+use crate::schema::{PatchStrategy, Shape};
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -22,8 +23,8 @@ pub enum Kind {
     Strategic,
 }
 
-/// The object after the patch.
-pub fn apply(kind: Kind, object: &Value, patch: &Value) -> Result<Value, Error> {
+/// The object after the patch. A strategic merge needs the object's shape.
+pub fn apply(kind: Kind, object: &Value, patch: &Value, shape: Option<Shape<'_>>) -> Result<Value, Error> {
     let mut result = object.clone();
     match kind {
         Kind::Json => {
@@ -34,7 +35,7 @@ pub fn apply(kind: Kind, object: &Value, patch: &Value) -> Result<Value, Error> 
         Kind::Merge => json_patch::merge(&mut result, object_of(patch)?),
         Kind::Strategic => {
             object_of(patch)?;
-            strategic(&mut result, patch, "")?;
+            strategic(&mut result, patch, shape)?;
         }
     }
     Ok(result)
@@ -47,34 +48,12 @@ fn object_of(patch: &Value) -> Result<&Value, Error> {
     Err(Error::Malformed("json: cannot unmarshal array into Go value of type map[string]interface {}".into()))
 }
 
-/// The key that identifies an element of the list `field`, or `None` where the list is replaced as a whole.
-///
-/// `parent` is the name of the field that holds the object with the list.
-fn merge_key(parent: &str, field: &str) -> Option<&'static str> {
-    Some(match (parent, field) {
-        ("containers" | "initContainers" | "ephemeralContainers", "ports") => "containerPort",
-        ("spec", "ports") => "port",
-        (_, "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets" | "resourceClaims") => "name",
-        ("", "secrets") => "name",
-        (_, "volumeMounts") => "mountPath",
-        (_, "volumeDevices") => "devicePath",
-        (_, "topologySpreadConstraints") => "topologyKey",
-        (_, "ownerReferences") => "uid",
-        (_, "hostAliases") => "ip",
-        ("status", "conditions") => "type",
-        ("status", "addresses") => "type",
-        ("status", "podIPs" | "hostIPs") => "ip",
-        ("spec", "taints") => "key",
-        _ => return None,
-    })
+/// What becomes of the list in a field.
+fn strategy<'a>(shape: Option<Shape<'a>>, field: &str) -> PatchStrategy<'a> {
+    shape.and_then(|s| s.field(field)).map_or(PatchStrategy::Replace, Shape::patch_strategy)
 }
 
-/// Lists of plain values that are merged as sets.
-fn is_merged_set(field: &str) -> bool {
-    matches!(field, "finalizers" | "podCIDRs")
-}
-
-fn strategic(target: &mut Value, patch: &Value, parent: &str) -> Result<(), Error> {
+fn strategic(target: &mut Value, patch: &Value, shape: Option<Shape<'_>>) -> Result<(), Error> {
     let Some(changes) = patch.as_object() else {
         *target = patch.clone();
         return Ok(());
@@ -107,21 +86,23 @@ fn strategic(target: &mut Value, patch: &Value, parent: &str) -> Result<(), Erro
             map.shift_remove(field);
         } else if let Some(elements) = change.as_array() {
             let current = map.entry(field.clone()).or_insert_with(|| Value::Array(Vec::new()));
-            merge_list(current, elements, parent, field)?;
+            merge_list(current, elements, shape, field)?;
         } else {
-            strategic(map.entry(field.clone()).or_insert(Value::Null), change, field)?;
+            strategic(map.entry(field.clone()).or_insert(Value::Null), change, shape.and_then(|s| s.field(field)))?;
         }
     }
     for (field, order) in changes {
         if let Some(list) = field.strip_prefix("$setElementOrder/") {
-            set_element_order(map, list, order, parent);
+            set_element_order(map, list, order, shape);
         }
     }
     Ok(())
 }
 
-fn merge_list(current: &mut Value, elements: &[Value], parent: &str, field: &str) -> Result<(), Error> {
-    if is_merged_set(field) {
+fn merge_list(current: &mut Value, elements: &[Value], shape: Option<Shape<'_>>, field: &str) -> Result<(), Error> {
+    let item = shape.and_then(|s| s.field(field)).and_then(Shape::item);
+    let strategy = strategy(shape, field);
+    if strategy == (PatchStrategy::Merge { key: None }) {
         if !current.is_array() {
             *current = Value::Array(Vec::new());
         }
@@ -134,7 +115,10 @@ fn merge_list(current: &mut Value, elements: &[Value], parent: &str, field: &str
         return Ok(());
     }
     let replace = elements.iter().any(|e| e.get("$patch").and_then(Value::as_str) == Some("replace"));
-    let key = merge_key(parent, field).filter(|_| !replace && elements.iter().all(Value::is_object));
+    let key = match strategy {
+        PatchStrategy::Merge { key } => key.filter(|_| !replace && elements.iter().all(Value::is_object)),
+        PatchStrategy::Replace => None,
+    };
     let (Some(key), Some(list)) = (key, current.as_array_mut()) else {
         let plain = elements.iter().filter(|e| e.get("$patch").is_none()).map(cleaned).collect();
         *current = Value::Array(plain);
@@ -147,7 +131,7 @@ fn merge_list(current: &mut Value, elements: &[Value], parent: &str, field: &str
         let found = list.iter().position(|e| e.get(key) == Some(identity) && same_protocol(e, element, key));
         match (element.get("$patch").and_then(Value::as_str), found) {
             (Some("delete"), _) => list.retain(|e| e.get(key) != Some(identity)),
-            (_, Some(at)) => strategic(&mut list[at], element, field)?,
+            (_, Some(at)) => strategic(&mut list[at], element, item)?,
             (_, None) => list.push(cleaned(element)),
         }
     }
@@ -168,9 +152,12 @@ fn delete_from_primitive_list(map: &mut Map<String, Value>, list: &str, gone: &V
 }
 
 /// Sorts a list into the order that the patch names; elements it does not name keep their relative place at the end.
-fn set_element_order(map: &mut Map<String, Value>, list: &str, order: &Value, parent: &str) {
+fn set_element_order(map: &mut Map<String, Value>, list: &str, order: &Value, shape: Option<Shape<'_>>) {
     let (Some(current), Some(order)) = (map.get_mut(list).and_then(Value::as_array_mut), order.as_array()) else { return };
-    let key = merge_key(parent, list);
+    let key = match strategy(shape, list) {
+        PatchStrategy::Merge { key } => key,
+        PatchStrategy::Replace => None,
+    };
     let identity = |e: &Value| key.and_then(|k| e.get(k).cloned()).unwrap_or_else(|| e.clone());
     let wanted: Vec<Value> = order.iter().map(identity).collect();
     current.sort_by_key(|e| wanted.iter().position(|w| *w == identity(e)).unwrap_or(usize::MAX));
@@ -193,7 +180,11 @@ mod tests {
     use serde_json::json;
 
     fn check(kind: Kind, object: Value, patch: Value, expected: Result<Value, ()>) {
-        assert_eq!(apply(kind, &object, &patch).map_err(|_| ()), expected);
+        check_as("io.k8s.api.core.v1.Pod", kind, object, patch, expected);
+    }
+
+    fn check_as(definition: &str, kind: Kind, object: Value, patch: Value, expected: Result<Value, ()>) {
+        assert_eq!(apply(kind, &object, &patch, Shape::named(definition)).map_err(|_| ()), expected);
     }
 
     #[test]
@@ -211,10 +202,10 @@ mod tests {
 
     #[test]
     fn follows_directives() {
-        let object = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "strategy": {"type": "x", "rollingUpdate": {}}}});
+        let object = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "x": {"type": "x", "rollingUpdate": {}}}});
         let delete =
-            json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}], "strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
-        check(Kind::Strategic, object, delete, Ok(json!({"spec": {"containers": [{"name": "b"}], "strategy": {"type": "Recreate"}}})));
+            json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}], "x": {"$retainKeys": ["type"], "type": "Recreate"}}});
+        check(Kind::Strategic, object, delete, Ok(json!({"spec": {"containers": [{"name": "b"}], "x": {"type": "Recreate"}}})));
         let finalizers = json!({"metadata": {"finalizers": ["a", "b"]}});
         check(
             Kind::Strategic,
@@ -228,7 +219,8 @@ mod tests {
     fn keeps_a_port_for_each_protocol() {
         let object = json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}]}});
         let patch = json!({"spec": {"ports": [{"port": 53, "protocol": "TCP"}]}});
-        check(
+        check_as(
+            "io.k8s.api.core.v1.Service",
             Kind::Strategic,
             object,
             patch,

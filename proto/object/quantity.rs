@@ -33,6 +33,37 @@ impl Quantity {
     }
 }
 
+/// A quantity as Kubernetes writes it back: the largest suffix of its kind that leaves a whole number (`1000m` is `1`,
+/// `1.5Gi` is `1536Mi`).
+pub fn canonical(text: &str) -> Result<String, Malformed> {
+    let Quantity { milli } = text.parse()?;
+    let suffix = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+' | '-'));
+    if matches!(suffix, "n" | "u") {
+        return Ok(text.into());
+    }
+    let step = |mut amount: i128, base: i128, steps: usize| {
+        let mut taken = 0;
+        while amount != 0 && amount % base == 0 && taken < steps {
+            amount /= base;
+            taken += 1;
+        }
+        (amount, taken)
+    };
+    if suffix.ends_with('i') && milli % 1000 == 0 && (milli / 1000).abs() >= 1024 {
+        let (amount, taken) = step(milli / 1000, 1024, 6);
+        return Ok(format!("{amount}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][taken]));
+    }
+    let (amount, taken) = step(milli, 1000, 7);
+    if amount == 0 {
+        return Ok("0".into());
+    }
+    let is_exponent = suffix.len() > 1 && suffix.starts_with(['e', 'E']) && !suffix.ends_with('i');
+    if is_exponent && taken > 1 {
+        return Ok(format!("{amount}e{}", taken * 3 - 3));
+    }
+    Ok(format!("{amount}{}", ["m", "", "k", "M", "G", "T", "P", "E"][taken]))
+}
+
 impl std::str::FromStr for Quantity {
     type Err = Malformed;
 
@@ -117,6 +148,20 @@ impl std::ops::Sub for Quantity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn has_one_canonical_form() {
+        let check = |text: &str, expected: &str| assert_eq!(canonical(text).as_deref(), Ok(expected), "{text}");
+        check("1000m", "1");
+        check("1.5", "1500m");
+        check("1.5Gi", "1536Mi");
+        check("0.5Ki", "512");
+        check("2000k", "2M");
+        check("1e3", "1e3");
+        check("0", "0");
+        check("100Mi", "100Mi");
+        check("1024Mi", "1Gi");
+    }
 
     #[test]
     fn parses_every_suffix() {

@@ -1,22 +1,30 @@
 //! The one table of built-in resources. Routing, discovery, OpenAPI, Table output, defaulting, validation and storage
 //! are derived from it; adding a resource is adding an entry.
 
+mod access;
 mod apps;
 mod batch;
 mod core;
-mod other;
+mod extension;
+mod network;
+mod policy;
+mod storage;
 
-use std::sync::OnceLock;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::field::Errors;
 use crate::names::NameRule;
+use crate::record::Record;
+use crate::schema::{self, Shape};
 use crate::table::Column;
 
 /// A validation rule: the object, its predecessor on update, and where to report.
-pub type Validate = fn(&Value, Option<&Value>, &mut Errors);
+pub(crate) type Validate = fn(&Value, Option<&Value>, &mut Errors);
 
 /// One built-in resource in the version that it is stored and served in.
 pub struct Resource {
@@ -25,24 +33,38 @@ pub struct Resource {
     pub version: &'static str,
     pub kind: &'static str,
     pub plural: &'static str,
-    pub singular: &'static str,
-    pub short_names: &'static [&'static str],
-    pub categories: &'static [&'static str],
+    pub(crate) stored: &'static str,
+    pub short_names: Cow<'static, [&'static str]>,
+    pub categories: Cow<'static, [&'static str]>,
     pub namespaced: bool,
-    pub subresources: &'static [Subresource],
+    pub subresources: Cow<'static, [Subresource]>,
     pub name_rule: NameRule,
     /// Whether `metadata.generation` counts changes of the specification.
     pub has_generation: bool,
+    /// Whether a PUT makes an object that is not there.
+    pub made_by_update: bool,
     /// Whether the resource is only asked, never stored (SelfSubjectAccessReview).
     pub is_virtual: bool,
-    /// The name of the schema, as in `io.k8s.api.core.v1.Pod`.
-    pub definition: &'static str,
-    pub schema: fn(&mut SchemaGenerator) -> Schema,
-    pub default: fn(&mut Value),
-    pub validate: Validate,
+    /// Where another resource holds the objects that this one shows.
+    pub view: Option<View>,
+    pub(crate) default: fn(&mut Value),
+    pub(crate) validate: Validate,
     /// Fields that a `fieldSelector` may name, besides metadata.name and metadata.namespace.
-    pub selectable: &'static [&'static str],
-    pub columns: fn() -> Vec<Column>,
+    pub selectable: Cow<'static, [&'static str]>,
+    pub(crate) columns: fn() -> Vec<Column>,
+    /// What a custom resource has beyond this.
+    pub custom: Option<Custom>,
+}
+
+/// A second face of stored objects: an older version, or Events in their new group.
+#[derive(Clone, Copy)]
+pub struct View {
+    /// The resource that holds them, as keys name it.
+    pub of: &'static str,
+    /// From the stored form to this one.
+    pub show: fn(&mut Value),
+    /// From this form to the stored one.
+    pub store: fn(&mut Value),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +78,8 @@ pub enum Subresource {
     Binding,
     Eviction,
     Finalize,
+    Token,
+    Approval,
 }
 
 impl Subresource {
@@ -70,6 +94,8 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Eviction => "eviction",
             Self::Finalize => "finalize",
+            Self::Token => "token",
+            Self::Approval => "approval",
         }
     }
 }
@@ -82,9 +108,94 @@ impl Resource {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 
-    /// `pods`, `deployments.apps`: the name in keys and in messages.
-    pub fn qualified(&self) -> &'static str {
-        self.key_prefix()
+    /// `pods`, `deployments.apps`: the name in messages.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// The name in keys: that of the resource which holds the objects.
+    pub fn stored(&self) -> &'static str {
+        self.view.map_or(self.stored, |view| view.of)
+    }
+
+    pub fn singular(&self) -> String {
+        self.kind.to_lowercase()
+    }
+
+    /// The name of the schema's definition, as in `io.k8s.api.core.v1.Pod`.
+    pub fn definition(&self) -> Option<&'static str> {
+        schema::definition_of(self.group, self.version, self.kind)
+    }
+
+    pub fn shape(&self) -> Option<Shape<'_>> {
+        match &self.custom {
+            Some(custom) => Some(custom.shape()),
+            None => Shape::named(self.definition()?),
+        }
+    }
+
+    /// Removes what the schema does not know from a new value and says what was wrong.
+    pub fn conform(&self, object: &mut Value) -> schema::Findings {
+        match (&self.custom, self.shape()) {
+            (Some(custom), _) => schema::prune(custom.shape(), object),
+            (None, Some(shape)) => schema::check(shape, object),
+            (None, None) => schema::Findings::default(),
+        }
+    }
+
+    /// Writes into an object what Kubernetes writes where the client said nothing.
+    pub fn fill_defaults(&self, object: &mut Value) {
+        match &self.custom {
+            Some(custom) => custom.default(object),
+            None => {
+                (self.default)(object);
+                if let Some(shape) = self.shape() {
+                    schema::fill(shape, object);
+                }
+            }
+        }
+    }
+
+    /// The rules of the kind; `old` is what an update starts from.
+    pub fn check(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+        match &self.custom {
+            Some(custom) => custom.validate(object, errors),
+            None => (self.validate)(object, old, errors),
+        }
+    }
+
+    /// How a list is printed.
+    pub fn columns(&self) -> Vec<Column> {
+        match &self.custom {
+            Some(custom) => custom.columns(),
+            None => (self.columns)(),
+        }
+    }
+
+    /// A stored object as this resource shows it.
+    pub fn show(&self, record: &Record, revision: u64) -> Value {
+        let mut object = record.to_value(&self.api_version(), self.kind, revision);
+        if let Some(view) = self.view {
+            (view.show)(&mut object);
+        }
+        if let Some(custom) = &self.custom {
+            // What was stored before the schema had a default gets it when it is read.
+            custom.default(&mut object);
+        }
+        object
+    }
+
+    /// Whether a stored object can be shown as it is, byte by byte.
+    pub fn is_shown_as_stored(&self) -> bool {
+        self.view.is_none() && self.custom.as_ref().is_none_or(|custom| !custom.has_defaults)
+    }
+
+    /// An object of this resource as it is stored.
+    pub fn record(&self, object: &Value) -> Record {
+        let Some(view) = self.view else { return Record::from_value(object) };
+        let mut stored = object.clone();
+        (view.store)(&mut stored);
+        Record::from_value(&stored)
     }
 
     /// `Pod`, `Deployment.apps`.
@@ -96,7 +207,20 @@ impl Resource {
         if self.is_virtual {
             return &["create"];
         }
+        if self.stored == "namespaces" {
+            return &["create", "delete", "get", "list", "patch", "update", "watch"];
+        }
         &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+    }
+
+    /// What whoever makes an object of this kind must know: that nothing acts on it yet.
+    pub fn warning(&self) -> Option<String> {
+        IDLE.contains(&self.stored()).then(|| format!("this version of Skein stores {} but does not act on them", self.plural))
+    }
+
+    /// Whether objects rest under this resource's own keys.
+    pub fn is_stored(&self) -> bool {
+        !self.is_virtual && self.view.is_none()
     }
 
     pub fn subresource(&self, name: &str) -> Option<Subresource> {
@@ -106,61 +230,89 @@ impl Resource {
     pub fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
     }
-
-    fn key_prefix(&self) -> &'static str {
-        static NAMES: OnceLock<std::collections::BTreeMap<(&str, &str), String>> = OnceLock::new();
-        let names = NAMES.get_or_init(|| {
-            let name = |r: &Self| if r.group.is_empty() { r.plural.to_string() } else { format!("{}.{}", r.plural, r.group) };
-            all().iter().map(|r| ((r.group, r.plural), name(r))).collect()
-        });
-        names.get(&(self.group, self.plural)).map_or(self.plural, String::as_str)
-    }
 }
 
-/// Every built-in resource, in the order of discovery.
-pub fn all() -> &'static [Resource] {
-    static ALL: OnceLock<Vec<Resource>> = OnceLock::new();
-    ALL.get_or_init(|| core::resources().into_iter().chain(apps::resources()).chain(batch::resources()).chain(other::resources()).collect())
+/// Resources that are served and stored, and on which nothing acts yet. Whoever makes one is warned.
+const IDLE: &[&str] = &[
+    "certificatesigningrequests.certificates.k8s.io",
+    "flowschemas.flowcontrol.apiserver.k8s.io",
+    "horizontalpodautoscalers.autoscaling",
+    "limitranges",
+    "mutatingadmissionpolicies.admissionregistration.k8s.io",
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+    "networkpolicies.networking.k8s.io",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "poddisruptionbudgets.policy",
+    "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
+    "resourceclaims.resource.k8s.io",
+    "resourcequotas",
+    "statefulsets.apps",
+    "storageversionmigrations.storagemigration.k8s.io",
+    "apiservices.apiregistration.k8s.io",
+    "validatingadmissionpolicies.admissionregistration.k8s.io",
+    "validatingwebhookconfigurations.admissionregistration.k8s.io",
+];
+
+/// Every built-in resource, in the order of discovery. Of several versions the preferred one comes first.
+pub fn all() -> &'static [Arc<Resource>] {
+    static ALL: OnceLock<Vec<Arc<Resource>>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let groups = [core::resources(), apps::resources(), batch::resources(), access::resources(), network::resources()];
+        let more = [storage::resources(), policy::resources(), extension::resources()];
+        groups.into_iter().chain(more).flatten().map(Arc::new).collect()
+    })
 }
 
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Resource>> {
     all().iter().find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
 /// The resource whose keys start with this name: `deployments.apps`.
-pub fn by_key(qualified: &str) -> Option<&'static Resource> {
-    all().iter().find(|r| r.qualified() == qualified)
+pub fn by_key(stored: &str) -> Option<&'static Arc<Resource>> {
+    static BY_KEY: OnceLock<BTreeMap<&str, &Arc<Resource>>> = OnceLock::new();
+    BY_KEY.get_or_init(|| all().iter().filter(|r| r.is_stored()).map(|r| (r.stored(), r)).collect()).get(stored).copied()
 }
 
-pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
+pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Arc<Resource>> {
     all().iter().find(|r| r.kind == kind && r.api_version() == api_version)
 }
 
 /// An entry with the usual values; what is special is stated where the entry stands.
-fn entry<T>(plural: &'static str, singular: &'static str, definition: &'static str) -> Resource
-where
-    T: k8s_openapi::Resource + schemars::JsonSchema,
-{
+pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> Resource {
     Resource {
-        group: T::GROUP,
-        version: T::VERSION,
-        kind: T::KIND,
+        group,
+        version,
+        kind,
         plural,
-        singular,
-        short_names: &[],
-        categories: &[],
+        stored: intern(&if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") }),
+        short_names: Cow::Borrowed(&[]),
+        categories: Cow::Borrowed(&[]),
         namespaced: true,
-        subresources: &[],
+        subresources: Cow::Borrowed(&[]),
         name_rule: NameRule::Subdomain,
         has_generation: false,
+        made_by_update: false,
         is_virtual: false,
-        definition,
-        schema: |generator| generator.subschema_for::<T>(),
+        view: None,
         default: |_| {},
         validate: |_, _, _| {},
-        selectable: &[],
+        selectable: Cow::Borrowed(&[]),
         columns: crate::table::name_and_age,
+        custom: None,
     }
+}
+
+/// A name that lives as long as the process. Each distinct text is kept once.
+pub(crate) fn intern(text: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(text) {
+        return known;
+    }
+    let kept: &'static str = Box::leak(text.to_string().into_boxed_str());
+    names.insert(kept);
+    kept
 }
 
 #[cfg(test)]
@@ -169,10 +321,9 @@ mod tests {
 
     #[test]
     fn every_resource_has_its_schema_and_a_unique_name() {
-        let definitions = crate::schema::definitions();
-        let mut names: Vec<_> = all().iter().map(Resource::qualified).collect();
+        let mut names: Vec<_> = all().iter().map(|r| (r.api_version(), r.qualified())).collect();
         for resource in all() {
-            assert!(definitions.contains_key(resource.definition), "{}", resource.definition);
+            assert!(resource.shape().is_some(), "{} {}", resource.api_version(), resource.kind);
         }
         names.sort_unstable();
         let count = names.len();

@@ -162,6 +162,9 @@ fn parse_requirement(text: &str) -> Result<Requirement, Malformed> {
         return checked(key, Test::NotIn(vec![value.trim().into()]));
     }
     if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        if value.trim_start().starts_with('=') {
+            return Err(Malformed("found '=', expected: identifier".into()));
+        }
         return checked(key, Test::In(vec![value.trim().into()]));
     }
     if let Some((key, value)) = text.split_once('>') {

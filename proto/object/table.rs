@@ -1,19 +1,36 @@
 //! Tables: how a list is printed by the server (`pkg/printers`), and ages as kubectl shows them.
 
+pub mod access;
 pub mod apps;
 pub mod batch;
 pub mod core;
+pub mod extension;
+pub mod network;
+pub mod policy;
+pub mod storage;
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// One column and how to fill it.
 pub struct Column {
-    pub name: &'static str,
-    pub kind: &'static str,
+    pub name: Cow<'static, str>,
+    pub kind: Cow<'static, str>,
     /// Columns above 0 are shown by `-o wide` only.
     pub priority: u8,
-    pub cell: fn(&Value, Timestamp) -> Value,
+    pub description: String,
+    pub cell: Cell,
+}
+
+type Find = dyn Fn(&Value, Timestamp) -> Value + Send + Sync;
+
+/// What stands in a cell: a function of the object and of now.
+pub enum Cell {
+    Known(fn(&Value, Timestamp) -> Value),
+    /// Of a custom resource: found by a path that is read at run time.
+    Found(Box<Find>),
 }
 
 /// What `includeObject` asked each row to carry.
@@ -24,12 +41,21 @@ pub enum Include {
     Object,
 }
 
+impl Cell {
+    fn of(&self, object: &Value, now: Timestamp) -> Value {
+        match self {
+            Self::Known(cell) => cell(object, now),
+            Self::Found(cell) => cell(object, now),
+        }
+    }
+}
+
 pub fn column(name: &'static str, kind: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { name, kind, priority: 0, cell }
+    Column { name: name.into(), kind: kind.into(), priority: 0, description: String::new(), cell: Cell::Known(cell) }
 }
 
 pub fn wide(name: &'static str, kind: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { name, kind, priority: 1, cell }
+    Column { priority: 1, ..column(name, kind, cell) }
 }
 
 /// The columns of a kind without a printer of its own.
@@ -37,8 +63,13 @@ pub fn name_and_age() -> Vec<Column> {
     vec![name(), age()]
 }
 
+/// The columns of kinds that show when they were made, in full.
+pub(crate) fn name_and_creation() -> Vec<Column> {
+    vec![name(), column("Created At", "date", |o, _| crate::meta::text(o, "creationTimestamp").into())]
+}
+
 pub(crate) fn name() -> Column {
-    Column { name: "Name", kind: "string", priority: 0, cell: |o, _| crate::meta::name(o).into() }
+    column("Name", "string", |o, _| crate::meta::name(o).into())
 }
 
 pub(crate) fn age() -> Column {
@@ -48,13 +79,13 @@ pub(crate) fn age() -> Column {
 pub fn definitions(columns: &[Column]) -> Vec<Value> {
     let definition = |c: &Column| {
         let format = if c.name == "Name" { "name" } else { "" };
-        json!({"name": c.name, "type": c.kind, "format": format, "description": "", "priority": c.priority})
+        json!({"name": c.name, "type": c.kind, "format": format, "description": c.description, "priority": c.priority})
     };
     columns.iter().map(definition).collect()
 }
 
 pub fn row(columns: &[Column], object: Value, include: Include, now: Timestamp) -> Value {
-    let cells: Vec<Value> = columns.iter().map(|c| (c.cell)(&object, now)).collect();
+    let cells: Vec<Value> = columns.iter().map(|c| c.cell.of(&object, now)).collect();
     match include {
         Include::None => json!({"cells": cells}),
         Include::Object => json!({"cells": cells, "object": object}),
@@ -114,6 +145,11 @@ pub(crate) fn number(object: &Value, pointer: &str) -> i64 {
 
 pub(crate) fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// `true`, `false`, or what stands for an unset flag.
+pub(crate) fn flag(object: &Value, pointer: &str, unset: bool) -> Value {
+    object.pointer(pointer).and_then(Value::as_bool).unwrap_or(unset).into()
 }
 
 /// `a=b,c=d`, or `<none>`.

@@ -1,14 +1,36 @@
 //! Validation, kind by kind, in Kubernetes' words (`pkg/apis/*/validation`). It runs on defaulted objects.
 
+pub mod access;
 pub mod batch;
 pub mod config;
+pub mod extension;
+pub mod network;
 pub mod pod;
+pub mod policy;
 pub mod service;
+pub mod storage;
 pub mod workload;
 
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
+
+/// Reports fields that must say something: each with its path and what follows "Required value".
+pub fn required(object: &Value, fields: &[(&str, &str)], errors: &mut Errors) {
+    for (field, why) in fields {
+        let found = object.pointer(&format!("/{}", field.replace('.', "/")));
+        let says_nothing = match found {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(_) => false,
+        };
+        if says_nothing {
+            errors.required(&Path::new(field), why);
+        }
+    }
+}
 
 /// Reports a change of `pointer` between two versions.
 fn immutable(new: &Value, old: &Value, pointer: &str, path: &Path, errors: &mut Errors) {

@@ -113,8 +113,12 @@ fn message_name(api_version: &str, kind: &str) -> String {
         return format!("k8s.io.apimachinery.pkg.apis.meta.v1.{kind}");
     }
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
-    let package = group.split('.').next().unwrap_or(group);
-    format!("k8s.io.api.{package}.{version}.{kind}")
+    let package = match group {
+        "apiextensions.k8s.io" => "k8s.io.apiextensions_apiserver.pkg.apis.apiextensions",
+        "apiregistration.k8s.io" => "k8s.io.kube_aggregator.pkg.apis.apiregistration",
+        _ => &format!("k8s.io.api.{}", group.split('.').next().unwrap_or(group)),
+    };
+    format!("{package}.{version}.{kind}")
 }
 
 fn convert(message: &DynamicMessage) -> Value {

@@ -4,6 +4,21 @@ use serde_json::{Value, json};
 
 use super::{default, each, object};
 
+pub fn endpoints(endpoints: &mut Value) {
+    let Some(map) = endpoints.as_object_mut() else { return };
+    for subset in each(map, "subsets") {
+        each(subset, "ports").for_each(|port| default(port, "protocol", "TCP"));
+    }
+}
+
+pub fn endpoint_slice(slice: &mut Value) {
+    let Some(map) = slice.as_object_mut() else { return };
+    for port in each(map, "ports") {
+        default(port, "name", "");
+        default(port, "protocol", "TCP");
+    }
+}
+
 pub fn service(service: &mut Value) {
     if let Some(spec) = object(service, "spec") {
         default(spec, "sessionAffinity", "None");

@@ -56,6 +56,47 @@ pub fn daemon_set(set: &mut Value) {
     }
 }
 
+pub fn stateful_set(set: &mut Value) {
+    let Some(spec) = object(set, "spec") else { return };
+    default(spec, "replicas", 1);
+    default(spec, "revisionHistoryLimit", 10);
+    default(spec, "podManagementPolicy", "OrderedReady");
+    default(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+    if let Some(policy) = spec.get_mut("persistentVolumeClaimRetentionPolicy").and_then(Value::as_object_mut) {
+        default(policy, "whenDeleted", "Retain");
+        default(policy, "whenScaled", "Retain");
+    }
+    default(spec, "updateStrategy", json!({}));
+    if let Some(strategy) = spec.get_mut("updateStrategy").and_then(Value::as_object_mut) {
+        default(strategy, "type", "RollingUpdate");
+        if strategy.get("type") == Some(&json!("RollingUpdate")) {
+            default(strategy, "rollingUpdate", json!({}));
+            if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
+                default(rolling, "partition", 0);
+                default(rolling, "maxUnavailable", 1);
+            }
+        }
+    }
+    for claim in spec.get_mut("volumeClaimTemplates").and_then(Value::as_array_mut).into_iter().flatten() {
+        super::storage::claim(claim);
+        for (field, value) in [("apiVersion", "v1"), ("kind", "PersistentVolumeClaim")] {
+            claim[field] = value.into();
+        }
+    }
+    template(spec);
+    if let Some(status) = object(set, "status") {
+        for field in ["replicas", "availableReplicas"] {
+            default(status, field, 0);
+        }
+    }
+}
+
+pub fn pod_template(template: &mut Value) {
+    if let Some(spec) = template.pointer_mut("/template/spec").and_then(Value::as_object_mut) {
+        pod_spec(spec);
+    }
+}
+
 /// A ReplicationController takes selector and labels from its template (SetDefaults_ReplicationController).
 pub fn replication_controller(controller: &mut Value) {
     let labels = controller.pointer("/spec/template/metadata/labels").cloned().filter(|l| l.as_object().is_some_and(|m| !m.is_empty()));

@@ -1,42 +1,59 @@
 //! The `apps` group: workloads.
 
-use k8s_openapi::api::apps::v1;
+use std::borrow::Cow;
 
 use super::{Resource, Subresource, entry};
+use crate::names::NameRule;
 use crate::{defaults, table, validate};
 
 pub(super) fn resources() -> Vec<Resource> {
     vec![
         Resource {
-            short_names: &["deploy"],
-            categories: &["all"],
-            subresources: &[Subresource::Status, Subresource::Scale],
+            short_names: Cow::Borrowed(&["deploy"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
             has_generation: true,
             default: defaults::workload::deployment,
             validate: validate::workload::deployment,
             columns: table::apps::deployment,
-            ..entry::<v1::Deployment>("deployments", "deployment", "io.k8s.api.apps.v1.Deployment")
+            ..entry("apps", "v1", "Deployment", "deployments")
         },
         Resource {
-            short_names: &["rs"],
-            categories: &["all"],
-            subresources: &[Subresource::Status, Subresource::Scale],
+            short_names: Cow::Borrowed(&["rs"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
             has_generation: true,
             default: defaults::workload::replica_set,
             validate: validate::workload::replica_set,
-            selectable: &["status.replicas"],
+            selectable: Cow::Borrowed(&["status.replicas"]),
             columns: table::apps::replica_set,
-            ..entry::<v1::ReplicaSet>("replicasets", "replicaset", "io.k8s.api.apps.v1.ReplicaSet")
+            ..entry("apps", "v1", "ReplicaSet", "replicasets")
         },
         Resource {
-            short_names: &["ds"],
-            categories: &["all"],
-            subresources: &[Subresource::Status],
+            short_names: Cow::Borrowed(&["ds"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::workload::daemon_set,
             validate: validate::workload::daemon_set,
             columns: table::apps::daemon_set,
-            ..entry::<v1::DaemonSet>("daemonsets", "daemonset", "io.k8s.api.apps.v1.DaemonSet")
+            ..entry("apps", "v1", "DaemonSet", "daemonsets")
+        },
+        Resource {
+            short_names: Cow::Borrowed(&["sts"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
+            has_generation: true,
+            default: defaults::workload::stateful_set,
+            validate: validate::workload::stateful_set,
+            name_rule: NameRule::Label,
+            columns: table::apps::stateful_set,
+            ..entry("apps", "v1", "StatefulSet", "statefulsets")
+        },
+        Resource {
+            columns: table::apps::controller_revision,
+            validate: |o, _, e| validate::required(o, &[("data", "data is mandatory")], e),
+            ..entry("apps", "v1", "ControllerRevision", "controllerrevisions")
         },
     ]
 }

@@ -1,27 +1,30 @@
 //! The core group, `v1`.
 
-use k8s_openapi::api::core::v1;
+use std::borrow::Cow;
 
 use super::{Resource, Subresource, entry};
+use crate::field::Path;
 use crate::names::NameRule;
 use crate::{defaults, table, validate};
 
 pub(super) fn resources() -> Vec<Resource> {
     vec![
         Resource {
-            short_names: &["cm"],
+            short_names: Cow::Borrowed(&["cm"]),
             validate: validate::config::config_map,
             columns: table::core::config_map,
-            ..entry::<v1::ConfigMap>("configmaps", "configmap", "io.k8s.api.core.v1.ConfigMap")
+            ..entry("", "v1", "ConfigMap", "configmaps")
         },
         Resource {
-            short_names: &["ep"],
+            short_names: Cow::Borrowed(&["ep"]),
+            default: defaults::service::endpoints,
             columns: table::core::endpoints,
-            ..entry::<v1::Endpoints>("endpoints", "endpoints", "io.k8s.api.core.v1.Endpoints")
+            made_by_update: true,
+            ..entry("", "v1", "Endpoints", "endpoints")
         },
         Resource {
-            short_names: &["ev"],
-            selectable: &[
+            short_names: Cow::Borrowed(&["ev"]),
+            selectable: Cow::Borrowed(&[
                 "involvedObject.kind",
                 "involvedObject.namespace",
                 "involvedObject.name",
@@ -33,33 +36,35 @@ pub(super) fn resources() -> Vec<Resource> {
                 "reportingComponent",
                 "source",
                 "type",
-            ],
+            ]),
             columns: table::core::event,
-            ..entry::<v1::Event>("events", "event", "io.k8s.api.core.v1.Event")
+            made_by_update: true,
+            name_rule: NameRule::Any,
+            ..entry("", "v1", "Event", "events")
         },
         Resource {
-            short_names: &["ns"],
+            short_names: Cow::Borrowed(&["ns"]),
             namespaced: false,
-            subresources: &[Subresource::Status, Subresource::Finalize],
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Finalize]),
             name_rule: NameRule::Label,
             default: defaults::namespace,
-            selectable: &["status.phase"],
+            selectable: Cow::Borrowed(&["status.phase"]),
             columns: table::core::namespace,
-            ..entry::<v1::Namespace>("namespaces", "namespace", "io.k8s.api.core.v1.Namespace")
+            ..entry("", "v1", "Namespace", "namespaces")
         },
         Resource {
-            short_names: &["no"],
+            short_names: Cow::Borrowed(&["no"]),
             namespaced: false,
-            subresources: &[Subresource::Status],
+            subresources: Cow::Borrowed(&[Subresource::Status]),
             validate: validate::node,
-            selectable: &["spec.unschedulable"],
+            selectable: Cow::Borrowed(&["spec.unschedulable"]),
             columns: table::core::node,
-            ..entry::<v1::Node>("nodes", "node", "io.k8s.api.core.v1.Node")
+            ..entry("", "v1", "Node", "nodes")
         },
         Resource {
-            short_names: &["po"],
-            categories: &["all"],
-            subresources: &[
+            short_names: Cow::Borrowed(&["po"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[
                 Subresource::Status,
                 Subresource::Log,
                 Subresource::Exec,
@@ -67,11 +72,11 @@ pub(super) fn resources() -> Vec<Resource> {
                 Subresource::PortForward,
                 Subresource::Binding,
                 Subresource::Eviction,
-            ],
+            ]),
             has_generation: true,
             default: defaults::pod::pod,
             validate: validate::pod::pod,
-            selectable: &[
+            selectable: Cow::Borrowed(&[
                 "spec.nodeName",
                 "spec.restartPolicy",
                 "spec.schedulerName",
@@ -80,47 +85,81 @@ pub(super) fn resources() -> Vec<Resource> {
                 "status.phase",
                 "status.podIP",
                 "status.nominatedNodeName",
-            ],
+            ]),
             columns: table::core::pod,
-            ..entry::<v1::Pod>("pods", "pod", "io.k8s.api.core.v1.Pod")
+            ..entry("", "v1", "Pod", "pods")
         },
         Resource {
-            short_names: &["rc"],
-            categories: &["all"],
-            subresources: &[Subresource::Status, Subresource::Scale],
+            short_names: Cow::Borrowed(&["rc"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
             has_generation: true,
             default: defaults::workload::replication_controller,
             validate: validate::workload::replication_controller,
-            selectable: &["status.replicas"],
+            selectable: Cow::Borrowed(&["status.replicas"]),
             columns: table::apps::replication_controller,
-            ..entry::<v1::ReplicationController>(
-                "replicationcontrollers",
-                "replicationcontroller",
-                "io.k8s.api.core.v1.ReplicationController",
-            )
+            ..entry("", "v1", "ReplicationController", "replicationcontrollers")
         },
         Resource {
             default: defaults::secret,
             validate: validate::config::secret,
-            selectable: &["type"],
+            selectable: Cow::Borrowed(&["type"]),
             columns: table::core::secret,
-            ..entry::<v1::Secret>("secrets", "secret", "io.k8s.api.core.v1.Secret")
+            ..entry("", "v1", "Secret", "secrets")
         },
         Resource {
-            short_names: &["sa"],
-            columns: table::core::service_account,
-            ..entry::<v1::ServiceAccount>("serviceaccounts", "serviceaccount", "io.k8s.api.core.v1.ServiceAccount")
+            short_names: Cow::Borrowed(&["sa"]),
+            subresources: Cow::Borrowed(&[Subresource::Token]),
+            ..entry("", "v1", "ServiceAccount", "serviceaccounts")
         },
         Resource {
-            short_names: &["svc"],
-            categories: &["all"],
-            subresources: &[Subresource::Status],
-            name_rule: NameRule::Dns1035,
+            short_names: Cow::Borrowed(&["svc"]),
+            categories: Cow::Borrowed(&["all"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            name_rule: NameRule::Label,
             default: defaults::service::service,
             validate: validate::service::service,
-            selectable: &["spec.clusterIP", "spec.type"],
+            selectable: Cow::Borrowed(&["spec.clusterIP", "spec.type"]),
             columns: table::core::service,
-            ..entry::<v1::Service>("services", "service", "io.k8s.api.core.v1.Service")
+            made_by_update: true,
+            ..entry("", "v1", "Service", "services")
+        },
+        Resource {
+            columns: table::name_and_creation,
+            default: defaults::limit_range,
+            short_names: Cow::Borrowed(&["limits"]),
+            made_by_update: true,
+            ..entry("", "v1", "LimitRange", "limitranges")
+        },
+        Resource {
+            short_names: Cow::Borrowed(&["pvc"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            default: defaults::storage::claim,
+            validate: validate::storage::claim,
+            columns: table::storage::claim,
+            ..entry("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+        },
+        Resource {
+            short_names: Cow::Borrowed(&["pv"]),
+            namespaced: false,
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            default: defaults::storage::volume,
+            validate: validate::storage::volume,
+            columns: table::storage::volume,
+            ..entry("", "v1", "PersistentVolume", "persistentvolumes")
+        },
+        Resource {
+            has_generation: true,
+            default: defaults::workload::pod_template,
+            validate: |o, _, e| validate::workload::any_pod_template(&o["template"], &Path::new("template"), e),
+            columns: table::apps::pod_template,
+            ..entry("", "v1", "PodTemplate", "podtemplates")
+        },
+        Resource {
+            short_names: Cow::Borrowed(&["quota"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            columns: table::core::resource_quota,
+            ..entry("", "v1", "ResourceQuota", "resourcequotas")
         },
     ]
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::apps::{containers, images, selector_text};
-use super::{Column, age, column, items, name, number, since, text_or, wide};
+use super::{Column, age, column, items, joined, name, number, since, text_or, wide};
 
 pub(crate) fn job() -> Vec<Column> {
     vec![
@@ -44,17 +44,24 @@ fn completions(job: &Value) -> String {
     }
 }
 
+fn of_containers(cron: &Value, pointer: &str) -> String {
+    joined(items(cron, "/spec/jobTemplate/spec/template/spec/containers").iter().map(|c| text_or(c, pointer, "")))
+}
+
 pub(crate) fn cron_job() -> Vec<Column> {
     vec![
         name(),
         column("Schedule", "string", |o, _| text_or(o, "/spec/schedule", "").into()),
         column("Timezone", "string", |o, _| text_or(o, "/spec/timeZone", "<none>").into()),
-        column("Suspend", "string", |o, _| if o["spec"]["suspend"] == true { "True".into() } else { "False".into() }),
+        column("Suspend", "boolean", |o, _| if o["spec"]["suspend"] == true { "True".into() } else { "False".into() }),
         column("Active", "integer", |o, _| items(o, "/status/active").len().into()),
         column("Last Schedule", "string", |o, now| {
             let last = text_or(o, "/status/lastScheduleTime", "");
             if last.is_empty() { "<none>".into() } else { since(&last, now).into() }
         }),
         age(),
+        wide("Containers", "string", |o, _| of_containers(o, "/name").into()),
+        wide("Images", "string", |o, _| of_containers(o, "/image").into()),
+        wide("Selector", "string", |o, _| super::apps::selector_at(o, "/spec/jobTemplate/spec/selector").into()),
     ]
 }

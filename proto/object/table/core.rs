@@ -6,20 +6,16 @@ use serde_json::Value;
 use super::{Column, age, column, items, joined, labels_text, name, number, since, text_or, wide};
 
 pub(crate) fn config_map() -> Vec<Column> {
-    vec![name(), column("Data", "integer", |o, _| (count(o, "data") + count(o, "binaryData")).into()), age()]
+    vec![name(), column("Data", "string", |o, _| (count(o, "data") + count(o, "binaryData")).into()), age()]
 }
 
 pub(crate) fn secret() -> Vec<Column> {
     vec![
         name(),
         column("Type", "string", |o, _| text_or(o, "/type", "").into()),
-        column("Data", "integer", |o, _| count(o, "data").into()),
+        column("Data", "string", |o, _| count(o, "data").into()),
         age(),
     ]
-}
-
-pub(crate) fn service_account() -> Vec<Column> {
-    vec![name(), column("Secrets", "integer", |o, _| items(o, "/secrets").len().into()), age()]
 }
 
 pub(crate) fn namespace() -> Vec<Column> {
@@ -30,26 +26,34 @@ pub(crate) fn lease() -> Vec<Column> {
     vec![name(), column("Holder", "string", |o, _| text_or(o, "/spec/holderIdentity", "").into()), age()]
 }
 
+/// Of both groups: the fields have other names in `events.k8s.io`.
 pub(crate) fn event() -> Vec<Column> {
     vec![
         column("Last Seen", "string", |o, now| since(&last_seen(o), now).into()),
         column("Type", "string", |o, _| text_or(o, "/type", "").into()),
         column("Reason", "string", |o, _| text_or(o, "/reason", "").into()),
         column("Object", "string", |o, _| {
-            let kind = text_or(o, "/involvedObject/kind", "").to_lowercase();
-            format!("{kind}/{}", text_or(o, "/involvedObject/name", "")).into()
+            let kind = either(o, "/involvedObject/kind", "/regarding/kind").to_lowercase();
+            format!("{kind}/{}", either(o, "/involvedObject/name", "/regarding/name")).into()
         }),
-        wide("Subobject", "string", |o, _| text_or(o, "/involvedObject/fieldPath", "").into()),
-        wide("Source", "string", |o, _| text_or(o, "/source/component", "").into()),
-        column("Message", "string", |o, _| text_or(o, "/message", "").trim().into()),
-        wide("First Seen", "string", |o, now| since(&text_or(o, "/firstTimestamp", ""), now).into()),
-        wide("Count", "integer", |o, _| number(o, "/count").max(1).into()),
+        wide("Subobject", "string", |o, _| either(o, "/involvedObject/fieldPath", "/regarding/fieldPath").into()),
+        wide("Source", "string", |o, _| either(o, "/source/component", "/deprecatedSource/component").into()),
+        column("Message", "string", |o, _| either(o, "/message", "/note").trim().into()),
+        wide("First Seen", "string", |o, now| since(&either(o, "/firstTimestamp", "/deprecatedFirstTimestamp"), now).into()),
+        wide("Count", "string", |o, _| number(o, "/count").max(number(o, "/deprecatedCount")).max(1).into()),
         wide("Name", "string", |o, _| crate::meta::name(o).into()),
     ]
 }
 
+fn either(object: &Value, pointer: &str, other: &str) -> String {
+    text_or(object, pointer, &text_or(object, other, ""))
+}
+
 fn last_seen(event: &Value) -> String {
-    let first = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime"].iter().map(|p| text_or(event, p, "")).find(|t| !t.is_empty());
+    let first = ["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime"]
+        .iter()
+        .map(|p| text_or(event, p, ""))
+        .find(|t| !t.is_empty());
     first.unwrap_or_else(|| crate::meta::text(event, "creationTimestamp").into())
 }
 
@@ -245,4 +249,24 @@ fn shortened(mut all: Vec<String>) -> String {
 
 fn count(object: &Value, field: &str) -> usize {
     object.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len)
+}
+
+pub(crate) fn resource_quota() -> Vec<Column> {
+    vec![
+        name(),
+        column("Request", "string", |o, _| quota_text(o, |key| !key.starts_with("limits.")).into()),
+        column("Limit", "string", |o, _| quota_text(o, |key| key.starts_with("limits.")).into()),
+        age(),
+    ]
+}
+
+fn quota_text(quota: &Value, wanted: fn(&str) -> bool) -> String {
+    let hard = quota.pointer("/status/hard").and_then(Value::as_object).into_iter().flatten();
+    let used = |key: &str| quota.pointer("/status/used").and_then(|u| u.get(key)).and_then(Value::as_str).unwrap_or("0").to_string();
+    let mut parts: Vec<String> = hard
+        .filter(|(key, _)| wanted(key))
+        .map(|(key, amount)| format!("{key}: {}/{}", used(key), amount.as_str().unwrap_or_default()))
+        .collect();
+    parts.sort();
+    parts.join(", ")
 }

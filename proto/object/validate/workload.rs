@@ -62,6 +62,39 @@ pub fn daemon_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     }
 }
 
+pub fn stateful_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let spec = set.get("spec").cloned().unwrap_or_default();
+    let path = Path::new("spec");
+    non_negative(&spec, "replicas", &path, errors);
+    selected_template(&spec, &path, errors);
+    one_of(&spec, "podManagementPolicy", &["OrderedReady", "Parallel"], &path, errors);
+    let Some(old) = old else { return };
+    let fixed = |set: &Value| {
+        let mut spec = set.get("spec").cloned().unwrap_or_default();
+        if let Some(spec) = spec.as_object_mut() {
+            for free in FREE_IN_STATEFUL_SET {
+                spec.shift_remove(*free);
+            }
+        }
+        spec
+    };
+    if fixed(set) != fixed(old) {
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        errors.forbidden(&path, why);
+    }
+}
+
+/// What may change of a StatefulSet's specification.
+const FREE_IN_STATEFUL_SET: &[&str] = &[
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
 pub fn replication_controller(controller: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = controller.get("spec").unwrap_or(&Value::Null);
@@ -111,7 +144,7 @@ fn selected_template(spec: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// A template of Pods that may end.
-pub(super) fn any_pod_template(template: &Value, path: &Path, errors: &mut Errors) {
+pub(crate) fn any_pod_template(template: &Value, path: &Path, errors: &mut Errors) {
     let metadata = path.child("metadata").child("labels");
     crate::meta::validate_labels(template.pointer("/metadata/labels"), &metadata, errors);
     super::pod::pod_spec(template.get("spec").unwrap_or(&Value::Null), &path.child("spec"), errors);

@@ -1,0 +1,143 @@
+//! What Kubernetes' admission plugins add to new Pods: ServiceAccount and Priority.
+//!
+//! The API and the controllers make Pods through this one function; what it must know of other objects it asks for.
+
+use serde_json::{Value, json};
+
+use crate::{Key, meta};
+
+/// Where a Pod finds its account's token.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Lifetime of a token in a Pod: one hour and a bit, as the plugin asks for.
+const TOKEN_SECONDS: i64 = 3607;
+
+/// Looks at the objects around a new Pod.
+pub struct Surroundings<'a> {
+    pub get: &'a dyn Fn(&Key) -> Option<Value>,
+    pub list: &'a dyn Fn(&str) -> Vec<Value>,
+    /// Five characters for the name of the token's volume.
+    pub suffix: &'a str,
+}
+
+/// Completes a Pod; `Err` says why it may not be, after "is forbidden: ".
+pub fn pod(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Result<(), String> {
+    if pod.get("spec").is_none_or(|spec| !spec.is_object()) {
+        return Ok(());
+    }
+    prioritise(pod, around)?;
+    account(pod, namespace, around)
+}
+
+fn prioritise(pod: &mut Value, around: &Surroundings<'_>) -> Result<(), String> {
+    let wanted = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_string();
+    let classes = (around.list)("priorityclasses.scheduling.k8s.io");
+    let class = if wanted.is_empty() {
+        classes.iter().find(|class| class["globalDefault"] == true)
+    } else {
+        let found = classes.iter().find(|class| meta::name(class) == wanted);
+        Some(found.ok_or_else(|| format!("no PriorityClass with name {wanted} was found"))?)
+    };
+    let spec = &mut pod["spec"];
+    let value = class.map_or(json!(0), |class| class["value"].clone());
+    if let Some(stated) = spec.get("priority").filter(|p| !p.is_null())
+        && *stated != value
+    {
+        return Err("the integer value of priority must not be provided in pod spec; priority admission controller populates the value from the given PriorityClass name".into());
+    }
+    if let Some(class) = class {
+        spec["priorityClassName"] = meta::name(class).into();
+    }
+    spec["priority"] = value;
+    if spec.get("preemptionPolicy").is_none_or(Value::is_null) {
+        spec["preemptionPolicy"] = class.and_then(|c| c.get("preemptionPolicy").cloned()).unwrap_or(json!("PreemptLowerPriority"));
+    }
+    Ok(())
+}
+
+fn account(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Result<(), String> {
+    let spec = &mut pod["spec"];
+    if spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or_default().is_empty() {
+        spec["serviceAccountName"] = "default".into();
+    }
+    let name = spec["serviceAccountName"].as_str().unwrap_or_default().to_string();
+    spec["serviceAccount"] = name.clone().into();
+    let account = (around.get)(&Key::new("serviceaccounts", namespace, &name))
+        .ok_or_else(|| format!("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"))?;
+    let secrets = account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|s| !s.is_empty()));
+    if let Some(secrets) = secrets
+        && spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty)
+    {
+        spec["imagePullSecrets"] = secrets.clone();
+    }
+    let mounts = |object: &Value| object.get("automountServiceAccountToken").and_then(Value::as_bool);
+    if mounts(spec).or_else(|| mounts(&account)).unwrap_or(true) {
+        mount_token(spec, around.suffix);
+    }
+    Ok(())
+}
+
+/// A volume with token, CA and namespace, and a mount of it in every container that has nothing there.
+fn mount_token(spec: &mut Value, suffix: &str) {
+    let volumes = spec.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
+    let known = volumes.iter().filter_map(|v| v["name"].as_str()).find(|name| name.starts_with("kube-api-access-"));
+    let name = known.map_or_else(|| format!("kube-api-access-{suffix}"), String::from);
+    let mut mounted = false;
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let taken = container["volumeMounts"].as_array().into_iter().flatten().any(|m| m["mountPath"] == TOKEN_PATH);
+            if taken {
+                continue;
+            }
+            mounted = true;
+            let mount = json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH});
+            match container.get_mut("volumeMounts").and_then(Value::as_array_mut) {
+                Some(mounts) => mounts.push(mount),
+                None => container["volumeMounts"] = json!([mount]),
+            }
+        }
+    }
+    if !mounted || known.is_some() {
+        return;
+    }
+    let namespace = json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
+    let volume = json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]}});
+    match spec.get_mut("volumes").and_then(Value::as_array_mut) {
+        Some(volumes) => volumes.push(volume),
+        None => spec["volumes"] = json!([volume]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(mut object: Value, account: Option<Value>) -> Result<Value, String> {
+        let get = |_: &Key| account.clone();
+        let class = json!({"metadata": {"name": "high"}, "value": 7});
+        let around = Surroundings { get: &get, list: &|_| vec![class.clone()], suffix: "abcde" };
+        pod(&mut object, "n", &around).map(|()| object)
+    }
+
+    #[test]
+    fn mounts_the_accounts_token() {
+        let object = json!({"spec": {"containers": [{"name": "c"}]}});
+        let done = admitted(object.clone(), Some(json!({}))).expect("admitted");
+        assert_eq!(done.pointer("/spec/volumes/0/name"), Some(&json!("kube-api-access-abcde")));
+        assert_eq!(done.pointer("/spec/containers/0/volumeMounts/0/mountPath"), Some(&json!(TOKEN_PATH)));
+        let without = admitted(object.clone(), Some(json!({"automountServiceAccountToken": false}))).expect("admitted");
+        assert_eq!(without.pointer("/spec/volumes"), None);
+        assert!(admitted(object, None).is_err_and(|why| why.contains("serviceaccount \"default\" not found")));
+    }
+
+    #[test]
+    fn resolves_the_priority() {
+        let object = |class: &str| json!({"spec": {"containers": [], "priorityClassName": class}});
+        assert_eq!(admitted(object("high"), Some(json!({}))).expect("admitted").pointer("/spec/priority"), Some(&json!(7)));
+        assert_eq!(admitted(object("low"), Some(json!({}))), Err("no PriorityClass with name low was found".into()));
+    }
+}

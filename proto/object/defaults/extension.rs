@@ -1,0 +1,64 @@
+//! Defaults of webhooks and custom resource definitions.
+
+use serde_json::{Map, Value, json};
+
+use super::{default, each, object};
+
+pub fn validating_webhooks(configuration: &mut Value) {
+    webhooks(configuration, |_| {});
+}
+
+pub fn mutating_webhooks(configuration: &mut Value) {
+    webhooks(configuration, |webhook| default(webhook, "reinvocationPolicy", "Never"));
+}
+
+fn webhooks(configuration: &mut Value, more: fn(&mut Map<String, Value>)) {
+    let Some(map) = configuration.as_object_mut() else { return };
+    for webhook in each(map, "webhooks") {
+        default(webhook, "failurePolicy", "Fail");
+        default(webhook, "matchPolicy", "Equivalent");
+        default(webhook, "namespaceSelector", json!({}));
+        default(webhook, "objectSelector", json!({}));
+        default(webhook, "timeoutSeconds", 10);
+        for rule in each(webhook, "rules") {
+            default(rule, "scope", "*");
+        }
+        if let Some(service) = webhook.get_mut("clientConfig").and_then(|c| c.get_mut("service")).and_then(Value::as_object_mut) {
+            default(service, "port", 443);
+        }
+        more(webhook);
+    }
+}
+
+pub fn validating_policy(policy: &mut Value) {
+    let Some(spec) = object(policy, "spec") else { return };
+    default(spec, "failurePolicy", "Fail");
+    let Some(constraints) = spec.get_mut("matchConstraints").and_then(Value::as_object_mut) else { return };
+    default(constraints, "matchPolicy", "Equivalent");
+    default(constraints, "namespaceSelector", json!({}));
+    default(constraints, "objectSelector", json!({}));
+    for list in ["resourceRules", "excludeResourceRules"] {
+        each(constraints, list).for_each(|rule| default(rule, "scope", "*"));
+    }
+}
+
+pub fn api_service(service: &mut Value) {
+    if let Some(reference) = object(service, "spec").and_then(|spec| spec.get_mut("service")).and_then(Value::as_object_mut) {
+        default(reference, "port", 443);
+    }
+}
+
+pub fn custom_resource_definition(definition: &mut Value) {
+    let Some(spec) = object(definition, "spec") else { return };
+    default(spec, "conversion", json!({"strategy": "None"}));
+    if let Some(service) =
+        spec.get_mut("conversion").and_then(|c| c.pointer_mut("/webhook/clientConfig/service")).and_then(Value::as_object_mut)
+    {
+        default(service, "port", 443);
+    }
+    let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) else { return };
+    if let Some(kind) = names.get("kind").and_then(Value::as_str).filter(|k| !k.is_empty()).map(String::from) {
+        default(names, "singular", kind.to_lowercase());
+        default(names, "listKind", format!("{kind}List"));
+    }
+}

@@ -1,0 +1,21 @@
+//! Defaults of network policies.
+
+use serde_json::{Value, json};
+
+use super::{default, each, object};
+
+pub fn policy(policy: &mut Value) {
+    let Some(spec) = object(policy, "spec") else { return };
+    default(spec, "podSelector", json!({}));
+    for list in ["ingress", "egress"] {
+        for rule in each(spec, list) {
+            for port in each(rule, "ports") {
+                default(port, "protocol", "TCP");
+            }
+        }
+    }
+    if spec.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+        spec.insert("policyTypes".into(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
+}

@@ -1,0 +1,54 @@
+//! Defaults of volumes, claims and classes.
+
+use serde_json::{Value, json};
+
+use super::{default, object};
+
+pub fn claim(claim: &mut Value) {
+    if let Some(spec) = object(claim, "spec") {
+        default(spec, "volumeMode", "Filesystem");
+        // A limit without a request is the request (SetDefaults_ResourceList).
+        if let Some(resources) = spec.get_mut("resources").and_then(Value::as_object_mut)
+            && let Some(limits) = resources.get("limits").cloned()
+        {
+            default(resources, "requests", limits);
+        }
+    }
+    if let Some(status) = object(claim, "status") {
+        default(status, "phase", "Pending");
+    }
+}
+
+pub fn volume(volume: &mut Value) {
+    if let Some(spec) = object(volume, "spec") {
+        default(spec, "persistentVolumeReclaimPolicy", "Retain");
+        default(spec, "volumeMode", "Filesystem");
+        if let Some(path) = spec.get_mut("hostPath").and_then(Value::as_object_mut) {
+            default(path, "type", "");
+        }
+    }
+    if let Some(status) = object(volume, "status") {
+        default(status, "phase", "Pending");
+    }
+}
+
+pub fn class(class: &mut Value) {
+    if let Some(map) = class.as_object_mut() {
+        default(map, "reclaimPolicy", "Delete");
+        default(map, "volumeBindingMode", "Immediate");
+    }
+}
+
+pub fn csi_driver(driver: &mut Value) {
+    let Some(spec) = object(driver, "spec") else { return };
+    default(spec, "attachRequired", true);
+    default(spec, "podInfoOnMount", false);
+    default(spec, "storageCapacity", false);
+    default(spec, "requiresRepublish", false);
+    default(spec, "seLinuxMount", false);
+    default(spec, "preventPodSchedulingIfMissing", false);
+    default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if spec.get("volumeLifecycleModes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        spec.insert("volumeLifecycleModes".into(), json!(["Persistent"]));
+    }
+}

@@ -1,0 +1,81 @@
+//! What extends the API: admission, custom resources, aggregated servers.
+
+use std::borrow::Cow;
+
+use super::{Resource, Subresource, entry};
+use crate::names::NameRule;
+use crate::{defaults, table, validate};
+
+pub(super) fn resources() -> Vec<Resource> {
+    vec![
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            has_generation: true,
+            columns: table::extension::mutating_policy,
+            ..entry("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
+        },
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            has_generation: true,
+            columns: table::extension::policy_binding,
+            ..entry("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+        },
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            has_generation: true,
+            default: defaults::extension::mutating_webhooks,
+            columns: table::extension::webhooks,
+            ..entry("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
+        },
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            has_generation: true,
+            columns: table::extension::validating_policy,
+            default: defaults::extension::validating_policy,
+            validate: validate::extension::validating_policy,
+            ..entry("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+        },
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            has_generation: true,
+            columns: table::extension::policy_binding,
+            validate: |o, _, e| validate::required(o, &[("spec.policyName", ""), ("spec.validationActions", "")], e),
+            ..entry("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
+        },
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            has_generation: true,
+            default: defaults::extension::validating_webhooks,
+            columns: table::extension::webhooks,
+            ..entry("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
+        },
+        Resource {
+            namespaced: false,
+            short_names: Cow::Borrowed(&["crd", "crds"]),
+            categories: Cow::Borrowed(&["api-extensions"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            has_generation: true,
+            default: defaults::extension::custom_resource_definition,
+            validate: validate::extension::custom_resource_definition,
+            columns: table::extension::custom_resource_definition,
+            ..entry("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
+        },
+        Resource {
+            namespaced: false,
+            categories: Cow::Borrowed(&["api-extensions"]),
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            name_rule: NameRule::PathSegment,
+            columns: table::extension::api_service,
+            default: defaults::extension::api_service,
+            validate: validate::extension::api_service,
+            ..entry("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+        },
+    ]
+}

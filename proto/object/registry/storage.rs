@@ -1,0 +1,80 @@
+//! Volumes and devices that are not a Pod's own.
+
+use std::borrow::Cow;
+
+use super::{Resource, Subresource, entry};
+use crate::{defaults, table, validate};
+
+pub(super) fn resources() -> Vec<Resource> {
+    vec![
+        Resource {
+            namespaced: false,
+            default: defaults::storage::csi_driver,
+            columns: table::storage::csi_driver,
+            ..entry("storage.k8s.io", "v1", "CSIDriver", "csidrivers")
+        },
+        Resource {
+            namespaced: false,
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            columns: table::storage::csi_node,
+            ..entry("storage.k8s.io", "v1", "CSINode", "csinodes")
+        },
+        Resource {
+            columns: table::name_and_creation,
+            validate: validate::storage::capacity,
+            ..entry("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities")
+        },
+        Resource {
+            namespaced: false,
+            short_names: Cow::Borrowed(&["sc"]),
+            default: defaults::storage::class,
+            validate: validate::storage::class,
+            columns: table::storage::class,
+            ..entry("storage.k8s.io", "v1", "StorageClass", "storageclasses")
+        },
+        Resource {
+            namespaced: false,
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            columns: table::storage::attachment,
+            validate: validate::storage::attachment,
+            ..entry("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments")
+        },
+        Resource {
+            namespaced: false,
+            short_names: Cow::Borrowed(&["vac"]),
+            columns: table::storage::attributes_class,
+            validate: |o, _, e| {
+                validate::required(o, &[("driverName", ""), ("parameters", "must contain at least one key/value pair")], e);
+            },
+            ..entry("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses")
+        },
+        Resource { namespaced: false, has_generation: true, ..entry("resource.k8s.io", "v1", "DeviceClass", "deviceclasses") },
+        Resource {
+            namespaced: false,
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            has_generation: true,
+            columns: table::storage::device_taint_rule,
+            ..entry("resource.k8s.io", "v1", "DeviceTaintRule", "devicetaintrules")
+        },
+        Resource {
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            columns: table::storage::resource_claim,
+            ..entry("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
+        },
+        Resource { ..entry("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates") },
+        Resource {
+            namespaced: false,
+            has_generation: true,
+            selectable: Cow::Borrowed(&["spec.nodeName", "spec.driver"]),
+            columns: table::storage::resource_slice,
+            ..entry("resource.k8s.io", "v1", "ResourceSlice", "resourceslices")
+        },
+        Resource {
+            namespaced: false,
+            subresources: Cow::Borrowed(&[Subresource::Status]),
+            columns: table::storage::version_migration,
+            validate: |o, _, e| validate::required(o, &[("spec.resource.resource", "resource is required to be set")], e),
+            ..entry("storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations")
+        },
+    ]
+}
