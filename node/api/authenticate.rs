@@ -1,12 +1,31 @@
-//! Who asks: the subject of a client certificate, or nobody.
+//! Who asks: the subject of a client certificate, the ServiceAccount of a token, whoever they may act for, or nobody.
 
+mod tokens;
+
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use serde_json::{Value, json};
+use skein_object::Status;
 use skein_quic::Subject;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+use tokens::Claims;
+pub(crate) use tokens::{API_AUDIENCE, configuration, jwks, verify};
+pub use tokens::{Audience, Bound, Error as TokenError, TokenKey};
+
+use crate::route::Attributes;
+use crate::{Context, authorize};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
+    pub(crate) uid: String,
     pub(crate) groups: Vec<String>,
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
 }
+
+// === impl User ===
 
 impl User {
     /// The certificate was verified against the cluster's CA in the handshake.
@@ -15,13 +34,108 @@ impl User {
         match certificate.and_then(Subject::of_certificate) {
             Some(Subject { user, mut groups }) => {
                 groups.push("system:authenticated".into());
-                Self { name: user, groups }
+                Self { name: user, groups, ..Self::default() }
             }
-            None => Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] },
+            None => Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() },
+        }
+    }
+
+    /// Who a request is from: the bearer of its token, where it has one, and whom that one acts for.
+    pub(crate) fn of_request(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
+        let user = match bearer(headers) {
+            Some(token) if self.is_anonymous() => {
+                verify(context, token, &[API_AUDIENCE]).map_err(|_| Status::unauthorized()).map(|claims| Self::of_claims(&claims))?
+            }
+            _ => self,
+        };
+        user.acting_for(context, headers)
+    }
+
+    pub(crate) fn of_claims(claims: &Claims) -> Self {
+        let namespace = &claims.kubernetes.namespace;
+        let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}"), "system:authenticated"];
+        Self {
+            name: claims.sub.clone(),
+            uid: claims.kubernetes.serviceaccount.uid.clone(),
+            groups: groups.map(String::from).into(),
+            extra: claims.extra(),
         }
     }
 
     pub(crate) fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
+
+    fn is_anonymous(&self) -> bool {
+        self.is_in("system:unauthenticated")
+    }
+
+    /// `authentication/v1` UserInfo.
+    pub(crate) fn info(&self) -> Value {
+        let mut info = json!({"username": self.name, "groups": self.groups});
+        if !self.uid.is_empty() {
+            info["uid"] = self.uid.clone().into();
+        }
+        if !self.extra.is_empty() {
+            info["extra"] = json!(self.extra);
+        }
+        info
+    }
+
+    /// Impersonation: `Impersonate-User`, `-Group`, `-Uid`, `-Extra-…`, each allowed by its own rule.
+    fn acting_for(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
+        let texts =
+            |name: &str| -> Vec<String> { headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(String::from).collect() };
+        let (name, groups, uid) = (texts("impersonate-user").pop(), texts("impersonate-group"), texts("impersonate-uid").pop());
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (header, value) in headers {
+            if let (Some(key), Ok(value)) = (header.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+                extra.entry(key.into()).or_default().push(value.into());
+            }
+        }
+        let Some(name) = name else {
+            if groups.is_empty() && uid.is_none() && extra.is_empty() {
+                return Ok(self);
+            }
+            return Err(Status::internal(format!("requested {groups:?} without impersonating a user")));
+        };
+        let may = |group: &str, resource: &str, namespace: &str, name: &str, subresource: &str| {
+            let attributes = Attributes::Resource { verb: "impersonate", group, resource, namespace, name, subresource };
+            authorize::check(context, &self, &attributes)
+        };
+        const AUTHENTICATION: &str = "authentication.k8s.io";
+        let mut all = groups.clone();
+        match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+            Some((namespace, account)) => {
+                may("", "serviceaccounts", namespace, account, "")?;
+                if groups.is_empty() {
+                    all = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+                }
+            }
+            None => may("", "users", "", &name, "")?,
+        }
+        for group in &groups {
+            may("", "groups", "", group, "")?;
+        }
+        if let Some(uid) = &uid {
+            may(AUTHENTICATION, "uids", "", uid, "")?;
+        }
+        for (key, values) in &extra {
+            for value in values {
+                may(AUTHENTICATION, "userextras", "", value, key)?;
+            }
+        }
+        let anonymous = name == "system:anonymous";
+        let class = if anonymous { "system:unauthenticated" } else { "system:authenticated" };
+        if !all.iter().any(|g| g == class) {
+            all.push(class.into());
+        }
+        Ok(Self { name, uid: uid.unwrap_or_default(), groups: all, extra })
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|t| !t.is_empty())
 }

@@ -1,29 +1,44 @@
-//! Who may. A stage: `system:masters` may do everything, `system:nodes` may read, everybody may ask for health,
-//! version and the public endpoints. Role-based access control is to come.
+//! Who may. `system:masters` may do everything, nodes may read what they need, everybody else has what bindings grant.
+
+pub(crate) mod rbac;
 
 use skein_object::Status;
 
+use crate::Context;
 use crate::authenticate::User;
 use crate::route::Attributes;
 
-/// Paths that need no credentials: Kubernetes' `system:public-info-viewer`.
-const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/skein/v1/join"];
+/// A node that asks to join shows a token instead of credentials.
+const JOIN: &str = "/skein/v1/join";
 
-pub(crate) fn is_allowed(user: &User, attributes: &Attributes<'_>) -> bool {
-    if user.is_in("system:masters") {
+/// Kubernetes' own answers to those who may or may not.
+pub(crate) fn check(context: &Context, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
+    if is_allowed(context, user, attributes) { Ok(()) } else { Err(refusal(user, attributes)) }
+}
+
+pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes<'_>) -> bool {
+    if user.is_in("system:masters") || is_for_nodes(user, attributes) {
         return true;
     }
     match attributes {
-        Attributes::Path { path, .. } if PUBLIC.iter().any(|public| path == public || path.starts_with(&format!("{public}/"))) => true,
-        Attributes::Path { verb, .. } => user.is_in("system:authenticated") && *verb == "get",
-        Attributes::Resource { verb, resource, .. } => {
-            user.is_in("system:nodes") && matches!(*verb, "get" | "list" | "watch") && *resource != "secrets"
-        }
+        Attributes::Path { path, .. } if *path == JOIN => true,
+        // The cluster's own status is for whoever has credentials.
+        Attributes::Path { verb, path } if path.starts_with("/skein/v1/") && *verb == "get" => user.is_in("system:authenticated"),
+        _ => context.grants.allow(&context.store, user, attributes),
     }
 }
 
+/// The daemons themselves read and write through the store; with a node's certificate one may look.
+fn is_for_nodes(user: &User, attributes: &Attributes<'_>) -> bool {
+    user.is_in("system:nodes")
+        && match attributes {
+            Attributes::Path { verb, .. } => *verb == "get",
+            Attributes::Resource { verb, resource, .. } => matches!(*verb, "get" | "list" | "watch") && *resource != "secrets",
+        }
+}
+
 /// Kubernetes' words for a refusal.
-pub(crate) fn refusal(user: &User, attributes: &Attributes<'_>) -> Status {
+fn refusal(user: &User, attributes: &Attributes<'_>) -> Status {
     let message = match attributes {
         Attributes::Path { verb, path } => format!("forbidden: User \"{}\" cannot {verb} path \"{path}\"", user.name),
         Attributes::Resource { verb, resource, group, namespace, name, subresource } => {
@@ -37,5 +52,11 @@ pub(crate) fn refusal(user: &User, attributes: &Attributes<'_>) -> Status {
             )
         }
     };
-    Status::failure(403, "Forbidden", message)
+    let about = match attributes {
+        Attributes::Path { .. } => skein_object::status::Details::default(),
+        Attributes::Resource { group, resource, name, .. } => {
+            skein_object::status::Details { name: (*name).into(), group: (*group).into(), kind: (*resource).into(), ..Default::default() }
+        }
+    };
+    Status::failure(403, "Forbidden", message).about(about)
 }

@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
-use skein_object::{Resource, Status, schema};
+use skein_object::{Resource, Status, registry};
 
 /// Kubernetes' limit for a request body (`MaxRequestBodyBytes`).
 pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
@@ -90,12 +90,16 @@ pub(crate) fn conform(value: &mut Value, resource: &Resource, validation: FieldV
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
     let (got_version, got_kind) = (text("apiVersion"), text("kind"));
     if (!got_kind.is_empty() && got_kind != kind) || (!got_version.is_empty() && got_version != api_version) {
-        return Err(Status::bad_request(format!(
-            "{got_kind} in version {:?} cannot be handled as a {kind}: expected {api_version}, Kind={kind}",
-            got_version.rsplit('/').next().unwrap_or_default()
-        )));
+        let short = got_version.rsplit('/').next().unwrap_or_default();
+        let version = if got_version.is_empty() { &api_version } else { &got_version };
+        let why = if registry::by_kind(version, &got_kind).is_some() {
+            format!("converting ({short}.{got_kind}) to (core.{kind}): unknown conversion")
+        } else {
+            format!("no kind \"{got_kind}\" is registered for version \"{version}\" in scheme \"pkg/runtime/scheme.go:111\"")
+        };
+        return Err(Status::bad_request(format!("{got_kind} in version {short:?} cannot be handled as a {kind}: {why}")));
     }
-    let findings = schema::check(resource.definition, value);
+    let findings = resource.conform(value);
     let prefix = format!("{kind} in version {:?} cannot be handled as a {kind}", resource.version);
     if !findings.mismatched.is_empty() {
         return Err(Status::bad_request(format!("{prefix}: {}", findings.mismatched.join(", "))));

@@ -1,12 +1,12 @@
 //! Discovery: which groups, versions and resources there are, in the legacy and the aggregated form. `/version`.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
 use skein_object::Status;
-use skein_object::registry::{self, Resource, Subresource};
+use skein_object::registry::{Resource, Subresource};
 
 use crate::{Body, respond};
 
@@ -27,55 +27,78 @@ pub(crate) fn version() -> Response<Body> {
 }
 
 /// `/api`
-pub(crate) fn core(headers: &HeaderMap) -> Response<Body> {
+pub(crate) fn core(headers: &HeaderMap, served: &[Arc<Resource>]) -> Response<Body> {
     if wants_aggregated(headers) {
-        return aggregated(|group| group.is_empty());
+        return aggregated(served, |group| group.is_empty());
     }
-    respond::json(200, &json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}))
+    respond::json(
+        200,
+        &json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}]}),
+    )
 }
 
 /// `/apis`
-pub(crate) fn groups(headers: &HeaderMap) -> Response<Body> {
+pub(crate) fn groups(headers: &HeaderMap, served: &[Arc<Resource>]) -> Response<Body> {
     if wants_aggregated(headers) {
-        return aggregated(|group| !group.is_empty());
+        return aggregated(served, |group| !group.is_empty());
     }
-    let groups: Vec<Value> = by_group().keys().filter(|g| !g.is_empty()).map(|g| group_value(g)).collect();
+    let groups: Vec<Value> = by_group(served).iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
     respond::json(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 /// `/apis/GROUP`
-pub(crate) fn group(name: &str) -> Result<Response<Body>, Status> {
-    if !by_group().contains_key(name) {
-        return Err(Status::page_not_found());
+pub(crate) fn group(name: &str, served: &[Arc<Resource>]) -> Result<Response<Body>, Status> {
+    let groups = by_group(served);
+    let group = groups.iter().find(|g| g.name == name).ok_or_else(Status::page_not_found)?;
+    let mut value = json!({"kind": "APIGroup", "apiVersion": "v1"});
+    if let (Some(value), Value::Object(fields)) = (value.as_object_mut(), group_value(group)) {
+        value.extend(fields);
     }
-    let mut value = group_value(name);
-    value["kind"] = "APIGroup".into();
-    value["apiVersion"] = "v1".into();
     Ok(respond::json(200, &value))
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`
-pub(crate) fn resources(group: &str, version: &str) -> Result<Response<Body>, Status> {
-    let found: Vec<&Resource> = registry::all().iter().filter(|r| r.group == group && r.version == version).collect();
+pub(crate) fn resources(group: &str, version: &str, served: &[Arc<Resource>]) -> Result<Response<Body>, Status> {
+    let found: Vec<&Arc<Resource>> = served.iter().filter(|r| r.group == group && r.version == version).collect();
     let Some(first) = found.first() else { return Err(Status::page_not_found()) };
     let mut resources = Vec::new();
     for resource in &found {
-        resources.push(json!({
-            "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
-            "kind": resource.kind, "verbs": resource.verbs(), "shortNames": resource.short_names, "categories": resource.categories,
-        }));
-        for subresource in resource.subresources {
+        let mut entry = json!({
+            "name": resource.plural, "singularName": resource.singular(), "namespaced": resource.namespaced,
+            "kind": resource.kind, "verbs": resource.verbs(),
+        });
+        add_names(&mut entry, resource);
+        resources.push(entry);
+        for subresource in resource.subresources.iter() {
             let (group, version, kind) = subresource_kind(resource, *subresource);
-            resources.push(json!({
+            let mut entry = json!({
                 "name": format!("{}/{}", resource.plural, subresource.name()), "singularName": "", "namespaced": resource.namespaced,
-                "group": group, "version": version, "kind": kind, "verbs": subresource_verbs(*subresource),
-            }));
+                "kind": kind, "verbs": subresource_verbs(*subresource),
+            });
+            if (group, version) != (resource.group, resource.version) {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            resources.push(entry);
         }
     }
-    Ok(respond::json(
-        200,
-        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
-    ))
+    resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    let mut list = json!({"kind": "APIResourceList"});
+    if !group.is_empty() {
+        list["apiVersion"] = "v1".into();
+    }
+    list["groupVersion"] = first.api_version().into();
+    list["resources"] = resources.into();
+    Ok(respond::json(200, &list))
+}
+
+fn add_names(entry: &mut Value, resource: &Resource) {
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
@@ -85,40 +108,103 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
         .is_some_and(|accept| accept.contains("g=apidiscovery.k8s.io") && accept.contains("v=v2;") | accept.ends_with("v=v2"))
 }
 
-fn by_group() -> BTreeMap<&'static str, Vec<&'static Resource>> {
-    let mut groups: BTreeMap<&str, Vec<&Resource>> = BTreeMap::new();
-    for resource in registry::all() {
-        groups.entry(resource.group).or_default().push(resource);
+/// A group with its versions, the preferred one first.
+struct Group<'a> {
+    name: &'a str,
+    versions: Vec<(&'a str, Vec<&'a Resource>)>,
+}
+
+/// The order of the built-in groups (`groupPriorityMinimum` of their APIServices); others come behind.
+const ORDER: &[&str] = &[
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "storagemigration.k8s.io",
+];
+
+fn by_group(served: &[Arc<Resource>]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for resource in served {
+        let at = groups.iter().position(|g| g.name == resource.group).unwrap_or_else(|| {
+            groups.push(Group { name: resource.group, versions: Vec::new() });
+            groups.len() - 1
+        });
+        let versions = &mut groups[at].versions;
+        match versions.iter_mut().find(|(version, _)| *version == resource.version) {
+            Some((_, resources)) => resources.push(resource),
+            None => versions.push((resource.version, vec![resource])),
+        }
     }
+    for group in &mut groups {
+        group.versions.sort_by_key(|(version, _)| std::cmp::Reverse(priority(version)));
+    }
+    groups.sort_by_key(|group| ORDER.iter().position(|name| *name == group.name).unwrap_or(ORDER.len()));
     groups
 }
 
-fn group_value(name: &str) -> Value {
-    let version = by_group().get(name).and_then(|r| r.first()).map(|r| r.version).unwrap_or_default();
-    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
-    json!({"name": name, "versions": [version], "preferredVersion": version})
+/// Kubernetes' order of versions: `v2` before `v1` before `v1beta1` before `v1alpha1` before anything else
+/// (apimachinery, `version.CompareKubeAwareVersionStrings`).
+fn priority(version: &str) -> (u8, u64, u64) {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    for (rank, stage) in [(2, "beta"), (1, "alpha")] {
+        if let Some((major, minor)) = rest.split_once(stage) {
+            return number(major).zip(number(minor)).map_or((0, 0, 0), |(major, minor)| (rank, major, minor));
+        }
+    }
+    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
 }
 
-fn aggregated(wanted: impl Fn(&str) -> bool) -> Response<Body> {
-    let groups = by_group();
-    let items: Vec<Value> =
-        groups.iter().filter(|(name, _)| wanted(name)).map(|(name, resources)| aggregated_group(name, resources)).collect();
+fn group_value(group: &Group<'_>) -> Value {
+    let version = |(version, _): &(&str, Vec<&Resource>)| json!({"groupVersion": format!("{}/{version}", group.name), "version": version});
+    let versions: Vec<Value> = group.versions.iter().map(version).collect();
+    let preferred = versions.first().cloned();
+    json!({"name": group.name, "versions": versions, "preferredVersion": preferred})
+}
+
+fn aggregated(served: &[Arc<Resource>], wanted: impl Fn(&str) -> bool) -> Response<Body> {
+    let groups = by_group(served);
+    let items: Vec<Value> = groups.iter().filter(|g| wanted(g.name)).map(aggregated_group).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
     let mut response = respond::json(200, &list);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
     response
 }
 
-fn aggregated_group(name: &str, resources: &[&Resource]) -> Value {
-    let version = resources.first().map(|r| r.version).unwrap_or_default();
-    let resources: Vec<Value> = resources.iter().map(|r| aggregated_resource(r)).collect();
-    let metadata = if name.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": name, "creationTimestamp": null}) };
-    json!({"metadata": metadata, "versions": [{"version": version, "resources": resources, "freshness": "Current"}]})
+fn aggregated_group(group: &Group<'_>) -> Value {
+    let version = |(version, resources): &(&str, Vec<&Resource>)| {
+        let mut resources = resources.clone();
+        resources.sort_by_key(|r| r.plural);
+        let resources: Vec<Value> = resources.into_iter().map(aggregated_resource).collect();
+        json!({"version": version, "resources": resources, "freshness": "Current"})
+    };
+    let versions: Vec<Value> = group.versions.iter().map(version).collect();
+    let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
+    json!({"metadata": metadata, "versions": versions})
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
-    let subresources: Vec<Value> = resource
-        .subresources
+    let mut subresources: Vec<Subresource> = resource.subresources.to_vec();
+    subresources.sort_by_key(|s| s.name());
+    let subresources: Vec<Value> = subresources
         .iter()
         .map(|subresource| {
             let (group, version, kind) = subresource_kind(resource, *subresource);
@@ -128,11 +214,16 @@ fn aggregated_resource(resource: &Resource) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut entry = json!({
         "resource": resource.plural, "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
-        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": resource.singular,
-        "verbs": resource.verbs(), "shortNames": resource.short_names, "categories": resource.categories, "subresources": subresources,
-    })
+        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": resource.singular(),
+        "verbs": resource.verbs(),
+    });
+    add_names(&mut entry, resource);
+    if !subresources.is_empty() {
+        entry["subresources"] = subresources.into();
+    }
+    entry
 }
 
 fn subresource_kind(resource: &Resource, subresource: Subresource) -> (&'static str, &'static str, &'static str) {
@@ -143,16 +234,31 @@ fn subresource_kind(resource: &Resource, subresource: Subresource) -> (&'static 
         Subresource::Exec => ("", "v1", "PodExecOptions"),
         Subresource::Attach => ("", "v1", "PodAttachOptions"),
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions"),
-        Subresource::Status | Subresource::Log | Subresource::Finalize => (resource.group, resource.version, resource.kind),
+        Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest"),
+        Subresource::Status | Subresource::Log | Subresource::Finalize | Subresource::Approval => {
+            (resource.group, resource.version, resource.kind)
+        }
     }
 }
 
 fn subresource_verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status | Subresource::Scale => &["get", "patch", "update"],
+        Subresource::Status | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
         Subresource::Log => &["get"],
         Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
-        Subresource::Binding | Subresource::Eviction => &["create"],
+        Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],
         Subresource::Finalize => &["update"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefers_what_is_stable() {
+        let mut versions = vec!["v1alpha1", "foo", "v1beta2", "v1", "v2", "v1beta1", "v2alpha1"];
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+        assert_eq!(versions, ["v2", "v1", "v1beta2", "v1beta1", "v2alpha1", "v1alpha1", "foo"]);
     }
 }

@@ -13,6 +13,7 @@
 mod authenticate;
 mod authorize;
 mod body;
+mod catalog;
 mod discovery;
 mod openapi;
 mod resources;
@@ -31,6 +32,7 @@ use serde_json::Value;
 use skein_object::Status;
 use skein_store::Handle;
 
+pub use authenticate::{Audience, Bound, TokenError, TokenKey};
 pub use server::{Error, Options, Service};
 
 /// A response's body: whole or streamed.
@@ -55,6 +57,9 @@ pub trait Cluster: Send + Sync + 'static {
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) store: Handle,
+    pub(crate) catalog: Arc<catalog::Catalog>,
+    pub(crate) grants: Arc<authorize::rbac::Grants>,
+    pub(crate) token_key: Arc<TokenKey>,
     pub(crate) kubelets: Arc<dyn Kubelets>,
     pub(crate) cluster: Arc<dyn Cluster>,
     pub(crate) cluster_ip_range: resources::service::Range,

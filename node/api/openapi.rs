@@ -2,52 +2,58 @@
 
 use std::collections::{BTreeSet, hash_map::DefaultHasher};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use http::Response;
 use serde_json::{Map, Value, json};
-use skein_object::registry::{self, Resource};
-use skein_object::{Status, schema};
+use skein_object::{Resource, Status, schema};
 
-use crate::{Body, discovery, respond};
+use crate::{Body, respond};
 
-pub(crate) fn index() -> Response<Body> {
+pub(crate) fn index(served: &[Arc<Resource>]) -> Response<Body> {
     let mut paths = Map::new();
-    for (group, version) in versions() {
+    for (group, version) in versions(served) {
         let path = path_of(group, version);
         let mut hasher = DefaultHasher::new();
-        document_of(group, version).to_string().hash(&mut hasher);
+        document_of(group, version, served).to_string().hash(&mut hasher);
         paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={:016X}", hasher.finish())}));
     }
     respond::json(200, &json!({"paths": paths}))
 }
 
-pub(crate) fn document(parts: &[&str]) -> Result<Response<Body>, Status> {
+pub(crate) fn document(parts: &[&str], served: &[Arc<Resource>]) -> Result<Response<Body>, Status> {
     let (group, version) = match parts {
         ["api", version] => ("", *version),
         ["apis", group, version] => (*group, *version),
         _ => return Err(Status::page_not_found()),
     };
-    if !versions().contains(&(group, version)) {
+    if !versions(served).contains(&(group, version)) {
         return Err(Status::page_not_found());
     }
-    Ok(respond::json(200, &document_of(group, version)))
+    Ok(respond::json(200, &document_of(group, version, served)))
 }
 
-fn versions() -> BTreeSet<(&'static str, &'static str)> {
-    registry::all().iter().map(|r| (r.group, r.version)).collect()
+fn versions(served: &[Arc<Resource>]) -> BTreeSet<(&str, &str)> {
+    served.iter().map(|r| (r.group, r.version)).collect()
 }
 
 fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn document_of(group: &str, version: &str) -> Value {
+fn document_of(group: &str, version: &str, served: &[Arc<Resource>]) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
-    for resource in registry::all().iter().filter(|r| r.group == group && r.version == version) {
-        add_schemas(resource.definition, &mut schemas);
-        if let Some(schema) = schemas.get_mut(resource.definition) {
-            schema["x-kubernetes-group-version-kind"] = json!([kind_of(resource)]);
+    for resource in served.iter().filter(|r| r.group == group && r.version == version) {
+        let definition = definition_of(resource);
+        match &resource.custom {
+            Some(custom) => {
+                let mut schema = custom.schema.clone();
+                schema["x-kubernetes-group-version-kind"] = json!([kind_of(resource)]);
+                add_references(&schema, &mut schemas);
+                schemas.insert(definition, schema);
+            }
+            None => add_schemas(&definition, &mut schemas),
         }
         let base = format!("/{}{}", path_of(group, version), if resource.namespaced { "/namespaces/{namespace}" } else { "" });
         paths.insert(format!("{base}/{}", resource.plural), collection(resource));
@@ -57,10 +63,21 @@ fn document_of(group: &str, version: &str) -> Value {
     }
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": discovery::VERSION.2},
+        "info": {"title": "Kubernetes", "version": "v1.37"},
         "paths": paths,
         "components": {"schemas": schemas},
     })
+}
+
+/// The name under which a resource's schema is published: a custom one's group, reversed, with version and kind.
+fn definition_of(resource: &Resource) -> String {
+    match resource.definition() {
+        Some(definition) => definition.into(),
+        None => {
+            let reversed: Vec<&str> = resource.group.rsplit('.').collect();
+            format!("{}.{}.{}", reversed.join("."), resource.version, resource.kind)
+        }
+    }
 }
 
 fn kind_of(resource: &Resource) -> Value {
@@ -74,8 +91,12 @@ fn add_schemas(name: &str, schemas: &mut Map<String, Value>) {
         return;
     }
     schemas.insert(name.into(), definition.clone());
+    add_references(definition, schemas);
+}
+
+fn add_references(schema: &Value, schemas: &mut Map<String, Value>) {
     let mut references = Vec::new();
-    collect_references(definition, &mut references);
+    collect_references(schema, &mut references);
     references.iter().for_each(|reference| add_schemas(reference, schemas));
 }
 
@@ -98,7 +119,7 @@ fn operation(resource: &Resource, action: &str, extra: &[&str]) -> Value {
         .chain(extra)
         .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
         .collect();
-    let content = json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{}", resource.definition)}}});
+    let content = json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{}", definition_of(resource))}}});
     json!({
         "parameters": parameters,
         "responses": {"200": {"description": "OK", "content": content}},

@@ -7,23 +7,46 @@ pub(crate) mod review;
 pub(crate) mod scale;
 pub(crate) mod service;
 pub(crate) mod stream;
+pub(crate) mod token;
 
 use serde_json::{Value, json};
-use skein_object::{Resource, Status};
+use skein_command::Write;
+use skein_object::admission::{self, Surroundings};
+use skein_object::meta::{self, Birth};
+use skein_object::{Key, Resource, Status, registry};
+use skein_state::Entry;
 
+use crate::Context;
 use crate::route::Target;
 
-/// What the admission plugins of Kubernetes add to a new object: ServiceAccount and Priority.
-pub(crate) fn admit_creation(resource: &Resource, object: &mut Value) {
-    if resource.plural != "pods" {
-        return;
+/// What the admission plugins of Kubernetes add to a new object, or why they refuse it.
+pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Value) -> Result<(), Status> {
+    if target.resource.stored() != "pods" {
+        return Ok(());
     }
-    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for (field, value) in [("serviceAccountName", json!("default")), ("serviceAccount", json!("default"))] {
-        spec.entry(field).or_insert(value);
+    let state = context.store.local().state;
+    let show = |key: &Key, entry: &Entry| Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision));
+    let get = |key: &Key| show(key, state.get(key)?);
+    let list = |resource: &str| {
+        let prefix = Key::prefix(resource, "");
+        state.range(&prefix, None).filter_map(|(key, entry)| show(key, entry)).collect()
+    };
+    let around = Surroundings { get: &get, list: &list, suffix: &meta::suffix(rand::random) };
+    admission::pod(object, &target.namespace, &around).map_err(|why| Status::forbidden(&target.resource, meta::name(object), &why))
+}
+
+/// What is made together with a new object: a namespace has its default ServiceAccount from the first moment.
+pub(crate) fn companions(resource: &Resource, object: &Value) -> Vec<Write> {
+    if resource.stored() != "namespaces" {
+        return Vec::new();
     }
-    spec.entry("priority").or_insert(json!(0));
-    spec.entry("preemptionPolicy").or_insert(json!("PreemptLowerPriority"));
+    let accounts = registry::find("", "v1", "serviceaccounts").expect("the registry has service accounts");
+    let mut account = json!({"metadata": {"name": "default"}});
+    let (uid, now) = (uuid::Uuid::new_v4().to_string(), meta::time(jiff::Timestamp::now()));
+    meta::at_creation(&mut account, accounts, meta::name(object), &Birth { uid: &uid, now: &now, suffix: "" });
+    let key = Key::new(accounts.stored(), meta::name(object), "default");
+    let write = Write { in_active_namespace: false, expect: None, ..Write::create(&key, accounts.record(&account)) };
+    vec![write]
 }
 
 /// The container that is meant: the one named, the annotated default, or the only one.

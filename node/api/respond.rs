@@ -57,7 +57,7 @@ impl Form {
 
 /// A Table of objects; `metadata` is that of the list.
 pub(crate) fn table(resource: &Resource, objects: Vec<Value>, include: Include, metadata: Value) -> Value {
-    let columns = (resource.columns)();
+    let columns = resource.columns();
     let now = Timestamp::now();
     let rows: Vec<Value> = objects.into_iter().map(|object| row(&columns, object, include, now)).collect();
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": definitions(&columns), "rows": rows})

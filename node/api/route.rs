@@ -1,15 +1,17 @@
 //! From a path to what is asked: `/api/v1/namespaces/NS/pods/NAME/log` and the like.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use skein_object::registry::{self, Subresource};
+use skein_object::query::pairs;
+use skein_object::registry::Subresource;
 use skein_object::{Key, Resource, Status};
 
 use crate::authenticate::User;
 use crate::verbs::{self, Consistency};
-use crate::{Body, Context, authorize, body, discovery, openapi, respond};
+use crate::{Body, Context, authenticate, authorize, body, discovery, openapi, respond};
 
 /// The path prefix under which everything is read from the local replica.
 const STALE: &str = "/stale";
@@ -24,7 +26,7 @@ pub(crate) enum Attributes<'a> {
 
 /// A request for a resource, taken apart.
 pub(crate) struct Target {
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: Arc<Resource>,
     pub(crate) namespace: String,
     /// Empty for a collection.
     pub(crate) name: String,
@@ -42,11 +44,7 @@ pub(crate) struct Query(BTreeMap<String, String>);
 
 impl Query {
     pub(crate) fn parse(text: &str) -> Self {
-        let pairs = text.split('&').filter(|p| !p.is_empty()).map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(key), percent_decode(value))
-        });
-        Self(pairs.collect())
+        Self(pairs(text).collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
@@ -62,27 +60,11 @@ impl Query {
     }
 }
 
-fn percent_decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let hex: String = bytes.by_ref().take(2).map(char::from).collect();
-                out.push(u8::from_str_radix(&hex, 16).unwrap_or(b'?'));
-            }
-            other => out.push(other),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 // === impl Target ===
 
 impl Target {
     pub(crate) fn key(&self) -> Key {
-        Key::new(self.resource.qualified(), &self.namespace, &self.name)
+        Key::new(self.resource.stored(), &self.namespace, &self.name)
     }
 
     pub(crate) fn dry_run(&self) -> Result<bool, Status> {
@@ -107,19 +89,19 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let response = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => {
-            let target = target("", version, rest, query, consistency, user)?;
+            let find = |plural: &str| context.catalog.find(&context.store.local().state, "", version, plural);
+            let target = target(&find, rest, query, consistency, user)?;
             serve_resource(context, target, request).await?
         }
         ["apis", group, version, rest @ ..] if !rest.is_empty() => {
-            let target = target(group, version, rest, query, consistency, user)?;
+            let find = |plural: &str| context.catalog.find(&context.store.local().state, group, version, plural);
+            let target = target(&find, rest, query, consistency, user)?;
             serve_resource(context, target, request).await?
         }
         _ => {
             let verb = request.method().as_str().to_lowercase();
             let attributes = Attributes::Path { verb: &verb, path };
-            if !authorize::is_allowed(&user, &attributes) {
-                return Err(authorize::refusal(&user, &attributes));
-            }
+            authorize::check(&context, &user, &attributes)?;
             serve_path(context, &parts, request).await?
         }
     };
@@ -129,14 +111,21 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
 
 async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers();
+    let served = || context.catalog.all(&context.store.local().state);
     match parts {
-        ["api"] => Ok(discovery::core(headers)),
-        ["apis"] => Ok(discovery::groups(headers)),
-        ["api", version] => discovery::resources("", version),
-        ["apis", group] => discovery::group(group),
-        ["apis", group, version] => discovery::resources(group, version),
-        ["openapi", "v3"] => Ok(openapi::index()),
-        ["openapi", "v3", rest @ ..] => openapi::document(rest),
+        ["api"] => Ok(discovery::core(headers, &served())),
+        ["apis"] => Ok(discovery::groups(headers, &served())),
+        ["api", version] => discovery::resources("", version, &served()),
+        ["apis", group] if served().iter().any(|r| r.group == *group) => discovery::group(group, &served()),
+        ["apis", group, version] if served().iter().any(|r| r.group == *group && r.version == *version) => {
+            discovery::resources(group, version, &served())
+        }
+        ["openapi", "v3"] => Ok(openapi::index(&served())),
+        ["openapi", "v3", rest @ ..] => openapi::document(rest, &served()),
+        [".well-known", "openid-configuration"] => Ok(respond::json(200, &authenticate::configuration())),
+        ["openid", "v1", "jwks"] => {
+            Ok(respond::bytes(200, "application/jwk-set+json", authenticate::jwks(&context.store.local().state).to_string()))
+        }
         ["version"] => Ok(discovery::version()),
         ["healthz" | "livez", ..] => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
         ["readyz", ..] if context.store.has_quorum() => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
@@ -152,12 +141,17 @@ async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -
             let wish = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(201, &context.cluster.create_token(wish).await?))
         }
-        _ => Err(Status::page_not_found()),
+        _ => Ok(respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n")),
     }
 }
 
-fn target(group: &str, version: &str, rest: &[&str], query: Query, consistency: Consistency, user: User) -> Result<Target, Status> {
-    let find = |plural: &str| registry::find(group, version, plural);
+fn target(
+    find: &dyn Fn(&str) -> Option<Arc<Resource>>,
+    rest: &[&str],
+    query: Query,
+    consistency: Consistency,
+    user: User,
+) -> Result<Target, Status> {
     let (resource, namespace, name, subresource) = match rest {
         // `namespaces/NS/...` is a namespace's content, but for the subresources of the Namespace itself.
         ["namespaces", namespace, plural, tail @ ..] if find(plural).is_some_and(|r| r.namespaced) => {
@@ -204,9 +198,7 @@ async fn serve_resource(context: Context, target: Target, request: Request<Bytes
         name: &target.name,
         subresource: target.subresource.map(Subresource::name).unwrap_or_default(),
     };
-    if !authorize::is_allowed(&target.user, &attributes) {
-        return Err(authorize::refusal(&target.user, &attributes));
-    }
+    authorize::check(&context, &target.user, &attributes)?;
     if target.subresource.is_none() && !target.resource.verbs().contains(&verb) {
         return Err(Status::method_not_allowed());
     }
@@ -219,9 +211,10 @@ mod tests {
 
     #[test]
     fn takes_paths_apart() {
-        let user = User { name: "u".into(), groups: vec![] };
+        let user = User { name: "u".into(), ..User::default() };
         let check = |rest: &[&str], expected: Option<(&str, &str, &str, Option<Subresource>)>| {
-            let found = target("", "v1", rest, Query::default(), Consistency::Linearizable, user.clone()).ok();
+            let find = |plural: &str| skein_object::registry::find("", "v1", plural).cloned();
+            let found = target(&find, rest, Query::default(), Consistency::Linearizable, user.clone()).ok();
             let found = found.as_ref().map(|t| (t.resource.plural, t.namespace.as_str(), t.name.as_str(), t.subresource));
             assert_eq!(found, expected, "{rest:?}");
         };

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::authenticate::User;
 use crate::resources::service::Range;
-use crate::{Body, Cluster, Context, Kubelets, body, respond, route};
+use crate::{Body, Cluster, Context, Kubelets, TokenKey, body, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +29,8 @@ pub struct Options {
     pub store: Handle,
     pub kubelets: Arc<dyn Kubelets>,
     pub cluster: Arc<dyn Cluster>,
+    /// Signs the tokens of ServiceAccounts.
+    pub token_key: Arc<TokenKey>,
     /// Where ClusterIPs come from, as in `10.96.0.0/16`.
     pub cluster_ip_range: String,
 }
@@ -58,7 +60,15 @@ impl Service {
         let range = Range::parse(&options.cluster_ip_range).ok_or(Error::Range(options.cluster_ip_range))?;
         let listener = TcpListener::bind(options.bind).await.map_err(|source| Error::Bind { address: options.bind, source })?;
         let acceptor = TlsAcceptor::from(Arc::new(tls_config(&options.identity)?));
-        let context = Context { store: options.store, kubelets: options.kubelets, cluster: options.cluster, cluster_ip_range: range };
+        let context = Context {
+            store: options.store,
+            catalog: Arc::default(),
+            grants: Arc::default(),
+            token_key: options.token_key,
+            kubelets: options.kubelets,
+            cluster: options.cluster,
+            cluster_ip_range: range,
+        };
         Ok(Self { listener, acceptor, context })
     }
 
@@ -113,6 +123,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, context: Context) {
 /// Reads the body before anything is decided: an answer that comes while a client still sends may never be read by it.
 async fn answer(context: Context, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
     let (head, incoming) = request.into_parts();
+    let user = user.of_request(&context, &head.headers)?;
     let bytes_max = if user.is_in("system:authenticated") { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX };
     let content = body::read(incoming, bytes_max).await?;
     route::dispatch(context, user, http::Request::from_parts(head, content)).await

@@ -1,6 +1,7 @@
 //! The one map from errors to Kubernetes' Status.
 
 use skein_command::{Cause, Refusal};
+use skein_object::managed::{Conflict, conflict_message};
 use skein_object::{Key, Resource, Status, patch};
 use skein_state::Compacted;
 
@@ -54,6 +55,17 @@ pub(crate) fn of_patch(error: &patch::Error, resource: &Resource, name: &str) ->
             Status::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {why}")).about(about)
         }
     }
+}
+
+/// Fields that other managers own and an apply would change.
+pub(crate) fn of_conflicts(conflicts: &[Conflict]) -> Status {
+    let cause = |conflict: &Conflict| skein_object::status::Cause {
+        reason: "FieldManagerConflict".into(),
+        message: format!("conflict with {}", conflict.manager),
+        field: conflict.path.clone(),
+    };
+    let causes = conflicts.iter().map(cause).collect();
+    Status::failure(409, "Conflict", conflict_message(conflicts)).about(skein_object::status::Details { causes, ..Default::default() })
 }
 
 pub(crate) fn of_compaction(compacted: Compacted) -> Status {

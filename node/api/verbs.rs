@@ -1,5 +1,6 @@
 //! The verbs, one file each, and what they share.
 
+mod author;
 mod create;
 pub(crate) mod delete;
 mod get;
@@ -19,6 +20,7 @@ use skein_object::{Resource, Status};
 use skein_state::Entry;
 use skein_store::View;
 
+pub(crate) use author::Author;
 pub(crate) use mutate::{Mutation, mutate};
 
 use crate::respond::{self, Form};
@@ -44,15 +46,22 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
             resources::stream::serve(&context, &target, request).await
         }
         (Some(Subresource::Scale), _) => resources::scale::serve(verb, &context, &target, request).await,
+        (Some(Subresource::Token), "create") => resources::token::create(&context, &target, request).await,
         (Some(Subresource::Binding), "create") => resources::binding::create(&context, &target, request).await,
         (Some(Subresource::Eviction), "create") => resources::eviction::create(&context, &target, request).await,
-        (Some(Subresource::Status | Subresource::Finalize) | None, "get") => get::serve(&context, &target, request.headers()).await,
-        (Some(Subresource::Status | Subresource::Finalize) | None, "update") => update::serve(&context, &target, request).await,
-        (Some(Subresource::Status | Subresource::Finalize) | None, "patch") => patch::serve(&context, &target, request).await,
+        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval) | None, "get") => {
+            get::serve(&context, &target, request.headers()).await
+        }
+        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval) | None, "update") => {
+            update::serve(&context, &target, request).await
+        }
+        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval) | None, "patch") => {
+            patch::serve(&context, &target, request).await
+        }
         (Some(_), _) => Err(Status::method_not_allowed()),
         (None, "list") => list::serve(&context, &target, request.headers()).await,
         (None, "watch") => watch::serve(&context, &target, request.headers()).await,
-        (None, "create") if target.resource.is_virtual => resources::review::create(&target, request).await,
+        (None, "create") if target.resource.is_virtual => resources::review::create(&context, &target, request).await,
         (None, "create") => create::serve(&context, &target, request).await,
         (None, "delete") => delete::serve(&context, &target, request).await,
         (None, "deletecollection") => delete::serve_collection(&context, &target, request).await,
@@ -88,11 +97,11 @@ pub(crate) fn parse_version(text: &str) -> Result<u64, Status> {
 }
 
 pub(crate) fn to_value(resource: &Resource, entry: &Entry) -> Value {
-    entry.record.to_value(&resource.api_version(), resource.kind, entry.revision)
+    resource.show(&entry.record, entry.revision)
 }
 
 /// One object in the form that the client asked for.
 pub(crate) fn object_response(code: u16, target: &Target, headers: &http::HeaderMap, object: Value) -> Response<Body> {
     let form = Form::wanted(headers, target.query.get("includeObject"));
-    respond::json(code, &form.render(target.resource, object))
+    respond::json(code, &form.render(&target.resource, object))
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   node.json              name, id, address, cluster
 //!   pki/node.{crt,key}     this node's identity      pki/ca.crt    the cluster's CA
+//!   pki/token.key          signs the tokens of ServiceAccounts
 //!   pki/ca.key             on voters only            admin.kubeconfig
 //!   log/ state/            the store
 //! ```
@@ -15,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use skein_api::TokenKey;
 use skein_quic::{Authority, Identity};
 
 use crate::Error;
@@ -84,6 +86,20 @@ impl Directory {
     pub(crate) fn save_authority(&self, certificate_pem: &str, key_pem: &str) -> Result<(), Error> {
         self.write("pki/ca.crt", certificate_pem)?;
         self.write("pki/ca.key", key_pem)
+    }
+
+    /// The key with which this node signs tokens; made where there is none.
+    pub(crate) fn token_key(&self, node: &str) -> Result<TokenKey, Error> {
+        let pem = match self.read("pki/token.key")? {
+            Some(pem) => pem,
+            None => {
+                let pem = skein_quic::authority::new_key()?;
+                self.write("pki/token.key", &pem)?;
+                pem
+            }
+        };
+        let point = skein_quic::authority::public_point(&pem)?;
+        TokenKey::new(node, &pem, &point).map_err(|why| self.failed("pki/token.key")(std::io::Error::other(why)))
     }
 
     /// The key of a join that has not been answered yet: the token is bound to it.

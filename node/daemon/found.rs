@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::meta::{self, Birth};
-use skein_object::{Key, Record, registry};
+use skein_object::{Key, Record, Resource, registry};
 use skein_quic::authority::node_dns_name;
 use skein_quic::{Authority, Subject};
 use skein_store::Handle;
@@ -51,11 +51,14 @@ pub(crate) fn names(node: &str, address: &str) -> Vec<String> {
 }
 
 /// Writes the objects that every cluster has, where they are missing.
-pub(crate) async fn bootstrap(store: &Handle, options: &Ports) -> Result<(), Error> {
+pub(crate) async fn bootstrap(store: &Handle, options: &Ports, authority_pem: &str) -> Result<(), Error> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         let resource = registry::find("", "v1", "namespaces").expect("the registry has namespaces");
         ensure(store, resource, "", json!({"metadata": {"name": name}})).await?;
     }
+    let map = registry::find("", "v1", "configmaps").expect("the registry has ConfigMaps");
+    ensure(store, map, "kube-system", json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": authority_pem}})).await?;
+    ensure_all(store, serde_json::from_str(DEFAULTS).expect("the defaults are a list of objects")).await?;
     // The API's address is in every node's certificate, and that of DNS in every Pod: nobody else may have them.
     let api = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": options.api_port}]);
     let dns = json!([
@@ -70,20 +73,39 @@ pub(crate) async fn bootstrap(store: &Handle, options: &Ports) -> Result<(), Err
         let resource = registry::find("", "v1", "services").expect("the registry has services");
         let service = json!({
             "metadata": {"name": name, "labels": {"provider": "skein"}},
-            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
+            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports,
+                "trafficDistribution": "PreferSameNode"},
         });
         ensure(store, resource, namespace, service).await?;
     }
     Ok(())
 }
 
-async fn ensure(store: &Handle, resource: &skein_object::Resource, namespace: &str, mut object: Value) -> Result<(), Error> {
+/// Kubernetes' own roles, bindings and priority classes.
+const DEFAULTS: &str = include_str!("defaults/objects.json");
+
+async fn ensure_all(store: &Handle, objects: Vec<Value>) -> Result<(), Error> {
+    let text = |object: &Value, field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+    let new = objects.into_iter().filter_map(|object| {
+        let resource = registry::by_kind(&text(&object, "apiVersion"), &text(&object, "kind"))?;
+        let namespace = meta::text(&object, "namespace").to_string();
+        Some(creation(resource, &namespace, object).into())
+    });
+    store.propose_all(new.collect()).await?;
+    Ok(())
+}
+
+async fn ensure(store: &Handle, resource: &Resource, namespace: &str, object: Value) -> Result<(), Error> {
+    // One that is there already is what was wanted.
+    store.propose(creation(resource, namespace, object).into()).await?;
+    Ok(())
+}
+
+fn creation(resource: &Resource, namespace: &str, mut object: Value) -> Write {
     let now = meta::time(Timestamp::now());
     let birth = Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &now, suffix: "" };
     meta::at_creation(&mut object, resource, namespace, &birth);
-    (resource.default)(&mut object);
-    let key = Key::new(resource.qualified(), namespace, meta::name(&object));
-    // One that is there already is what was wanted.
-    store.propose(Write::create(&key, Record::from_value(&object)).into()).await?;
-    Ok(())
+    resource.fill_defaults(&mut object);
+    let key = Key::new(resource.stored(), namespace, meta::name(&object));
+    Write::create(&key, resource.record(&object))
 }

@@ -20,6 +20,7 @@ mod run;
 mod runtime;
 mod services;
 mod token;
+mod tokens;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

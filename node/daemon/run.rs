@@ -15,7 +15,7 @@ use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
-use crate::{Error, Options, disk, found, join, report, runtime, services};
+use crate::{Error, Options, disk, found, join, report, runtime, services, tokens};
 
 /// How a node's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +40,19 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let store = skein_store::start(skein_store::Options { id: node.id, directory: options.directory.clone(), peers }).await?;
     let reports = Reports::default();
     let cluster = Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port };
-    let kubelet = Arc::new(kubelet_options(&options));
+    let token_key = Arc::new(directory.token_key(&node.name)?);
+    tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
+    let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key)))));
     tokio::spawn(accept(incoming, store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet)));
 
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
-        tokio::spawn(bootstrap(store.clone(), found::Ports { api_port: options.api_port, dns_port: options.dns_port }));
+        tokio::spawn(bootstrap(
+            store.clone(),
+            found::Ports { api_port: options.api_port, dns_port: options.dns_port },
+            identity.authority_pem.clone(),
+        ));
     }
     let api = skein_api::Service::bind(skein_api::Options {
         bind: SocketAddr::new(options.address, options.api_port),
@@ -54,6 +60,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         store: store.clone(),
         kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
         cluster: Arc::new(cluster),
+        token_key,
         cluster_ip_range: options.service_range.clone(),
     })
     .await?;
@@ -79,7 +86,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     Ok(ended)
 }
 
-fn kubelet_options(options: &Options) -> skein_kubelet::Options {
+fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>) -> skein_kubelet::Options {
     skein_kubelet::Options {
         name: options.name.clone(),
         address: options.address,
@@ -90,6 +97,7 @@ fn kubelet_options(options: &Options) -> skein_kubelet::Options {
         labels: options.labels.clone(),
         logs: options.logs,
         cluster_dns: found::DNS_SERVICE_IP.into(),
+        tokens,
     }
 }
 
@@ -108,8 +116,8 @@ async fn settle(directory: &Directory, options: &Options) -> Result<NodeFile, Er
 }
 
 /// Writes what every cluster has, as soon as there is a quorum to write it to.
-async fn bootstrap(store: Handle, ports: found::Ports) {
-    while let Err(why) = found::bootstrap(&store, &ports).await {
+async fn bootstrap(store: Handle, ports: found::Ports, authority_pem: String) {
+    while let Err(why) = found::bootstrap(&store, &ports, &authority_pem).await {
         debug!(%why, "not bootstrapped yet");
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }

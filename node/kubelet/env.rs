@@ -8,7 +8,7 @@ use serde_json::Value;
 use skein_object::Key;
 use skein_state::State;
 
-use crate::Error;
+use crate::{Error, Tokens};
 
 /// What a container's configuration is made from.
 pub(crate) struct Source<'a> {
@@ -17,6 +17,7 @@ pub(crate) struct Source<'a> {
     pub(crate) node: &'a str,
     pub(crate) host_ip: &'a str,
     pub(crate) pod_ip: &'a str,
+    pub(crate) tokens: &'a dyn Tokens,
 }
 
 // === impl Source ===

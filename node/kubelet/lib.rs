@@ -23,6 +23,7 @@ mod pull_secrets;
 mod resources;
 mod rotation;
 mod server;
+mod service_account;
 mod status;
 mod stream;
 mod volumes;
@@ -31,7 +32,10 @@ mod write;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use jiff::Timestamp;
+use serde_json::Value;
 use skein_store::Handle as Store;
 
 pub use server::serve;
@@ -49,6 +53,24 @@ pub struct Options {
     pub logs: LogLimits,
     /// The address at which Pods find the cluster's DNS.
     pub cluster_dns: String,
+    /// Where Pods' tokens come from.
+    pub tokens: Arc<dyn Tokens>,
+}
+
+/// Issues tokens for the ServiceAccounts of Pods on this node.
+pub trait Tokens: std::fmt::Debug + Send + Sync + 'static {
+    /// A token for `account` that is good while the Pod is there, and the time at which it ends. An empty audience is
+    /// the API's own.
+    fn issue(&self, account: &Value, audience: &str, pod: PodIdentity<'_>, seconds: i64) -> Result<(String, Timestamp), String>;
+}
+
+/// The Pod that a token is bound to, and its node.
+#[derive(Clone, Copy, Debug)]
+pub struct PodIdentity<'a> {
+    pub name: &'a str,
+    pub uid: &'a str,
+    pub node: &'a str,
+    pub node_uid: &'a str,
 }
 
 /// How much of a container's output is kept.

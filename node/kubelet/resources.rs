@@ -61,14 +61,18 @@ pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxCon
     }
 }
 
+pub(crate) fn must_not_be_root(pod: &Pod, container: &Container) -> bool {
+    let own = container.security_context.as_ref().and_then(|c| c.run_as_non_root);
+    own.or(pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.run_as_non_root)) == Some(true)
+}
+
 /// Whether a container that must not run as root would (`verifyRunAsNonRoot`).
 pub(crate) fn verify_non_root(pod: &Pod, container: &Container, image: &v1::Image) -> Result<(), String> {
-    let own = container.security_context.as_ref();
-    let shared = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-    let wanted = own.and_then(|c| c.run_as_non_root).or(shared.and_then(|c| c.run_as_non_root));
-    if wanted != Some(true) {
+    if !must_not_be_root(pod, container) {
         return Ok(());
     }
+    let own = container.security_context.as_ref();
+    let shared = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let about = format!("(pod: {:?}, container: {})", pod.metadata.name.as_deref().unwrap_or_default(), container.name);
     match own.and_then(|c| c.run_as_user).or(shared.and_then(|c| c.run_as_user)) {
         Some(0) => Err(format!("container's runAsUser breaks non-root policy {about}")),

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
 
 use crate::Error;
 use crate::env::{Source, resource_value};
+use crate::service_account;
 
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
@@ -61,11 +62,12 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed(&path))?;
         return Ok(path);
     }
-    write_files(&path, &files_of(source, volume)?)?;
+    write_files(&path, &files_of(source, volume, &path.join(DATA))?)?;
     Ok(path)
 }
 
-fn files_of(source: &Source<'_>, volume: &Volume) -> Result<Files, Error> {
+/// The files of a volume; `current` is where those that it has now are.
+fn files_of(source: &Source<'_>, volume: &Volume, current: &Path) -> Result<Files, Error> {
     let mut files = Files::new();
     if let Some(map) = &volume.config_map {
         let found = needed(source.config_map(&map.name), map.optional, || format!("configmap \"{}\" not found", map.name))?;
@@ -90,6 +92,10 @@ fn files_of(source: &Source<'_>, volume: &Volume) -> Result<Files, Error> {
                 for item in downward.items.iter().flatten() {
                     downward_file(source, &mut files, item, projected.default_mode)?;
                 }
+            } else if let Some(token) = &part.service_account_token {
+                let content = service_account::token(source, token, &current.join(&token.path))?;
+                let mode = u32::try_from(projected.default_mode.unwrap_or(0o644)).unwrap_or(0o644);
+                files.insert(token.path.clone(), (content, mode));
             } else {
                 return Err(Error::Config("this source of a projected volume is not supported yet".into()));
             }

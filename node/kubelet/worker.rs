@@ -326,9 +326,11 @@ impl Worker {
             }
             Outcome::Waiting(waiting) => return Err(waiting),
         };
-        let known = self.shared.runtime.image(&image).await.map_err(waiting("ImageInspectError"))?.unwrap_or_default();
-        resources::verify_non_root(pod, container, &known)
-            .map_err(|message| Waiting { reason: "CreateContainerConfigError".into(), message })?;
+        if resources::must_not_be_root(pod, container) {
+            let known = self.shared.runtime.image(&image).await.map_err(waiting("ImageInspectError"))?.unwrap_or_default();
+            resources::verify_non_root(pod, container, &known)
+                .map_err(|message| Waiting { reason: "CreateContainerConfigError".into(), message })?;
+        }
         let config = self.container_config(pod, container, sandbox, attempt, image)?;
         let started = Box::pin(self.shared.runtime.start_container(&sandbox.id, config, sandbox_config)).await;
         let id = started.map_err(waiting("RunContainerError"))?;
@@ -356,7 +358,7 @@ impl Worker {
         let options = &self.shared.options;
         let state = self.shared.store.local().state;
         let host_ip = options.address.to_string();
-        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip };
+        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip, tokens: &*options.tokens };
         let directory = volumes::pod_directory(&options.directory, pod);
         let prepared = volumes::prepare(&source, &directory).map_err(mount_failed)?;
         let variables = resolve(&source, container).map_err(config_failed)?;
@@ -564,7 +566,7 @@ impl Worker {
         let options = &self.shared.options;
         let state = self.shared.store.local().state;
         let host_ip = options.address.to_string();
-        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip };
+        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip, tokens: &*options.tokens };
         if let Err(why) = volumes::prepare(&source, &volumes::pod_directory(&options.directory, pod)) {
             debug!(pod = %self.key, %why, "a volume cannot be refreshed");
         }

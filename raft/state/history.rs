@@ -54,6 +54,19 @@ impl History {
         Ok(events.iter().skip(start).take(limit).cloned().collect())
     }
 
+    /// The events of all resources after `revision`, oldest first, at most `limit`.
+    pub fn all_since(&self, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
+        if revision < self.compacted {
+            return Err(Compacted { asked: revision, oldest: self.compacted });
+        }
+        let start = self.order.partition_point(|(at, _)| *at <= revision);
+        let find = |(at, resource): &(u64, String)| {
+            let events = self.by_resource.get(resource)?;
+            events.get(events.partition_point(|event| event.revision < *at)).cloned()
+        };
+        Ok(self.order.iter().skip(start).take(limit).filter_map(find).collect())
+    }
+
     pub fn compacted(&self) -> u64 {
         self.compacted
     }
@@ -92,6 +105,18 @@ mod tests {
         assert_eq!(revisions("pods", 12), Ok(vec![14]));
         assert_eq!(revisions("nodes", 10), Ok(vec![]));
         assert_eq!(revisions("pods", 9), Err(Compacted { asked: 9, oldest: 10 }));
+    }
+
+    #[test]
+    fn serves_all_resources_in_order() {
+        let mut history = History::starting_at(10);
+        for revision in 11..=14 {
+            history.push(event(revision, if revision % 2 == 0 { "pods" } else { "services" }));
+        }
+        let revisions = |after, limit| history.all_since(after, limit).map(|e| e.iter().map(|e| e.revision).collect::<Vec<_>>());
+        assert_eq!(revisions(11, 2), Ok(vec![12, 13]));
+        assert_eq!(revisions(14, 2), Ok(vec![]));
+        assert!(revisions(9, 2).is_err());
     }
 
     #[test]

@@ -134,6 +134,11 @@ impl Handle {
         self.inner.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).since(resource, revision, limit)
     }
 
+    /// Events of all resources after a revision, from the local history.
+    pub fn all_events_since(&self, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
+        self.inner.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).all_since(revision, limit)
+    }
+
     /// Proposes one transaction and waits until this node has applied it.
     pub async fn propose(&self, transaction: Transaction) -> Result<Outcome, Error> {
         let mut outcomes = self.propose_all(vec![transaction]).await?;

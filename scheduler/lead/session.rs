@@ -130,16 +130,9 @@ impl<'a> Session<'a> {
     fn observe(&mut self) {
         let view = self.store.local();
         loop {
-            let mut events = Vec::new();
-            for resource in skein_object::registry::all().iter().filter(|r| !r.is_virtual) {
-                match self.store.events_since(resource.qualified(), self.cursor, EVENTS_MAX) {
-                    Ok(found) => events.extend(found),
-                    Err(_) => return self.reload(&self.store.local()),
-                }
-            }
+            let Ok(mut events) = self.store.all_events_since(self.cursor, EVENTS_MAX) else { return self.reload(&self.store.local()) };
             // What was applied after the view was taken waits for the next round, so that snapshot and state agree.
             events.retain(|event| event.revision <= view.state.revision());
-            events.sort_by_key(|event| event.revision);
             let Some(last) = events.last().map(|event| event.revision) else { break };
             self.snapshot.state = view.state.clone();
             for event in &events {

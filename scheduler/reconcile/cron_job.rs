@@ -9,12 +9,11 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::cron::Schedule;
-use skein_object::deletion::Wish;
 use skein_object::{Key, registry};
 
 use crate::job::finished_at;
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, delete, edit, event};
+use crate::write::{Note, create, edit, event, remove};
 use crate::{Mint, Outcome};
 
 const COMPONENT: &str = "cronjob-controller";
@@ -107,7 +106,7 @@ impl Pass<'_> {
             }
             Some("Replace") => {
                 for job in active {
-                    self.transactions.extend(delete(&job.key, job.revision, &job.record, &Wish::default(), mint));
+                    self.transactions.extend(remove(job, mint));
                 }
             }
             _ => {}
@@ -154,7 +153,7 @@ impl Pass<'_> {
         let mut over: Vec<&Stored<Job>> = self.jobs.iter().copied().filter(|j| holds(&j.object)).collect();
         over.sort_by_key(|j| (std::cmp::Reverse(j.object.metadata.creation_timestamp.as_ref().map(|t| t.0)), j.key.clone()));
         for job in over.into_iter().skip(usize::try_from(limit).unwrap_or(0)) {
-            self.transactions.extend(delete(&job.key, job.revision, &job.record, &Wish::default(), mint));
+            self.transactions.extend(remove(job, mint));
         }
     }
 

@@ -11,12 +11,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_object::deletion::Wish;
 
 use crate::deployment::template_hash;
-use crate::pods_of::{controller_of, is_active, of_template, phase, pods, ready_since};
+use crate::pods_of::{Made, REFUSED_AGAIN_MS, controller_of, is_active, of_template, phase, pods, ready_since};
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, delete, edit, event};
+use crate::write::{Note, create, edit, event, remove};
 use crate::{Mint, Outcome};
 
 const HASH: &str = "controller-revision-hash";
@@ -34,6 +33,7 @@ const TOLERATED: [(&str, &str); 6] = [
 
 /// One pass over one DaemonSet.
 struct Pass<'a> {
+    snapshot: &'a Snapshot,
     stored: &'a Stored<DaemonSet>,
     template: Value,
     hash: String,
@@ -59,7 +59,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     }
     let template = stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
     let hash = template_hash(&template);
-    let mut pass = Pass { stored, template: daemon_template(template, &hash), hash, transactions: Vec::new(), again_ms: None };
+    let mut pass = Pass { snapshot, stored, template: daemon_template(template, &hash), hash, transactions: Vec::new(), again_ms: None };
     let by_node = pods_by_node(snapshot, stored);
     let mut counts = Counts::default();
     let mut old: Vec<(&Stored<Pod>, bool)> = Vec::new();
@@ -115,14 +115,19 @@ impl Pass<'_> {
     fn make(&mut self, node: &str, mint: &mut Mint) {
         let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": self.stored.key.name(),
             "uid": self.stored.object.metadata.uid, "controller": true, "blockOwnerDeletion": true});
-        let (pod, name) = of_template(on_node(self.template.clone(), node), self.stored.key.name(), owner, mint);
+        let key = &self.stored.key;
+        let made = Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), base: key.name(), owner };
+        let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
+            self.again_ms = Some(REFUSED_AGAIN_MS);
+            return;
+        };
         let mut transaction = create(pods(), self.stored.key.namespace(), pod, mint);
         transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
         self.transactions.push(transaction);
     }
 
     fn remove(&mut self, pod: &Stored<Pod>, mint: &mut Mint) {
-        if let Some(mut transaction) = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint) {
+        if let Some(mut transaction) = remove(pod, mint) {
             transaction.writes.extend(self.note("SuccessfulDelete", format!("Deleted pod: {}", pod.key.name()), mint).writes);
             self.transactions.push(transaction);
         }

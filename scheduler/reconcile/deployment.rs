@@ -9,12 +9,11 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 use skein_command::Transaction;
-use skein_object::deletion::Wish;
 use skein_object::selector::Selector;
 use skein_object::{Key, registry};
 
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, delete, edit, event, set_condition};
+use crate::write::{Note, create, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -269,7 +268,7 @@ impl<'a> Pass<'a> {
         }
         idle.sort_by_key(|s| revision(s));
         for set in &idle[..idle.len() - limit] {
-            self.transactions.extend(delete(&set.key, set.revision, &set.record, &Wish::default(), mint));
+            self.transactions.extend(remove(set, mint));
         }
     }
 

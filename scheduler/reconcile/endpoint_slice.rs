@@ -10,7 +10,7 @@ use skein_object::{Key, registry};
 use crate::Mint;
 use crate::backends::{Backend, backends, target_reference};
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{create, delete, edit_record};
+use crate::write::{create, delete, edit_entry};
 
 const ENDPOINTS_MAX: usize = 100;
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
@@ -22,7 +22,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
     let Some(service) = service else { return Vec::new() };
     let Some(backends) = backends(snapshot, service) else { return Vec::new() };
     let resource = registry::find("discovery.k8s.io", "v1", "endpointslices").expect("the registry has EndpointSlices");
-    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, key, resource.qualified());
+    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, key, resource.stored());
     let mut transactions = Vec::new();
     for (ports, endpoints) in wanted(service, &backends) {
         // A slice of the same ports is used again, so that an endpoint that comes or goes changes one object.
@@ -30,7 +30,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
         match same.map(|at| existing.remove(at)) {
             Some((slice, _)) => {
                 let Some(entry) = snapshot.state.get(&slice) else { continue };
-                let changed = edit_record(&slice, entry.revision, &entry.record, |object| {
+                let changed = edit_entry(resource, &slice, entry, |object| {
                     object["endpoints"] = endpoints;
                     object["metadata"]["labels"] = labels(service);
                 });
@@ -51,7 +51,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
     }
     for (slice, _) in existing {
         let entry = snapshot.state.get(&slice);
-        transactions.extend(entry.and_then(|e| delete(&slice, e.revision, &e.record, &Default::default(), mint)));
+        transactions.extend(entry.and_then(|e| delete(resource, &slice, e, &Default::default(), mint)));
     }
     transactions
 }

@@ -9,22 +9,22 @@ use skein_object::{Key, registry};
 use crate::Mint;
 use crate::backends::{Backend, backends, target_reference};
 use crate::snapshot::Snapshot;
-use crate::write::{create, delete, edit_record};
+use crate::write::{create, delete, edit_entry};
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
     let resource = registry::find("", "v1", "endpoints").expect("the registry has Endpoints");
-    let place = Key::new(resource.qualified(), key.namespace(), key.name());
+    let place = Key::new(resource.stored(), key.namespace(), key.name());
     let entry = snapshot.state.get(&place);
     let service = snapshot.services.get(key).filter(|s| s.object.metadata.deletion_timestamp.is_none());
     let Some(service) = service else {
-        return entry.and_then(|e| delete(&place, e.revision, &e.record, &Default::default(), mint)).into_iter().collect();
+        return entry.and_then(|e| delete(resource, &place, e, &Default::default(), mint)).into_iter().collect();
     };
     let Some(backends) = backends(snapshot, service) else { return Vec::new() };
     let subsets = subsets(&backends);
     let labels = service.object.metadata.labels.clone().unwrap_or_default();
     match entry {
         Some(entry) => {
-            let changed = edit_record(&place, entry.revision, &entry.record, |object| {
+            let changed = edit_entry(resource, &place, entry, |object| {
                 object["subsets"] = subsets;
                 for (name, value) in labels {
                     object["metadata"]["labels"][name] = value.into();

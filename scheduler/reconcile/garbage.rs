@@ -9,7 +9,7 @@ use skein_state::Entry;
 
 use crate::Mint;
 use crate::snapshot::{Snapshot, Ties, ties};
-use crate::write::{delete, edit_record};
+use crate::write::{delete, edit_entry};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -33,7 +33,8 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
         return Vec::new();
     }
     let propagation = if going_first { Propagation::Foreground } else { Propagation::Background };
-    delete(key, entry.revision, &entry.record, &Wish { grace_seconds: None, propagation: Some(propagation) }, mint).into_iter().collect()
+    let Some(resource) = snapshot.resource(key) else { return Vec::new() };
+    delete(&resource, key, entry, &Wish { grace_seconds: None, propagation: Some(propagation) }, mint).into_iter().collect()
 }
 
 fn waits_in_foreground(snapshot: &Snapshot, uid: &str) -> bool {
@@ -49,34 +50,34 @@ fn foreground(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Vec<
     if snapshot.dependents(&own.uid).any(blocks) {
         return Vec::new();
     }
-    without_finalizer(key, entry, FOREGROUND).into_iter().collect()
+    without_finalizer(snapshot, key, entry, FOREGROUND).into_iter().collect()
 }
 
 fn orphan(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Vec<Transaction> {
     let mut transactions = Vec::new();
     for dependent in snapshot.dependents(&own.uid) {
-        let Some(found) = snapshot.state.get(dependent) else { continue };
-        transactions.extend(edit_record(dependent, found.revision, &found.record, |object| {
+        let (Some(found), Some(resource)) = (snapshot.state.get(dependent), snapshot.resource(dependent)) else { continue };
+        transactions.extend(edit_entry(&resource, dependent, found, |object| {
             if let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) {
                 owners.retain(|owner| owner["uid"] != own.uid.as_str());
             }
         }));
     }
     if transactions.is_empty() {
-        transactions.extend(without_finalizer(key, entry, ORPHAN));
+        transactions.extend(without_finalizer(snapshot, key, entry, ORPHAN));
     }
     transactions
 }
 
 /// Takes our finalizer off; when it was the last, the object is removed instead.
-fn without_finalizer(key: &Key, entry: &Entry, finalizer: &str) -> Option<Transaction> {
-    let resource = skein_object::registry::by_key(key.resource())?;
+pub(crate) fn without_finalizer(snapshot: &Snapshot, key: &Key, entry: &Entry, finalizer: &str) -> Option<Transaction> {
+    let resource = snapshot.resource(key)?;
     let mut object = entry.record.to_value(&resource.api_version(), resource.kind, entry.revision);
     if let Some(finalizers) = object.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
         finalizers.retain(|f| f != finalizer);
     }
-    if skein_object::deletion::ends_with(resource, &object) {
+    if skein_object::deletion::ends_with(&resource, &object) {
         return Some(skein_command::Write::delete(key, entry.revision).into());
     }
-    edit_record(key, entry.revision, &entry.record, |current| *current = object)
+    edit_entry(&resource, key, entry, |current| *current = object)
 }

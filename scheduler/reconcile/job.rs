@@ -11,11 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_object::deletion::Wish;
 
-use crate::pods_of::{controller_of, is_active, is_finished, is_ready, of_template, phase, pods};
+use crate::pods_of::{Made, REFUSED_AGAIN_MS, controller_of, is_active, is_finished, is_ready, of_template, phase, pods};
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, delete, edit, event, set_condition};
+use crate::write::{Note, create, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
 /// On a Pod whose end is in its Job's status.
@@ -37,6 +36,7 @@ enum End {
 
 /// One pass over one Job.
 struct Pass<'a> {
+    snapshot: &'a Snapshot,
     stored: &'a Stored<Job>,
     active: Vec<&'a Stored<Pod>>,
     terminating: usize,
@@ -76,6 +76,7 @@ impl<'a> Pass<'a> {
     fn begin(snapshot: &'a Snapshot, stored: &'a Stored<Job>) -> Self {
         let status = stored.object.status.clone().unwrap_or_default();
         let mut pass = Self {
+            snapshot,
             stored,
             active: Vec::new(),
             terminating: 0,
@@ -201,7 +202,11 @@ impl<'a> Pass<'a> {
             }
             None => key.name().to_string(),
         };
-        let (pod, name) = of_template(template, &base, owner, mint);
+        let made = Made { template, namespace: key.namespace(), base: &base, owner };
+        let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
+            self.again_ms = Some(REFUSED_AGAIN_MS);
+            return;
+        };
         let mut transaction = create(pods(), key.namespace(), pod, mint);
         transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
         self.transactions.push(transaction);
@@ -212,7 +217,7 @@ impl<'a> Pass<'a> {
         // Those that are not ready yet are the least loss.
         surplus.sort_by_key(|p| (is_ready(&p.object), p.key.clone()));
         for pod in surplus.into_iter().take(count) {
-            if let Some(mut transaction) = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint) {
+            if let Some(mut transaction) = remove(pod, mint) {
                 transaction.writes.extend(self.note("SuccessfulDelete", format!("Deleted pod: {}", pod.key.name()), mint).writes);
                 self.transactions.push(transaction);
             }
@@ -318,7 +323,7 @@ fn expire(stored: &Stored<Job>, finished_at: i64, mint: &mut Mint) -> Outcome {
     if left > 0 {
         return Outcome { transactions: Vec::new(), again_ms: Some(u64::try_from(left).unwrap_or(0) * 1000) };
     }
-    delete(&stored.key, stored.revision, &stored.record, &Wish::default(), mint).into_iter().collect::<Vec<_>>().into()
+    remove(stored, mint).into_iter().collect::<Vec<_>>().into()
 }
 
 /// What tells a Pod its index: label, annotation, host name, variable (KEP-2214).

@@ -9,7 +9,9 @@
 //! ```
 
 mod backends;
+mod cluster_role;
 mod cron_job;
+mod custom_resource;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -25,6 +27,7 @@ mod node_services;
 mod pods_of;
 mod replica_set;
 mod replication_controller;
+mod root_ca;
 mod service_account;
 mod snapshot;
 mod write;
@@ -41,7 +44,9 @@ pub use write::{Note, bind, event, unschedulable};
 /// Every controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
+    ClusterRole,
     CronJob,
+    CustomResource,
     DaemonSet,
     Deployment,
     EndpointSlice,
@@ -55,6 +60,7 @@ pub enum Controller {
     NodeLifecycle,
     NodeRange,
     NodeServices,
+    RootCa,
     ServiceAccount,
 }
 
@@ -77,6 +83,9 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
     match controller {
         Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
         Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
+        Controller::ClusterRole => cluster_role::reconcile(snapshot, key).into(),
+        Controller::RootCa => root_ca::reconcile(snapshot, key, mint).into(),
+        Controller::CustomResource => custom_resource::reconcile(snapshot, key, mint).into(),
         Controller::CronJob => cron_job::reconcile(snapshot, key, mint),
         Controller::DaemonSet => daemon_set::reconcile(snapshot, key, mint),
         Controller::Job => job::reconcile(snapshot, key, mint),
@@ -103,7 +112,18 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         "daemonsets.apps" => vec![(Controller::DaemonSet, key.clone())],
         "jobs.batch" => vec![(Controller::Job, key.clone())],
         "cronjobs.batch" => vec![(Controller::CronJob, key.clone())],
-        "namespaces" => vec![(Controller::Namespace, key.clone()), (Controller::ServiceAccount, key.clone())],
+        // Names that become free may be another's.
+        snapshot::DEFINITIONS => snapshot.definitions().map(|definition| (Controller::CustomResource, definition)).collect(),
+        "namespaces" => {
+            [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa].map(|controller| (controller, key.clone())).into()
+        }
+        cluster_role::CLUSTER_ROLES => cluster_role::aggregated(snapshot).into_iter().map(|role| (Controller::ClusterRole, role)).collect(),
+        "configmaps" if key.name() == root_ca::NAME => {
+            let all = snapshot.state.range("namespaces/", None).map(|(namespace, _)| namespace.clone());
+            let own = Key::new("namespaces", "", key.namespace());
+            let homes = all.filter(|namespace| key.namespace() == root_ca::HOME || *namespace == own);
+            homes.map(|namespace| (Controller::RootCa, namespace)).collect()
+        }
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],
         "nodes" => {
@@ -126,6 +146,9 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
     }
     if key.resource() == "replicasets.apps" {
         work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::Deployment, owner)));
+    }
+    if snapshot.is_custom(&key) && event.after.is_none() {
+        work.push((Controller::CustomResource, Key::new(snapshot::DEFINITIONS, "", key.resource())));
     }
     // A namespace that goes waits for its content; garbage is found where an owner went or a finalizer waits.
     if !key.namespace().is_empty() && event.after.is_none() {

@@ -29,10 +29,9 @@ impl Mint {
         )
     }
 
-    /// Five characters that make no words: apimachinery's `rand.String`.
+    /// Five characters for a generated name.
     pub fn suffix(&mut self) -> String {
-        const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-        (0..5).map(|_| ALPHABET[usize::try_from(self.next() % 27).unwrap_or(0)] as char).collect()
+        skein_object::meta::suffix(|| self.next())
     }
 
     pub fn time(&self) -> String {

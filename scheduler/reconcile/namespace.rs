@@ -15,11 +15,12 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
     }
     let mut left = false;
     let mut transactions = Vec::new();
-    for resource in registry::all().iter().filter(|r| r.namespaced) {
-        let prefix = Key::prefix(resource.qualified(), key.name());
+    let custom = snapshot.custom_resources().filter(|r| r.namespaced);
+    for resource in registry::all().iter().filter(|r| r.namespaced && r.is_stored()).chain(custom) {
+        let prefix = Key::prefix(resource.stored(), key.name());
         for (key, entry) in snapshot.state.range(&prefix, None) {
             left = true;
-            transactions.extend(delete(key, entry.revision, &entry.record, &Wish::default(), mint));
+            transactions.extend(delete(resource, key, entry, &Wish::default(), mint));
         }
     }
     if !left {

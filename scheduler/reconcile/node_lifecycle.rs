@@ -10,10 +10,9 @@ use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_object::deletion::Wish;
 
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, delete, edit, event, set_condition};
+use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -116,7 +115,7 @@ fn evict(snapshot: &Snapshot, node: &str, silent_ms: u64, mint: &mut Mint, outco
 }
 
 fn evicted(pod: &Stored<Pod>, mint: &mut Mint) -> Option<Transaction> {
-    let mut transaction = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint)?;
+    let mut transaction = remove(pod, mint)?;
     let uid = pod.object.metadata.uid.clone().unwrap_or_default();
     let message = format!("Marking for deletion Pod {}/{}", pod.key.namespace(), pod.key.name());
     let note = Note {

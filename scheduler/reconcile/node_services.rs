@@ -9,7 +9,7 @@ use skein_object::{Key, registry};
 
 use crate::Mint;
 use crate::snapshot::Snapshot;
-use crate::write::{create, edit_record};
+use crate::write::{create, edit_entry};
 
 /// Namespace and name of each.
 const SERVICES: [(&str, &str); 2] = [("default", "kubernetes"), ("kube-system", "kube-dns")];
@@ -40,9 +40,9 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
         [("discovery.k8s.io", "endpointslices", slice, &["endpoints", "ports"][..]), ("", "endpoints", old, &["subsets"])]
     {
         let resource = registry::find(group, "v1", plural).expect("the registry has both");
-        let place = Key::new(resource.qualified(), key.namespace(), key.name());
+        let place = Key::new(resource.stored(), key.namespace(), key.name());
         match snapshot.state.get(&place) {
-            Some(entry) => transactions.extend(edit_record(&place, entry.revision, &entry.record, |stored| {
+            Some(entry) => transactions.extend(edit_entry(resource, &place, entry, |stored| {
                 for field in fields {
                     stored[*field] = object[*field].clone();
                 }

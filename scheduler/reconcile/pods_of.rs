@@ -5,17 +5,20 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use skein_command::Transaction;
-use skein_object::deletion::Wish;
+use skein_object::admission::{self, Surroundings};
 use skein_object::selector::Selector;
 use skein_object::{Key, Resource, registry};
-use skein_state::Event;
+use skein_state::{Entry, Event};
 
 use crate::snapshot::{Snapshot, Stored, owners};
-use crate::write::{Note, create, delete, edit, event};
+use crate::write::{Note, create, edit, event, remove};
 use crate::{Controller, Mint, Outcome};
 
 /// At most so many Pods are made in one pass: they are one log entry.
 const BURST: usize = 500;
+
+/// A Pod that admission refused is tried again after this long.
+pub(crate) const REFUSED_AGAIN_MS: u64 = 1000;
 
 /// A set as this module sees it.
 pub(crate) struct Set<'a> {
@@ -95,10 +98,13 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
     if set.metadata.deletion_timestamp.is_none() {
         if active.len() < set.replicas {
             for _ in active.len()..set.replicas.min(active.len() + BURST) {
-                make(set, mint, &mut outcome.transactions);
+                if !make(snapshot, set, mint, &mut outcome.transactions) {
+                    outcome.again_ms = Some(REFUSED_AGAIN_MS);
+                    break;
+                }
             }
         } else {
-            remove(set, &mut active, mint, &mut outcome.transactions);
+            shrink(set, &mut active, mint, &mut outcome.transactions);
         }
     }
     (outcome, counts)
@@ -123,21 +129,33 @@ fn count(active: &[&Stored<Pod>], set: &Set<'_>, mint: &Mint, counts: &mut Count
     }
 }
 
-fn make(set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) {
-    let (pod, name) = of_template(set.template.clone(), set.key.name(), reference(set), mint);
+/// Makes one Pod; `false` where admission refuses it, which may change.
+fn make(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) -> bool {
+    let made = Made { template: set.template.clone(), namespace: set.key.namespace(), base: set.key.name(), owner: reference(set) };
+    let Ok((pod, name)) = of_template(snapshot, made, mint) else { return false };
     let mut transaction = create(pods(), set.key.namespace(), pod, mint);
     // The event is part of the creation, so it is neither lost nor told twice.
     transaction.writes.extend(note(set, "SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
     transactions.push(transaction);
+    true
 }
 
 pub(crate) fn pods() -> &'static Resource {
     registry::find("", "v1", "pods").expect("the registry has pods")
 }
 
-/// A Pod of a template, owned and named `BASE-SUFFIX`; what admission adds is added here, for this is no API request.
-pub(crate) fn of_template(template: Value, base: &str, owner: Value, mint: &mut Mint) -> (Value, String) {
-    let mut pod = template;
+/// What a Pod is made of.
+pub(crate) struct Made<'a> {
+    pub(crate) template: Value,
+    pub(crate) namespace: &'a str,
+    /// The Pod is called `BASE-SUFFIX`.
+    pub(crate) base: &'a str,
+    pub(crate) owner: Value,
+}
+
+/// A Pod of a template and its name, or why admission refuses it: it is asked here, for this is no API request.
+pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Value, String), String> {
+    let Made { template: mut pod, namespace, base, owner } = made;
     // Kubernetes cuts the prefix so that the name keeps its suffix.
     let cut: String = format!("{base}-").chars().take(58).collect();
     let name = format!("{cut}{}", mint.suffix());
@@ -145,21 +163,19 @@ pub(crate) fn of_template(template: Value, base: &str, owner: Value, mint: &mut 
     metadata.insert("name".into(), name.clone().into());
     metadata.insert("generateName".into(), format!("{base}-").into());
     metadata.insert("ownerReferences".into(), json!([owner]));
-    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
-        for (field, value) in [
-            ("serviceAccountName", json!("default")),
-            ("serviceAccount", json!("default")),
-            ("priority", json!(0)),
-            ("preemptionPolicy", json!("PreemptLowerPriority")),
-        ] {
-            spec.entry(field).or_insert(value);
-        }
-    }
-    (pod, name)
+    let object = |key: &Key, entry: &Entry| Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision));
+    let get = |key: &Key| object(key, snapshot.state.get(key)?);
+    let list = |resource: &str| {
+        let prefix = Key::prefix(resource, "");
+        snapshot.state.range(&prefix, None).filter_map(|(key, entry)| object(key, entry)).collect()
+    };
+    let suffix = mint.suffix();
+    admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix })?;
+    Ok((pod, name))
 }
 
 /// Removes what is too much, the least useful first (`ActivePodsWithRanks`).
-fn remove(set: &Set<'_>, active: &mut [&Stored<Pod>], mint: &mut Mint, transactions: &mut Vec<Transaction>) {
+fn shrink(set: &Set<'_>, active: &mut [&Stored<Pod>], mint: &mut Mint, transactions: &mut Vec<Transaction>) {
     let surplus = active.len() - set.replicas.min(active.len());
     active.sort_by_key(|pod| {
         let unassigned = pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default().is_empty();
@@ -168,7 +184,7 @@ fn remove(set: &Set<'_>, active: &mut [&Stored<Pod>], mint: &mut Mint, transacti
         (!unassigned, running, ready_since(&pod.object).is_some(), -created, pod.key.clone())
     });
     for pod in active.iter().take(surplus) {
-        if let Some(mut transaction) = delete(&pod.key, pod.revision, &pod.record, &Wish::default(), mint) {
+        if let Some(mut transaction) = remove(pod, mint) {
             let message = format!("Deleted pod: {}", pod.key.name());
             transaction.writes.extend(note(set, "SuccessfulDelete", message, mint).writes);
             transactions.push(transaction);

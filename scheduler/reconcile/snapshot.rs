@@ -7,8 +7,12 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController, Service};
 use serde::Deserialize;
-use skein_object::{Key, Record, registry};
+use skein_object::{Key, Record, Resource, custom, registry};
 use skein_state::{Entry, Event, State};
+
+pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+
+const DEFINITIONS_PREFIX: &str = "customresourcedefinitions.apiextensions.k8s.io/";
 
 /// A decoded object and the bytes it came from.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub struct Snapshot {
     pub daemon_sets: BTreeMap<Key, Stored<DaemonSet>>,
     pub jobs: BTreeMap<Key, Stored<Job>>,
     pub cron_jobs: BTreeMap<Key, Stored<CronJob>>,
+    /// The stored version of each custom resource, by the name of its definition, which keys start with.
+    custom: BTreeMap<String, Arc<Resource>>,
     /// Where the object with a uid is.
     by_uid: BTreeMap<String, Key>,
     /// Who names a uid as its owner.
@@ -59,6 +65,15 @@ pub(crate) struct Owner {
     pub(crate) block_owner_deletion: bool,
 }
 
+// === impl Stored ===
+
+impl<T> Stored<T> {
+    /// The object as the state holds it.
+    pub(crate) fn entry(&self) -> Entry {
+        Entry { revision: self.revision, record: Arc::clone(&self.record) }
+    }
+}
+
 // === impl Snapshot ===
 
 impl Snapshot {
@@ -84,6 +99,24 @@ impl Snapshot {
     pub(crate) fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Stored<Pod>> {
         let pods = self.pods.range(Key::new("pods", namespace, "")..);
         pods.take_while(move |(key, _)| key.namespace() == namespace).map(|(_, pod)| pod)
+    }
+
+    /// The resource that an object is of.
+    pub(crate) fn resource(&self, key: &Key) -> Option<Arc<Resource>> {
+        registry::by_key(key.resource()).or_else(|| self.custom.get(key.resource())).cloned()
+    }
+
+    pub(crate) fn custom_resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.custom.values()
+    }
+
+    pub(crate) fn is_custom(&self, key: &Key) -> bool {
+        self.custom.contains_key(key.resource())
+    }
+
+    /// The keys of all custom resource definitions.
+    pub(crate) fn definitions(&self) -> impl Iterator<Item = Key> + '_ {
+        self.state.range(DEFINITIONS_PREFIX, None).map(|(key, _)| key.clone())
     }
 
     pub(crate) fn by_uid(&self, uid: &str) -> Option<&Key> {
@@ -124,6 +157,12 @@ impl Snapshot {
             "daemonsets.apps" => put(&mut self.daemon_sets, key, entry),
             "jobs.batch" => put(&mut self.jobs, key, entry),
             "cronjobs.batch" => put(&mut self.cron_jobs, key, entry),
+            DEFINITIONS => {
+                let definition = entry.record.to_value("apiextensions.k8s.io/v1", "CustomResourceDefinition", entry.revision);
+                if let Some(stored) = custom::resources(&definition).into_iter().next() {
+                    self.custom.insert(key.name().into(), Arc::new(stored));
+                }
+            }
             _ => {}
         }
     }
@@ -149,6 +188,7 @@ impl Snapshot {
             "daemonsets.apps" => drop(self.daemon_sets.remove(key)),
             "jobs.batch" => drop(self.jobs.remove(key)),
             "cronjobs.batch" => drop(self.cron_jobs.remove(key)),
+            DEFINITIONS => drop(self.custom.remove(key.name())),
             _ => {}
         }
     }
@@ -180,7 +220,7 @@ pub(crate) fn owners(event: &Event) -> Vec<Key> {
 fn owner_keys(ties: &Ties, namespace: &str) -> Vec<Key> {
     let key = |owner: &Owner| {
         let resource = registry::by_kind(&owner.api_version, &owner.kind)?;
-        Some(Key::new(resource.qualified(), if resource.namespaced { namespace } else { "" }, &owner.name))
+        Some(Key::new(resource.stored(), if resource.namespaced { namespace } else { "" }, &owner.name))
     };
     ties.owner_references.iter().filter_map(key).collect()
 }

@@ -5,35 +5,40 @@ use serde_json::{Value, json};
 use skein_command::{Transaction, Write};
 use skein_object::deletion::{Plan, Wish, plan};
 use skein_object::{Key, Record, Resource, registry};
+use skein_state::Entry;
 
 use crate::Mint;
 use crate::snapshot::Stored;
 
 /// Changes an object as a tree; nothing when the change has no effect.
 pub(crate) fn edit<T>(stored: &Stored<T>, change: impl FnOnce(&mut Value)) -> Option<Transaction> {
-    edit_record(&stored.key, stored.revision, &stored.record, change)
+    let resource = registry::by_key(stored.key.resource())?;
+    edit_entry(resource, &stored.key, &stored.entry(), change)
 }
 
-pub(crate) fn edit_record(key: &Key, revision: u64, record: &Record, change: impl FnOnce(&mut Value)) -> Option<Transaction> {
-    let resource = registry::by_key(key.resource())?;
-    let old = record.to_value(&resource.api_version(), resource.kind, revision);
+pub(crate) fn edit_entry(resource: &Resource, key: &Key, entry: &Entry, change: impl FnOnce(&mut Value)) -> Option<Transaction> {
+    let old = entry.record.to_value(&resource.api_version(), resource.kind, entry.revision);
     let mut new = old.clone();
     change(&mut new);
     if new == old {
         return None;
     }
     skein_object::meta::at_update(&mut new, &old, resource);
-    Some(Write::update(key, revision, record, &Record::from_value(&new)).into())
+    Some(Write::update(key, entry.revision, &entry.record, &Record::from_value(&new)).into())
+}
+
+/// Begins or completes the deletion of an object of a built-in kind.
+pub(crate) fn remove<T>(stored: &Stored<T>, mint: &Mint) -> Option<Transaction> {
+    delete(registry::by_key(stored.key.resource())?, &stored.key, &stored.entry(), &Wish::default(), mint)
 }
 
 /// Begins or completes a deletion.
-pub(crate) fn delete(key: &Key, revision: u64, record: &Record, wish: &Wish, mint: &Mint) -> Option<Transaction> {
-    let resource = registry::by_key(key.resource())?;
-    let old = record.to_value(&resource.api_version(), resource.kind, revision);
+pub(crate) fn delete(resource: &Resource, key: &Key, entry: &Entry, wish: &Wish, mint: &Mint) -> Option<Transaction> {
+    let old = entry.record.to_value(&resource.api_version(), resource.kind, entry.revision);
     match plan(resource, &old, wish, mint.now) {
         Plan::Nothing => None,
-        Plan::Remove => Some(Write::delete(key, revision).into()),
-        Plan::Mark(marked) => Some(Write::update(key, revision, record, &Record::from_value(&marked)).into()),
+        Plan::Remove => Some(Write::delete(key, entry.revision).into()),
+        Plan::Mark(marked) => Some(Write::update(key, entry.revision, &entry.record, &Record::from_value(&marked)).into()),
     }
 }
 
@@ -42,8 +47,8 @@ pub(crate) fn create(resource: &Resource, namespace: &str, mut object: Value, mi
     let (uid, now, suffix) = (mint.uid(), mint.time(), mint.suffix());
     let birth = skein_object::meta::Birth { uid: &uid, now: &now, suffix: &suffix };
     skein_object::meta::at_creation(&mut object, resource, namespace, &birth);
-    (resource.default)(&mut object);
-    let key = Key::new(resource.qualified(), namespace, skein_object::meta::name(&object));
+    resource.fill_defaults(&mut object);
+    let key = Key::new(resource.stored(), namespace, skein_object::meta::name(&object));
     Write::create(&key, Record::from_value(&object)).into()
 }
 
@@ -67,7 +72,7 @@ pub fn event(note: &Note<'_>, mint: &mut Mint) -> Transaction {
     let object = json!({
         "metadata": {"name": format!("{name}{}", mint.suffix())},
         "involvedObject": {
-            "kind": about.map(|r| r.kind), "apiVersion": about.map(Resource::api_version),
+            "kind": about.map(|r| r.kind), "apiVersion": about.map(|r| r.api_version()),
             "namespace": note.regarding.namespace(), "name": note.regarding.name(), "uid": note.uid,
         },
         "reason": note.reason, "message": note.message, "type": if note.warning { "Warning" } else { "Normal" },

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
-use skein_object::registry::Subresource;
 use skein_object::{Status, meta};
 
 use crate::route::Target;
@@ -17,8 +16,7 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
     if node.is_empty() {
         return Err(Status::failure(422, "Invalid", format!("Binding \"{}\" is invalid: target.name: Required value", target.name)));
     }
-    let mutation =
-        Mutation { resource: target.resource, key: target.key(), subresource: Some(Subresource::Binding), dry_run: target.dry_run()? };
+    let mutation = Mutation::of(target, &headers)?;
     mutate(context, &mutation, |pod| bind(target, pod, &node)).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::json(201, &done))
@@ -26,7 +24,7 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
 
 fn bind(target: &Target, pod: &Value, node: &str) -> Result<Value, Status> {
     let current = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
-    let refuse = |why: &str| Err(Status::conflict(target.resource, &target.name, why));
+    let refuse = |why: &str| Err(Status::conflict(&target.resource, &target.name, why));
     if meta::is_terminating(pod) {
         return refuse(&format!("pod {} is being deleted, cannot be assigned to a host", target.name));
     }

@@ -13,7 +13,7 @@ use crate::{Body, Context, respond};
 
 pub(crate) async fn get(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let view = view(context, target).await?;
-    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
     let pod = entry.record.to_value("v1", "Pod", entry.revision);
     let container = container(&pod, target)?;
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
-use skein_object::{Status, meta, patch};
+use skein_object::{Resource, Status, custom, meta, patch};
 
 use crate::route::Target;
 use crate::verbs::{Mutation, mutate, to_value, view};
@@ -12,8 +12,8 @@ use crate::{Body, Context, body, respond, status};
 pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     if verb == "get" {
         let view = view(context, target).await?;
-        let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
-        return Ok(respond::json(200, &scale_of(&to_value(target.resource, entry))));
+        let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
+        return Ok(respond::json(200, &scale_of(&target.resource, &to_value(&target.resource, entry))));
     }
     let headers = request.headers().clone();
     let kind = match (verb, body::content_type(&headers)) {
@@ -27,20 +27,20 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, reques
         None => body::decode(&headers, &bytes)?,
         Some(_) => serde_json::from_slice(&bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?,
     };
-    let mutation = Mutation { resource: target.resource, key: target.key(), subresource: None, dry_run: target.dry_run()? };
+    let mutation = Mutation { subresource: None, ..Mutation::of(target, &headers)? };
     let written = mutate(context, &mutation, |old| {
         let scale = match kind {
             None => wanted.clone(),
             Some(kind) => {
-                let mut base = scale_of(old);
+                let mut base = scale_of(&target.resource, old);
                 meta::edit(&mut base).shift_remove("resourceVersion");
-                patch::apply(kind, &base, &wanted).map_err(|e| status::of_patch(&e, target.resource, &target.name))?
+                patch::apply(kind, &base, &wanted, None).map_err(|e| status::of_patch(&e, &target.resource, &target.name))?
             }
         };
         scaled(old, &scale, target)
     })
     .await?;
-    Ok(respond::json(200, &scale_of(&written)))
+    Ok(respond::json(200, &scale_of(&target.resource, &written)))
 }
 
 fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> {
@@ -53,7 +53,10 @@ fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> 
         return Err(Status::failure(422, "Invalid", message));
     }
     let mut new = old.clone();
-    new["spec"]["replicas"] = replicas;
+    match paths(&target.resource) {
+        Some(paths) => custom::put(&mut new, &paths.spec_replicas, replicas),
+        None => new["spec"]["replicas"] = replicas,
+    }
     let version = meta::get(scale, "resourceVersion").cloned();
     match version {
         Some(version) => meta::edit(&mut new).insert("resourceVersion".into(), version),
@@ -62,17 +65,34 @@ fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> 
     Ok(new)
 }
 
-fn scale_of(object: &Value) -> Value {
+/// Where a custom resource has what is scaled.
+fn paths(resource: &Resource) -> Option<&custom::Scale> {
+    resource.custom.as_ref()?.scale.as_ref()
+}
+
+fn scale_of(resource: &Resource, object: &Value) -> Value {
     let metadata: serde_json::Map<String, Value> = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
         .iter()
         .filter_map(|field| Some(((*field).to_string(), meta::get(object, field)?.clone())))
         .collect();
-    let selector = skein_object::table::selector_text(object);
+    let zero = || json!(0);
+    let (wanted, found, selector) = match paths(resource) {
+        Some(paths) => (
+            custom::at(object, &paths.spec_replicas).cloned(),
+            custom::at(object, &paths.status_replicas).cloned(),
+            paths.label_selector.as_deref().and_then(|path| custom::at(object, path)?.as_str()).unwrap_or_default().to_string(),
+        ),
+        None => (
+            object.pointer("/spec/replicas").cloned(),
+            object.pointer("/status/replicas").cloned(),
+            skein_object::table::selector_text(object),
+        ),
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": object.pointer("/spec/replicas").cloned().unwrap_or(json!(0))},
-        "status": {"replicas": object.pointer("/status/replicas").cloned().unwrap_or(json!(0)), "selector": selector},
+        "spec": {"replicas": wanted.unwrap_or_else(zero)},
+        "status": {"replicas": found.unwrap_or_else(zero), "selector": selector},
     })
 }

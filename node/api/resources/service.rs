@@ -49,7 +49,7 @@ impl Range {
 
 /// What a Service claims beyond what `old` has, filled into the object; nothing for other kinds.
 pub(crate) fn claims(context: &Context, resource: &Resource, service: &mut Value, old: Option<&Value>) -> Result<Vec<Write>, Status> {
-    if resource.qualified() != "services" {
+    if resource.stored() != "services" {
         return Ok(Vec::new());
     }
     let before = old.map(claimed_keys).unwrap_or_default();
@@ -67,7 +67,7 @@ pub(crate) fn claims(context: &Context, resource: &Resource, service: &mut Value
 
 /// What a Service that is deleted gives back.
 pub(crate) fn releases(resource: &Resource, service: &Value) -> Vec<Write> {
-    if resource.qualified() != "services" {
+    if resource.stored() != "services" {
         return Vec::new();
     }
     claimed_keys(service).iter().map(release).collect()

@@ -23,7 +23,7 @@ fn is_of_the_handshake(name: &HeaderName) -> bool {
 
 pub(crate) async fn serve(context: &Context, target: &Target, mut request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let view = view(context, target).await?;
-    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
     let pod = entry.record.to_value("v1", "Pod", entry.revision);
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
     if node.is_empty() {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::{Cause, Transaction, Write};
 use skein_object::deletion::{Plan, Propagation, Wish, plan};
-use skein_object::{Key, Record, Resource, Status, meta};
+use skein_object::{Key, Resource, Status, meta};
 use skein_state::Entry;
 
 use super::list::Filter;
@@ -48,24 +48,24 @@ impl Options {
 
 pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let options = options(target, request).await?;
-    delete(context, target.resource, &target.key(), &options).await.map(|value| respond::json(200, &value))
+    delete(context, &target.resource, &target.key(), &options).await.map(|value| respond::json(200, &value))
 }
 
 /// Deletes one object with `DeleteOptions` that came inside another request.
 pub(crate) async fn one(context: &Context, target: &Target, options: Value) -> Result<Value, Status> {
     let options: Options = serde_json::from_value(options).map_err(|e| Status::bad_request(format!("DeleteOptions: {e}")))?;
-    delete(context, target.resource, &target.key(), &options).await
+    delete(context, &target.resource, &target.key(), &options).await
 }
 
 pub(super) async fn serve_collection(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let options = options(target, request).await?;
     let filter = Filter::of(target)?;
     let view = view(context, target).await?;
-    let prefix = Key::prefix(target.resource.qualified(), &target.namespace);
+    let prefix = Key::prefix(target.resource.stored(), &target.namespace);
     let mut items = Vec::new();
-    for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(target.resource, entry)) {
-        match delete(context, target.resource, key, &options).await {
-            Ok(_) => items.push(to_value(target.resource, entry)),
+    for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
+        match delete(context, &target.resource, key, &options).await {
+            Ok(_) => items.push(to_value(&target.resource, entry)),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
         }
@@ -101,7 +101,7 @@ async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, St
 }
 
 /// Deletes or begins to delete; returns the object while it is still there, a Status when it is gone.
-async fn delete(context: &Context, resource: &'static Resource, key: &Key, options: &Options) -> Result<Value, Status> {
+async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Options) -> Result<Value, Status> {
     let mut fresh = false;
     for _ in 0..ATTEMPTS {
         let view = if fresh { context.store.read().await.map_err(|e| status::of_store(&e))? } else { context.store.local() };
@@ -117,7 +117,7 @@ async fn delete(context: &Context, resource: &'static Resource, key: &Key, optio
         let (write, answer) = match plan(resource, &old, &options.wish(), Timestamp::now()) {
             Plan::Nothing => return Ok(old),
             Plan::Remove => (Write::delete(key, entry.revision), None),
-            Plan::Mark(marked) => (Write::update(key, entry.revision, &entry.record, &Record::from_value(&marked)), Some(marked)),
+            Plan::Mark(marked) => (Write::update(key, entry.revision, &entry.record, &resource.record(&marked)), Some(marked)),
         };
         let writes = if answer.is_none() {
             crate::resources::service::releases(resource, &old).into_iter().chain([write]).collect()

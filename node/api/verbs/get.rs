@@ -10,10 +10,10 @@ use crate::{Body, Context};
 
 pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let view = view(context, target).await?;
-    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(target.resource, &target.name))?;
-    if Form::wanted(headers, None) == Form::Object {
+    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
+    if Form::wanted(headers, None) == Form::Object && target.resource.is_shown_as_stored() {
         let json = entry.record.to_json(&target.resource.api_version(), target.resource.kind, entry.revision);
         return Ok(respond::bytes(200, "application/json", json));
     }
-    Ok(object_response(200, target, headers, to_value(target.resource, entry)))
+    Ok(object_response(200, target, headers, to_value(&target.resource, entry)))
 }

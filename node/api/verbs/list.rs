@@ -44,7 +44,7 @@ impl Filter {
         let fields = FieldSelector::parse(&text).map_err(malformed)?;
         let known = |field: &str| matches!(field, "metadata.name" | "metadata.namespace") || target.resource.selectable.contains(&field);
         if let Some(unknown) = fields.fields().find(|field| !known(field)) {
-            return Err(Status::bad_request(format!("field label not supported: {unknown}")));
+            return Err(Status::bad_request(unsupported(&target.resource, unknown)));
         }
         Ok(Self { labels, fields })
     }
@@ -52,6 +52,16 @@ impl Filter {
     pub(super) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
         (self.labels.is_everything() || self.labels.matches(&labels_of(entry)))
             && (self.fields.is_everything() || self.fields.matches(&to_value(resource, entry)))
+    }
+}
+
+/// Resources with fields of their own to select by have other words than those without.
+fn unsupported(resource: &Resource, field: &str) -> String {
+    match resource.kind {
+        "Job" => format!("field label \"{field}\" not supported for Job"),
+        "Namespace" | "Secret" => format!("field label not supported: {field}"),
+        _ if !resource.selectable.is_empty() && resource.group != "apps" => format!("field label not supported: {field}"),
+        _ => format!("\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
     }
 }
 
@@ -76,8 +86,8 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
             (state, revision, None)
         }
     };
-    let prefix = Key::prefix(target.resource.qualified(), &target.namespace);
-    let mut matching = state.range(&prefix, after.as_deref()).filter(|(_, entry)| filter.matches(target.resource, entry));
+    let prefix = Key::prefix(target.resource.stored(), &target.namespace);
+    let mut matching = state.range(&prefix, after.as_deref()).filter(|(_, entry)| filter.matches(&target.resource, entry));
     let page: Vec<(&Key, &Entry)> = matching.by_ref().take(limit).collect();
     let remaining = if page.len() == limit { matching.count() } else { 0 };
     let mut metadata = json!({"resourceVersion": revision.to_string()});
@@ -95,7 +105,7 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
 }
 
 fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadata: &Value) -> Response<Body> {
-    let resource = target.resource;
+    let resource = &*target.resource;
     match Form::wanted(headers, target.query.get("includeObject")) {
         Form::Object => {
             let mut out =
@@ -105,7 +115,11 @@ fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadat
                 if index > 0 {
                     out.push(b',');
                 }
-                entry.record.write_item(entry.revision, &mut out);
+                if resource.is_shown_as_stored() {
+                    entry.record.write_item(entry.revision, &mut out);
+                } else {
+                    out.extend_from_slice(item(to_value(resource, entry)).to_string().as_bytes());
+                }
             }
             out.extend_from_slice(b"]}");
             respond::bytes(200, "application/json", out)
@@ -122,6 +136,15 @@ fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadat
             )
         }
     }
+}
+
+/// An item of a list, which says kind and version once for all.
+fn item(mut object: Value) -> Value {
+    if let Some(map) = object.as_object_mut() {
+        map.shift_remove("kind");
+        map.shift_remove("apiVersion");
+    }
+    object
 }
 
 /// The snapshot that a continue token belongs to, or 410 when it is gone.

@@ -1,17 +1,20 @@
 //! The one way in which an existing object changes: read, compute, propose on the condition that it is still what was
 //! read; again when it is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use serde_json::Value;
 use skein_command::{Cause, Transaction, Write};
 use skein_object::field::Errors;
 use skein_object::registry::Subresource;
-use skein_object::{Key, Record, Resource, Status, deletion, meta};
+use skein_object::{Key, Resource, Status, deletion, meta};
 use skein_state::Entry;
 
-use super::to_value;
+use super::{Author, to_value};
 use crate::body::OBJECT_BYTES_MAX;
+use crate::route::Target;
 use crate::{Context, resources, status};
 
 /// Attempts of a write that names no version. Each lost to another write that succeeded, so somebody makes progress.
@@ -21,11 +24,25 @@ const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// What is being changed, and how the change is to be taken.
 pub(crate) struct Mutation {
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: Arc<Resource>,
     pub(crate) key: Key,
     /// Which part a client may change: the status alone, or all but the status.
     pub(crate) subresource: Option<Subresource>,
     pub(crate) dry_run: bool,
+    /// For whom the fields that change are recorded; `None` where the change has recorded that already.
+    pub(crate) author: Option<Author>,
+}
+
+impl Mutation {
+    pub(crate) fn of(target: &Target, headers: &HeaderMap) -> Result<Self, Status> {
+        Ok(Self {
+            resource: Arc::clone(&target.resource),
+            key: target.key(),
+            subresource: target.subresource,
+            dry_run: target.dry_run()?,
+            author: Some(Author::of(target, headers)?),
+        })
+    }
 }
 
 /// Changes the object with `change`, which sees its current version; returns the object as written.
@@ -36,7 +53,7 @@ pub(crate) async fn mutate(
     mutation: &Mutation,
     mut change: impl FnMut(&Value) -> Result<Value, Status>,
 ) -> Result<Value, Status> {
-    let resource = mutation.resource;
+    let resource = &*mutation.resource;
     let mut fresh = false;
     for _ in 0..ATTEMPTS {
         let view = if fresh { context.store.read().await.map_err(|e| status::of_store(&e))? } else { context.store.local() };
@@ -91,15 +108,24 @@ fn stale_version(changed: &Value, old: &Value, revision: u64) -> Option<u64> {
 
 /// Isolates status from specification, fills in defaults and metadata, validates.
 fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value, Status> {
-    let resource = mutation.resource;
+    let resource = &*mutation.resource;
     let keeps_status = resource.has(Subresource::Status) && mutation.subresource.is_none();
     if mutation.subresource == Some(Subresource::Status) {
         let mut object = old.clone();
         object["status"] = changed.get("status").cloned().unwrap_or_default();
         // A status update may carry labels, annotations and finalizers (rest.ResetFields of most kinds keeps them out,
         // Pods and Nodes let them in).
+        let metadata = changed.get("metadata").cloned().unwrap_or_default();
         if matches!(resource.plural, "pods" | "nodes") {
-            object["metadata"] = changed.get("metadata").cloned().unwrap_or_default();
+            object["metadata"] = metadata;
+        } else {
+            // The version that the client read, and who manages what, come with the status.
+            for field in ["resourceVersion", "managedFields"] {
+                match metadata.get(field) {
+                    Some(value) => meta::edit(&mut object).insert(field.into(), value.clone()),
+                    None => meta::edit(&mut object).shift_remove(field),
+                };
+            }
         }
         changed = object;
     } else if keeps_status && let Some(map) = changed.as_object_mut() {
@@ -108,21 +134,24 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
             None => map.shift_remove("status"),
         };
     }
-    (resource.default)(&mut changed);
+    resource.fill_defaults(&mut changed);
+    if let Some(author) = &mutation.author {
+        author.record(resource, Some(old), &mut changed);
+    }
     let mut errors = Errors::default();
     meta::validate_update(&changed, old, &mut errors);
     meta::at_update(&mut changed, old, resource);
     meta::validate(&changed, resource, &mut errors);
     if mutation.subresource.is_none() {
-        (resource.validate)(&changed, Some(old), &mut errors);
+        resource.check(&changed, Some(old), &mut errors);
     }
     if errors.is_empty() { Ok(changed) } else { Err(Status::invalid(resource, mutation.key.name(), errors)) }
 }
 
 async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Value, mut new: Value, fresh: bool) -> Result<Step, Status> {
-    let (resource, key) = (mutation.resource, &mutation.key);
+    let (resource, key) = (&*mutation.resource, &mutation.key);
     let claims = resources::service::claims(context, resource, &mut new, Some(old))?;
-    let record = Record::from_value(&new);
+    let record = resource.record(&new);
     if record.size() > OBJECT_BYTES_MAX {
         return Err(Status::too_large(format!(
             "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",

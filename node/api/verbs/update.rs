@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use skein_object::{Status, meta};
 
-use super::{Mutation, mutate, object_response};
+use super::create::{Origin, create};
+use super::{Author, Mutation, mutate, object_response};
 use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond};
@@ -13,7 +14,7 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let headers = request.headers().clone();
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
     let mut object = body::decode(&headers, request.body())?;
-    let warnings = body::conform(&mut object, target.resource, validation)?;
+    let warnings = body::conform(&mut object, &target.resource, validation)?;
     let name = meta::name(&object);
     if name != target.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));
@@ -25,7 +26,13 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
             target.namespace
         )));
     }
-    let mutation = Mutation { resource: target.resource, key: target.key(), subresource: target.subresource, dry_run: target.dry_run()? };
-    let written = mutate(context, &mutation, |_| Ok(object.clone())).await?;
+    let mutation = Mutation::of(target, &headers)?;
+    let written = match mutate(context, &mutation, |_| Ok(object.clone())).await {
+        Err(status) if status.code == 404 && target.resource.made_by_update && target.subresource.is_none() => {
+            let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
+            return Ok(respond::with_warnings(object_response(201, target, &headers, created), &warnings));
+        }
+        written => written?,
+    };
     Ok(respond::with_warnings(object_response(200, target, &headers, written), &warnings))
 }

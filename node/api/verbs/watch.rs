@@ -3,6 +3,7 @@
 //! A watcher is a cursor into the node's history. It reads a batch, writes it to its client and comes back; while the
 //! client is slow the cursor waits, and once the history has moved past it the watch ends with 410.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 struct Watcher {
     store: Handle,
     changes: tokio::sync::watch::Receiver<View>,
-    resource: &'static Resource,
+    resource: Arc<Resource>,
     prefix: String,
     filter: Filter,
     form: Form,
@@ -55,7 +56,7 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
     let initial_events = target.query.flag("sendInitialEvents");
     let (cursor, initial) = match target.query.get("resourceVersion") {
         Some(text) if text != "0" && !initial_events => {
-            let revision = parse_version(text)?;
+            let revision = parse_version(text).map_err(|status| Status::failure(500, "", status.message))?;
             at_least(context, revision).await?;
             (revision, None)
         }
@@ -64,15 +65,15 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
                 Some(text) if text != "0" => at_least(context, parse_version(text)?).await?,
                 _ => view(context, target).await?,
             };
-            let prefix = Key::prefix(target.resource.qualified(), &target.namespace);
+            let prefix = Key::prefix(target.resource.stored(), &target.namespace);
             let mut out = Vec::new();
-            for (_, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(target.resource, entry)) {
-                write_event(&mut out, "ADDED", &form.render(target.resource, to_value(target.resource, entry)));
+            for (_, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
+                write_event(&mut out, "ADDED", &form.render(&target.resource, to_value(&target.resource, entry)));
             }
             let revision = view.state.revision();
             if initial_events && bookmarks {
                 let annotations = json!({"annotations": {INITIAL_EVENTS_END: "true"}});
-                write_event(&mut out, "BOOKMARK", &bookmark(target.resource, form, revision, &annotations));
+                write_event(&mut out, "BOOKMARK", &bookmark(&target.resource, form, revision, &annotations));
             }
             (revision, Some(Bytes::from(out)))
         }
@@ -82,8 +83,8 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
     let watcher = Watcher {
         changes: context.store.watch(),
         store: context.store.clone(),
-        resource: target.resource,
-        prefix: Key::prefix(target.resource.qualified(), &target.namespace),
+        resource: Arc::clone(&target.resource),
+        prefix: Key::prefix(target.resource.stored(), &target.namespace),
         filter,
         form,
         bookmarks,
@@ -115,7 +116,7 @@ impl Watcher {
         while !self.ended {
             self.changes.mark_unchanged();
             let revision = self.changes.borrow().state.revision();
-            match self.store.events_since(self.resource.qualified(), self.cursor, BATCH) {
+            match self.store.events_since(self.resource.stored(), self.cursor, BATCH) {
                 Err(compacted) => {
                     self.ended = true;
                     let mut out = Vec::new();
@@ -151,7 +152,7 @@ impl Watcher {
         }
         self.next_bookmark = now + BOOKMARK_INTERVAL;
         let mut out = Vec::new();
-        write_event(&mut out, "BOOKMARK", &bookmark(self.resource, self.form, self.cursor, &json!({})));
+        write_event(&mut out, "BOOKMARK", &bookmark(&self.resource, self.form, self.cursor, &json!({})));
         Some(out.into())
     }
 
@@ -160,7 +161,7 @@ impl Watcher {
         if !event.key.as_str().starts_with(&self.prefix) {
             return;
         }
-        let selected = |entry: &Option<Entry>| entry.as_ref().filter(|entry| self.filter.matches(self.resource, entry)).cloned();
+        let selected = |entry: &Option<Entry>| entry.as_ref().filter(|entry| self.filter.matches(&self.resource, entry)).cloned();
         let (kind, entry) = match (selected(&event.before), selected(&event.after)) {
             (None, Some(after)) => ("ADDED", after),
             (Some(_), Some(after)) => ("MODIFIED", after),
@@ -168,8 +169,8 @@ impl Watcher {
             (None, None) => return,
         };
         // A deletion carries the object as it last was, at the revision of its end.
-        let object = to_value(self.resource, &Entry { revision: event.revision, ..entry });
-        write_event(out, kind, &self.form.render(self.resource, object));
+        let object = to_value(&self.resource, &Entry { revision: event.revision, ..entry });
+        write_event(out, kind, &self.form.render(&self.resource, object));
     }
 }
 
