@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: up down test bench check fix build deps
+.PHONY: up down test bench record check fix build deps
 
 up: build           ## a three-node cluster on this machine, with real containers
 	@$(TARGET)/debug/skein lab up --nodes 3
@@ -25,6 +25,10 @@ test: build         ## the whole suite: unit tests, rules, clusters of real proc
 
 bench: build        ## the table of numbers
 	@$(TARGET)/debug/skein-bench
+
+record: build       ## ask a running Kubernetes what it answers; needs KUBE_URL, KUBE_CA, KUBE_CERT and KUBE_KEY
+	@$(TARGET)/debug/skein-record "$(KUBE_URL)" "$(KUBE_CA)" "$(KUBE_CERT)" "$(KUBE_KEY)" > answers.json.new
+	@mv answers.json.new tests/conformance/answers.json
 
 check:              ## only looks
 	cargo fmt --all --check

@@ -124,6 +124,17 @@ impl Identity {
     }
 }
 
+/// A new P-256 key: PKCS#8 in PEM.
+pub fn new_key() -> Result<String, Error> {
+    Ok(KeyPair::generate().map_err(failed)?.serialize_pem())
+}
+
+/// The public half of a key, as an uncompressed point.
+pub fn public_point(key_pem: &str) -> Result<Vec<u8>, Error> {
+    use rcgen::PublicKeyData;
+    Ok(KeyPair::from_pem(key_pem).map_err(failed)?.der_bytes().to_vec())
+}
+
 // === impl Subject ===
 
 impl Subject {

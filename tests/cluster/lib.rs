@@ -193,10 +193,18 @@ impl Cluster {
             let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
             command.args(["-H", &format!("Content-Type: {content_type}"), "--data-binary", body]);
         }
-        let output = command.arg(format!("https://{}:6443{path}", Self::address(node))).output().expect("curl can be run");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (content, code) = text.rsplit_once('\n').unwrap_or((&text, "0"));
-        (code.trim().parse().unwrap_or(0), serde_json::from_str(content).unwrap_or_default())
+        answer(command.arg(format!("https://{}:6443{path}", Self::address(node))))
+    }
+
+    /// A GET without a certificate: as the bearer of a token, or as nobody.
+    pub fn request_as(&self, node: usize, token: Option<&str>, path: &str) -> (u16, Value) {
+        let [ca, ..] = self.credentials();
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--max-time", "8", "-w", "\n%{http_code}", "--cacert"]).arg(ca);
+        if let Some(token) = token {
+            command.args(["-H", &format!("Authorization: Bearer {token}")]);
+        }
+        answer(command.arg(format!("https://{}:6443{path}", Self::address(node))))
     }
 
     /// A watch through one node, collected in a thread of its own until the server ends it.
@@ -248,6 +256,14 @@ impl Cluster {
             eprintln!("--- node-{node}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
     }
+}
+
+/// Runs curl, which writes the status code behind the body.
+fn answer(curl: &mut Command) -> (u16, Value) {
+    let output = curl.output().expect("curl can be run");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (content, code) = text.rsplit_once('\n').unwrap_or((&text, "0"));
+    (code.trim().parse().unwrap_or(0), serde_json::from_str(content).unwrap_or_default())
 }
 
 /// Debian's static busybox as an image.

@@ -1,0 +1,84 @@
+//! Who somebody is and what he may: tokens of ServiceAccounts, roles and bindings, impersonation.
+
+use skein_cluster_tests::{BUSYBOX, Cluster};
+
+const ROBOT: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: robot}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules: [{apiGroups: ['apps'], resources: ['deployments', 'deployments/scale'], verbs: ['get', 'list']}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: robot-reads}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: robot, namespace: default}]
+";
+
+#[test]
+fn a_pod_is_its_account_to_every_node() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply("node-1", ROBOT);
+    let overrides = r#"{"spec":{"serviceAccountName":"robot"}}"#;
+    let run = ["run", "caller", "--image", BUSYBOX, "--restart=Never", "--overrides", overrides, "--command", "--", "sleep", "600"];
+    cluster.kubectl("node-2", &run);
+    cluster.kubectl("node-3", &["wait", "pod/caller", "--for=condition=Ready", "--timeout=60s"]);
+    let read = |file: &str| {
+        let path = format!("/var/run/secrets/kubernetes.io/serviceaccount/{file}");
+        cluster.kubectl("node-1", &["exec", "caller", "--", "cat", &path])
+    };
+    assert_eq!(read("namespace"), "default");
+    assert!(read("ca.crt").starts_with("-----BEGIN CERTIFICATE-----"));
+    let token = read("token");
+
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    for node in 1..=3 {
+        cluster.until("every node knows the key", || (cluster.request_as(node, Some(&token), deployments).0 == 200).then_some(()));
+        let (code, status) = cluster.request_as(node, Some(&token), "/api/v1/namespaces/default/secrets");
+        assert_eq!(code, 403);
+        assert_eq!(
+            status["message"],
+            "secrets is forbidden: User \"system:serviceaccount:default:robot\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\""
+        );
+    }
+    assert_eq!(cluster.request_as(1, Some(&token), "/apis/apps/v1/namespaces/kube-system/deployments").0, 403);
+
+    // A binding that goes takes its grants along, at once; a token ends with its Pod.
+    cluster.kubectl("node-2", &["delete", "rolebinding", "robot-reads"]);
+    cluster.until("the grant is gone", || (cluster.request_as(3, Some(&token), deployments).0 == 403).then_some(()));
+    cluster.kubectl("node-1", &["delete", "pod", "caller", "--now"]);
+    cluster.until("the token has ended", || (cluster.request_as(2, Some(&token), deployments).0 == 401).then_some(()));
+}
+
+#[test]
+fn strangers_see_health_and_nothing_else() {
+    let cluster = Cluster::with_nodes(1);
+    let code = |token: Option<&str>, path: &str| cluster.request_as(1, token, path).0;
+    assert_eq!([code(None, "/version"), code(None, "/livez")], [200, 200]);
+    assert_eq!([code(None, "/api"), code(None, "/api/v1/pods")], [403, 403]);
+    assert_eq!(code(Some("nonsense"), "/api/v1/pods"), 401);
+
+    // The default roles are there, those that are made of others included.
+    cluster.apply("node-1", ROBOT);
+    cluster.kubectl("node-1", &["create", "rolebinding", "v", "--clusterrole=view", "--serviceaccount=default:robot"]);
+    let token = cluster.kubectl("node-1", &["create", "token", "robot", "--duration=10m"]);
+    cluster.until("the view role has its rules", || (code(Some(token.trim()), "/api/v1/namespaces/default/pods") == 200).then_some(()));
+    assert_eq!(code(Some(token.trim()), "/api/v1/namespaces/default/secrets"), 403);
+    assert_eq!(code(Some(token.trim()), "/apis"), 200);
+
+    let can_i = |user: &str, what: [&str; 2]| {
+        let asked = cluster.try_kubectl("node-1", &["auth", "can-i", what[0], what[1], "--as", user]);
+        asked.is_ok_and(|answer| answer.trim() == "yes")
+    };
+    let robot = "system:serviceaccount:default:robot";
+    assert!(can_i(robot, ["get", "pods"]) && !can_i(robot, ["delete", "pods"]) && !can_i("bob", ["get", "pods"]));
+    let refused = cluster.try_kubectl("node-1", &["get", "nodes", "--as", "bob"]).expect_err("bob may nothing");
+    assert!(refused.contains("User \"bob\" cannot list resource \"nodes\" in API group \"\" at the cluster scope"), "{refused}");
+    let who = cluster.kubectl_json("node-1", &["auth", "whoami", "--as", "bob", "--as-group", "crew"]);
+    assert_eq!(who["status"]["userInfo"]["groups"], serde_json::json!(["crew", "system:authenticated"]));
+}

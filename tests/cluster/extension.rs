@@ -1,0 +1,114 @@
+//! Custom resources, through any node.
+
+use serde_json::json;
+use skein_cluster_tests::Cluster;
+
+const WIDGETS: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: widgets, kind: Widget, shortNames: [wd]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}, scale: {specReplicasPath: .spec.size, statusReplicasPath: .status.size}}
+    additionalPrinterColumns: [{name: Size, type: integer, jsonPath: .spec.size}]
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            required: [size]
+            properties:
+              size: {type: integer, minimum: 1}
+              mode: {type: string, default: calm, enum: [calm, wild]}
+          status: {type: object, properties: {size: {type: integer}}}
+";
+
+const ONE: &str = "{apiVersion: example.com/v1, kind: Widget, metadata: {name: one}, spec: {size: 3}}";
+
+#[test]
+fn custom_resources_live_and_die_with_their_definition() {
+    let cluster = Cluster::start();
+    cluster.apply("node-1", WIDGETS);
+    cluster.kubectl("node-2", &["wait", "crd/widgets.example.com", "--for=condition=Established", "--timeout=10s"]);
+    cluster.until("every node serves them", || {
+        (1..=3).all(|node| cluster.request(node, "GET", "/apis/example.com/v1/widgets", None).0 == 200).then_some(())
+    });
+    let seen = cluster.watch(3, "/apis/example.com/v1/widgets?watch=1&timeoutSeconds=20");
+    cluster.apply("node-2", ONE);
+    let one = cluster.kubectl_json("node-3", &["get", "wd", "one"]);
+    assert_eq!(one["spec"], json!({"size": 3, "mode": "calm"}));
+    let table = cluster.kubectl("node-1", &["get", "widgets"]);
+    assert_eq!(table.split_whitespace().collect::<Vec<_>>(), ["NAME", "SIZE", "one", "3"]);
+
+    let wrong = ONE.replace("size: 3", "size: 0, mode: loud");
+    let refused = cluster.kubectl_with_input("node-1", &["apply", "-f", "-", "-o", "name"], &wrong);
+    assert_eq!(refused, "");
+    let path = "/apis/example.com/v1/namespaces/default/widgets/one";
+    let (code, status) = cluster.request(2, "PATCH", path, Some(r#"{"spec":{"size":0}}"#));
+    assert_eq!((code, status["reason"].as_str()), (422, Some("Invalid")));
+    assert!(status["message"].as_str().unwrap_or_default().contains("spec.size in body should be greater than or equal to 1"), "{status}");
+
+    cluster.kubectl("node-3", &["scale", "widget/one", "--replicas=7"]);
+    let (_, patched) = cluster.request(1, "PATCH", &format!("{path}/status"), Some(r#"{"spec":{"size":9},"status":{"size":7}}"#));
+    assert_eq!((&patched["spec"]["size"], &patched["status"]["size"]), (&json!(7), &json!(7)));
+    let explained = cluster.kubectl("node-2", &["explain", "widget.spec.mode"]);
+    assert!(explained.contains("ENUM:") && explained.contains("wild"), "{explained}");
+
+    // The definition waits for its objects, and an object for its finalizer.
+    cluster.request(1, "PATCH", path, Some(r#"{"metadata":{"finalizers":["example.com/wait"]}}"#));
+    cluster.kubectl("node-1", &["delete", "crd", "widgets.example.com", "--wait=false"]);
+    cluster.until("the object is being deleted", || {
+        let (_, object) = cluster.request(2, "GET", path, None);
+        object["metadata"]["deletionTimestamp"].is_string().then_some(())
+    });
+    cluster.request(3, "PATCH", path, Some(r#"{"metadata":{"finalizers":null}}"#));
+    cluster.until("the definition is gone", || {
+        (cluster.request(3, "GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com", None).0 == 404)
+            .then_some(())
+    });
+    assert_eq!(cluster.request(2, "GET", "/apis/example.com/v1/widgets", None).0, 404);
+    let kinds: Vec<String> = seen.join().expect("the watch ends").iter().filter_map(|e| e["type"].as_str().map(String::from)).collect();
+    assert_eq!((kinds.first().map(String::as_str), kinds.last().map(String::as_str)), (Some("ADDED"), Some("DELETED")), "{kinds:?}");
+}
+
+#[test]
+fn appliers_keep_out_of_each_others_way() {
+    let cluster = Cluster::start();
+    let manifest = |replicas: u32| {
+        format!(
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: web}}, spec: {{replicas: {replicas}, selector: {{matchLabels: {{a: b}}}}, \
+             template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: 'skein.test/none:1'}}]}}}}}}}}"
+        )
+    };
+    let path = cluster.directory().join("web.yaml");
+    let apply = |node: &str, replicas: u32, more: &[&str]| {
+        std::fs::write(&path, manifest(replicas)).expect("a file can be written");
+        let file = path.display().to_string();
+        cluster.try_kubectl(node, &[&["apply", "--server-side", "-f", &file], more].concat())
+    };
+    apply("node-1", 0, &["--field-manager=a"]).expect("nobody else owns it");
+    let version = || cluster.kubectl_json("node-2", &["get", "deployment", "web"])["metadata"]["resourceVersion"].clone();
+    cluster.until("the controllers have settled", || {
+        let status = cluster.kubectl_json("node-1", &["get", "deployment", "web"])["status"]["observedGeneration"].clone();
+        (status == 1).then_some(())
+    });
+    let before = version();
+    apply("node-2", 0, &["--field-manager=a"]).expect("the same again");
+    assert_eq!(version(), before, "an apply without effect writes nothing");
+    let conflict = apply("node-3", 1, &["--field-manager=b"]).expect_err("a owns the replicas");
+    assert!(conflict.contains("Apply failed with 1 conflict: conflict with \"a\": .spec.replicas"), "{conflict}");
+    apply("node-3", 0, &["--field-manager=b"]).expect("the same value is no conflict");
+    apply("node-1", 0, &["--field-manager=b", "--force-conflicts"]).expect("nor is force");
+    cluster.kubectl("node-2", &["scale", "deployment", "web", "--replicas=0", "--current-replicas=0"]);
+    let owners =
+        cluster.kubectl_json("node-1", &["get", "deployment", "web", "--show-managed-fields"])["metadata"]["managedFields"].clone();
+    let names: Vec<&str> = owners.as_array().into_iter().flatten().filter_map(|m| m["manager"].as_str()).collect();
+    assert!(names.contains(&"a") && names.contains(&"b"), "{names:?}");
+}
