@@ -3,15 +3,18 @@
 
 mod column;
 mod defaulting;
+mod rules;
 mod validation;
 
 use serde_json::{Map, Value, json};
 
-use crate::field::Errors;
+use crate::field::{Errors, Path};
 use crate::names::NameRule;
 use crate::registry::{Resource, Subresource, intern};
 use crate::schema::Shape;
 use crate::table::{self, Column};
+
+pub(crate) use rules::compile_error;
 
 const OBJECT_META: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -123,8 +126,14 @@ impl Custom {
         defaulting::fill(&self.schema, object);
     }
 
-    pub(crate) fn validate(&self, object: &Value, errors: &mut Errors) {
-        validation::validate(&self.schema, object, errors);
+    /// The schema first; its rules where the object fits it.
+    pub(crate) fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+        let mut found = Errors::default();
+        validation::validate(&self.schema, object, &mut found);
+        if found.is_empty() {
+            rules::check(&self.schema, object, old, &Path::default(), &mut found);
+        }
+        errors.extend(found);
     }
 
     pub(crate) fn columns(&self) -> Vec<Column> {

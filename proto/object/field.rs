@@ -15,6 +15,10 @@ impl Path {
         Self(text.into())
     }
 
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
         if self.0.is_empty() { Self(name.into()) } else { Self(format!("{}.{name}", self.0)) }
@@ -41,12 +45,17 @@ impl fmt::Display for Path {
 pub enum Problem {
     Required(String),
     Invalid(Value, String),
+    /// Of a value that is too large to be shown.
+    Omitted(String),
     Unsupported(Value, Vec<String>),
     Forbidden(String),
     Duplicate(Value),
     NotFound(Value),
     TooLong(usize),
-    TooMany { found: usize, most: usize },
+    TooMany {
+        found: usize,
+        most: usize,
+    },
 }
 
 /// All that is wrong with one object.
@@ -56,6 +65,10 @@ pub struct Errors(Vec<(String, Problem)>);
 impl Errors {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     pub fn add(&mut self, path: &Path, problem: Problem) {
@@ -113,7 +126,7 @@ impl Problem {
     fn reason(&self) -> &'static str {
         match self {
             Self::Required(_) => "FieldValueRequired",
-            Self::Invalid(..) => "FieldValueInvalid",
+            Self::Invalid(..) | Self::Omitted(_) => "FieldValueInvalid",
             Self::Unsupported(..) => "FieldValueNotSupported",
             Self::Forbidden(_) => "FieldValueForbidden",
             Self::Duplicate(_) => "FieldValueDuplicate",
@@ -130,6 +143,7 @@ impl fmt::Display for Problem {
             Self::Required(detail) if detail.is_empty() => f.write_str("Required value"),
             Self::Required(detail) => write!(f, "Required value: {detail}"),
             Self::Invalid(value, detail) => write!(f, "Invalid value: {value}: {detail}"),
+            Self::Omitted(detail) => write!(f, "Invalid value: {detail}"),
             Self::Unsupported(value, supported) => {
                 let quoted: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
                 write!(f, "Unsupported value: {value}: supported values: {}", quoted.join(", "))

@@ -24,6 +24,9 @@ spec:
           spec:
             type: object
             required: [size]
+            x-kubernetes-validations:
+            - {rule: \"self.mode != 'wild' || self.size > 1\", message: wild needs company}
+            - {rule: self.mode == oldSelf.mode || self.mode == 'wild', message: there is no way back}
             properties:
               size: {type: integer, minimum: 1}
               mode: {type: string, default: calm, enum: [calm, wild]}
@@ -54,6 +57,15 @@ fn custom_resources_live_and_die_with_their_definition() {
     let (code, status) = cluster.request(2, "PATCH", path, Some(r#"{"spec":{"size":0}}"#));
     assert_eq!((code, status["reason"].as_str()), (422, Some("Invalid")));
     assert!(status["message"].as_str().unwrap_or_default().contains("spec.size in body should be greater than or equal to 1"), "{status}");
+
+    let change = |node: usize, spec: &str| {
+        let (code, status) = cluster.request(node, "PATCH", path, Some(&format!("{{\"spec\":{spec}}}")));
+        (code, status["message"].as_str().unwrap_or_default().to_string())
+    };
+    let said = |what: &str| (422, format!("Widget.example.com \"one\" is invalid: spec: Invalid value: {what}"));
+    assert_eq!(change(3, r#"{"mode":"wild","size":1}"#), said("wild needs company"));
+    assert_eq!(change(1, r#"{"mode":"wild"}"#).0, 200);
+    assert_eq!(change(2, r#"{"mode":"calm"}"#), said("there is no way back"));
 
     cluster.kubectl("node-3", &["scale", "widget/one", "--replicas=7"]);
     let (_, patched) = cluster.request(1, "PATCH", &format!("{path}/status"), Some(r#"{"spec":{"size":9},"status":{"size":7}}"#));

@@ -117,6 +117,17 @@ fn structural(schema: &Value, path: &Path, is_root: bool, errors: &mut Errors) {
     if schema.get("$ref").is_some() {
         errors.forbidden(&path.child("$ref"), "$ref is not supported");
     }
+    for (index, rule) in list(schema, "x-kubernetes-validations").iter().enumerate() {
+        let path = path.child("x-kubernetes-validations").index(index).child("rule");
+        match text(rule, "rule") {
+            "" => errors.required(&path, "rule is not specified"),
+            source => {
+                if let Some(why) = crate::custom::compile_error(source) {
+                    errors.invalid(&path, source, &format!("compilation failed: {why}"));
+                }
+            }
+        }
+    }
     let properties = schema.get("properties").and_then(Value::as_object);
     if properties.is_some() && schema.get("additionalProperties").is_some() {
         errors.forbidden(&path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive");
