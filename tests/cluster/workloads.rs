@@ -279,3 +279,58 @@ fn commands_run_in_containers(runtime: Runtime) {
     assert!(cluster.kubectl_with_input("node-3", &["get", "pods", "-w"], "").contains("box"));
     cluster.until("it heard", || cluster.kubectl("node-3", &["logs", "box"]).contains("heard a word").then_some(()));
 }
+
+#[test]
+fn evictions_stay_within_the_budget() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply(
+        "node-1",
+        &format!(
+            "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 3
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: {BUSYBOX}, command: [sleep, '3600']}}]}}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {{name: web}}
+spec: {{minAvailable: 3, selector: {{matchLabels: {{app: web}}}}}}
+"
+        ),
+    );
+    let allowed = |count: u64| {
+        cluster.until("the budget is counted", || {
+            let status = cluster.kubectl_json("node-2", &["get", "pdb", "web"])["status"].clone();
+            (status["currentHealthy"] == 3 && status["disruptionsAllowed"] == count).then_some(())
+        });
+    };
+    let pods = || -> Vec<String> {
+        let list = cluster.kubectl("node-3", &["get", "pods", "-o", "name"]);
+        list.lines().map(|line| line.trim_start_matches("pod/").to_string()).collect()
+    };
+    let evict = |node: usize, pod: &str| {
+        let body = format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}"}}}}"#);
+        cluster.request(node, "POST", &format!("/api/v1/namespaces/default/pods/{pod}/eviction"), Some(&body))
+    };
+    allowed(0);
+    let (code, status) = evict(1, &pods()[0]);
+    assert_eq!((code, status["message"].as_str()), (429, Some("Cannot evict pod as it would violate the pod's disruption budget.")));
+    assert_eq!(status["details"]["causes"][0]["message"], "The disruption budget web needs 3 healthy pods and has 3 currently");
+    // One may go; of two that are asked for through different nodes, only one goes.
+    cluster.kubectl("node-1", &["patch", "pdb", "web", "--type=merge", "-p", r#"{"spec":{"minAvailable":2}}"#]);
+    allowed(1);
+    let names = pods();
+    let codes = [evict(2, &names[0]).0, evict(3, &names[1]).0];
+    assert_eq!(codes, [201, 429]);
+    allowed(1);
+    cluster.kubectl("node-2", &["drain", "node-3", "--timeout=60s"]);
+    let on_it = cluster.kubectl("node-1", &["get", "pods", "--field-selector=spec.nodeName=node-3", "-o", "name"]);
+    assert_eq!(on_it.trim(), "");
+}

@@ -48,13 +48,16 @@ impl Options {
 
 pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let options = options(target, request).await?;
-    delete(context, &target.resource, &target.key(), &options).await.map(|value| respond::json(200, &value))
+    delete(context, &target.resource, &target.key(), &options, None).await.map(|value| respond::json(200, &value))
 }
 
-/// Deletes one object with `DeleteOptions` that came inside another request.
-pub(crate) async fn one(context: &Context, target: &Target, options: Value) -> Result<Value, Status> {
-    let options: Options = serde_json::from_value(options).map_err(|e| Status::bad_request(format!("DeleteOptions: {e}")))?;
-    delete(context, &target.resource, &target.key(), &options).await
+/// Deletes one object with `DeleteOptions` that came inside another request, together with another write.
+pub(crate) async fn with(context: &Context, target: &Target, options: Value, other: Option<Write>) -> Result<Value, Status> {
+    let mut options: Options = serde_json::from_value(options).map_err(|e| Status::bad_request(format!("DeleteOptions: {e}")))?;
+    if target.dry_run()? {
+        options.dry_run = vec!["All".into()];
+    }
+    delete(context, &target.resource, &target.key(), &options, other).await
 }
 
 pub(super) async fn serve_collection(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
@@ -64,7 +67,7 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
     let prefix = Key::prefix(target.resource.stored(), &target.namespace);
     let mut items = Vec::new();
     for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
-        match delete(context, &target.resource, key, &options).await {
+        match delete(context, &target.resource, key, &options, None).await {
             Ok(_) => items.push(to_value(&target.resource, entry)),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
@@ -101,7 +104,9 @@ async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, St
 }
 
 /// Deletes or begins to delete; returns the object while it is still there, a Status when it is gone.
-async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Options) -> Result<Value, Status> {
+///
+/// `other` happens with it or not at all; where it no longer fits, somebody has been quicker, and the client asks again.
+async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Options, other: Option<Write>) -> Result<Value, Status> {
     let mut fresh = false;
     for _ in 0..ATTEMPTS {
         let view = if fresh { context.store.read().await.map_err(|e| status::of_store(&e))? } else { context.store.local() };
@@ -119,11 +124,8 @@ async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Opt
             Plan::Remove => (Write::delete(key, entry.revision), None),
             Plan::Mark(marked) => (Write::update(key, entry.revision, &entry.record, &resource.record(&marked)), Some(marked)),
         };
-        let writes = if answer.is_none() {
-            crate::resources::service::releases(resource, &old).into_iter().chain([write]).collect()
-        } else {
-            vec![write]
-        };
+        let released = if answer.is_none() { crate::resources::service::releases(resource, &old) } else { Vec::new() };
+        let writes: Vec<Write> = other.iter().cloned().chain(released).chain([write]).collect();
         if !options.dry_run.is_empty() {
             return Ok(answer.unwrap_or(old));
         }
@@ -136,6 +138,9 @@ async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Opt
             (Ok(_), None) => {
                 let gone = Status::success(resource, key.name(), meta::text(&old, "uid"));
                 return Ok(serde_json::to_value(gone).unwrap_or_default());
+            }
+            (Err(refusal), _) if other.is_some() && refusal.write == 0 => {
+                return Err(Status::too_many_requests("the disruption budget has changed meanwhile; please try again", 1));
             }
             (Err(refusal), _) if matches!(refusal.cause(), Cause::Conflict | Cause::NotFound) => fresh = true,
             (Err(refusal), _) => return Err(status::of_refusal(refusal, resource, key)),
