@@ -21,9 +21,6 @@ use crate::route::Target;
 
 /// What the admission plugins of Kubernetes add to a new object, or why they refuse it.
 pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Value) -> Result<(), Status> {
-    if target.resource.stored() != "pods" {
-        return Ok(());
-    }
     let state = context.store.local().state;
     let show = |key: &Key, entry: &Entry| Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision));
     let get = |key: &Key| show(key, state.get(key)?);
@@ -31,8 +28,18 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
         let prefix = Key::prefix(resource, "");
         state.range(&prefix, None).filter_map(|(key, entry)| show(key, entry)).collect()
     };
-    let around = Surroundings { get: &get, list: &list, suffix: &meta::suffix(rand::random) };
-    admission::pod(object, &target.namespace, &around).map_err(|why| Status::forbidden(&target.resource, meta::name(object), &why))
+    match target.resource.stored() {
+        "pods" => {
+            let around = Surroundings { get: &get, list: &list, suffix: &meta::suffix(rand::random) };
+            let name = meta::name(object).to_string();
+            let refused = |why: String| Status::forbidden(&target.resource, &name, &why);
+            return admission::pod(object, &target.namespace, &around).map_err(refused);
+        }
+        "persistentvolumeclaims" => admission::claim(object, &list),
+        "persistentvolumes" => admission::volume(object),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// What is made together with a new object: a namespace has its default ServiceAccount from the first moment.

@@ -26,6 +26,9 @@ const TELLS: usize = 256;
 /// After the runtime's events broke off, or were not to be had.
 const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 
+/// How often deleted volumes are looked for.
+const VOLUMES_INTERVAL: Duration = Duration::from_secs(3);
+
 /// How often containers of Pods that are no more are looked for.
 const ORPHANS_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -68,6 +71,7 @@ pub(crate) async fn run(options: Options, store: Store) {
     let mut agent = Agent { shared, workers: BTreeMap::new(), cursor: 0 };
     let mut changes = store.watch();
     let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
+    let mut volumes = tokio::time::interval(VOLUMES_INTERVAL);
     agent.reload(&store.local());
     loop {
         agent.observe();
@@ -75,6 +79,7 @@ pub(crate) async fn run(options: Options, store: Store) {
             changed = changes.changed() => if changed.is_err() { return },
             uid = tells.recv() => agent.wake(uid.as_deref().unwrap_or_default()),
             _ = orphans.tick() => agent.remove_orphans().await,
+            _ = volumes.tick() => crate::local_volume::remove_deleted(&agent.shared.options, &store).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The environment of a container: values, references to ConfigMaps, Secrets, the Pod's fields and resources. Pure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
@@ -18,6 +19,8 @@ pub(crate) struct Source<'a> {
     pub(crate) host_ip: &'a str,
     pub(crate) pod_ip: &'a str,
     pub(crate) tokens: &'a dyn Tokens,
+    /// Where volumes behind claims are on this node.
+    pub(crate) volumes: &'a Path,
 }
 
 // === impl Source ===

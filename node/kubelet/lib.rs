@@ -15,6 +15,7 @@ mod cri;
 mod dns;
 mod env;
 mod images;
+mod local_volume;
 mod logs;
 mod node;
 mod pod;

@@ -1,4 +1,5 @@
-//! Volumes: directories of the node that containers see. emptyDir, ConfigMap, Secret, projected, downward API, hostPath.
+//! Volumes: directories of the node that containers see. emptyDir, ConfigMap, Secret, projected, downward API, hostPath,
+//! claims.
 //!
 //! Content from the API is written as Kubernetes' atomic writer does: into a new directory that a symbolic link is
 //! turned to, so that a reader sees the old files or the new ones.
@@ -12,7 +13,7 @@ use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
 
 use crate::Error;
 use crate::env::{Source, resource_value};
-use crate::service_account;
+use crate::{local_volume, service_account};
 
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
@@ -45,6 +46,9 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
             return Err(Error::Config(format!("hostPath {} does not exist", host.path)));
         }
         return Ok(path);
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return local_volume::path(source, &claim.claim_name);
     }
     let path = directory.join("volumes").join(&volume.name);
     fs::create_dir_all(&path).map_err(failed(&path))?;

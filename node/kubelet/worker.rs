@@ -358,7 +358,16 @@ impl Worker {
         let options = &self.shared.options;
         let state = self.shared.store.local().state;
         let host_ip = options.address.to_string();
-        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip, tokens: &*options.tokens };
+        let local = crate::local_volume::root(options);
+        let source = Source {
+            pod,
+            state: &state,
+            node: &options.name,
+            host_ip: &host_ip,
+            pod_ip: &sandbox.ip,
+            tokens: &*options.tokens,
+            volumes: &local,
+        };
         let directory = volumes::pod_directory(&options.directory, pod);
         let prepared = volumes::prepare(&source, &directory).map_err(mount_failed)?;
         let variables = resolve(&source, container).map_err(config_failed)?;
@@ -566,7 +575,16 @@ impl Worker {
         let options = &self.shared.options;
         let state = self.shared.store.local().state;
         let host_ip = options.address.to_string();
-        let source = Source { pod, state: &state, node: &options.name, host_ip: &host_ip, pod_ip: &sandbox.ip, tokens: &*options.tokens };
+        let local = crate::local_volume::root(options);
+        let source = Source {
+            pod,
+            state: &state,
+            node: &options.name,
+            host_ip: &host_ip,
+            pod_ip: &sandbox.ip,
+            tokens: &*options.tokens,
+            volumes: &local,
+        };
         if let Err(why) = volumes::prepare(&source, &volumes::pod_directory(&options.directory, pod)) {
             debug!(pod = %self.key, %why, "a volume cannot be refreshed");
         }

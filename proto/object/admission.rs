@@ -1,9 +1,11 @@
-//! What Kubernetes' admission plugins add to new Pods: ServiceAccount and Priority.
+//! What Kubernetes' admission plugins add to new objects: ServiceAccount and Priority to Pods, the default class and
+//! protection to claims.
 //!
-//! The API and the controllers make Pods through this one function; what it must know of other objects it asks for.
+//! The API and the controllers make objects through these functions; what they must know of others they ask for.
 
 use serde_json::{Value, json};
 
+use crate::volume::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 use crate::{Key, meta};
 
 /// Where a Pod finds its account's token.
@@ -27,6 +29,36 @@ pub fn pod(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Resul
     }
     prioritise(pod, around)?;
     account(pod, namespace, around)
+}
+
+/// Completes a claim: the default class where it names none, and protection while it is used.
+pub fn claim(claim: &mut Value, list: &dyn Fn(&str) -> Vec<Value>) {
+    protect(claim, CLAIM_PROTECTION);
+    if claim.pointer("/spec/storageClassName").is_some_and(|class| !class.is_null()) || !claim["spec"].is_object() {
+        return;
+    }
+    let is_default = |class: &Value| {
+        let marked = meta::get(class, "annotations").and_then(|a| a.get("storageclass.kubernetes.io/is-default-class"));
+        marked.and_then(Value::as_str) == Some("true")
+    };
+    // Of several defaults the newest is meant.
+    let classes = list("storageclasses.storage.k8s.io").into_iter().filter(is_default);
+    if let Some(class) = classes.max_by_key(|class| meta::text(class, "creationTimestamp").to_string()) {
+        claim["spec"]["storageClassName"] = meta::name(&class).into();
+    }
+}
+
+pub fn volume(volume: &mut Value) {
+    protect(volume, VOLUME_PROTECTION);
+}
+
+fn protect(object: &mut Value, finalizer: &str) {
+    let finalizers = meta::edit(object).entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = finalizers.as_array_mut()
+        && !list.iter().any(|f| f == finalizer)
+    {
+        list.push(finalizer.into());
+    }
 }
 
 fn prioritise(pod: &mut Value, around: &Surroundings<'_>) -> Result<(), String> {

@@ -32,6 +32,7 @@ pub mod status;
 pub mod table;
 pub mod validate;
 mod versions;
+pub mod volume;
 
 pub use key::Key;
 pub use record::Record;

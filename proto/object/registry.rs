@@ -159,7 +159,7 @@ impl Resource {
     /// The rules of the kind; `old` is what an update starts from.
     pub fn check(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
         match &self.custom {
-            Some(custom) => custom.validate(object, errors),
+            Some(custom) => custom.validate(object, old, errors),
             None => (self.validate)(object, old, errors),
         }
     }
@@ -241,13 +241,9 @@ const IDLE: &[&str] = &[
     "mutatingadmissionpolicies.admissionregistration.k8s.io",
     "mutatingwebhookconfigurations.admissionregistration.k8s.io",
     "networkpolicies.networking.k8s.io",
-    "persistentvolumeclaims",
-    "persistentvolumes",
-    "poddisruptionbudgets.policy",
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
     "resourceclaims.resource.k8s.io",
     "resourcequotas",
-    "statefulsets.apps",
     "storageversionmigrations.storagemigration.k8s.io",
     "apiservices.apiregistration.k8s.io",
     "validatingadmissionpolicies.admissionregistration.k8s.io",

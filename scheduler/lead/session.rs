@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use skein_command::Transaction;
 use skein_object::Key;
 use skein_place::{Fleet, Placement, place};
-use skein_reconcile::{Controller, LOST_AFTER_MS, Liveness, Mint, Note, Snapshot, bind, event, interested, reconcile, unschedulable};
+use skein_reconcile::{
+    Controller, LOST_AFTER_MS, Liveness, Mint, Note, Snapshot, bind, event, interested, placed, reconcile, unschedulable, with_volumes,
+};
 use skein_state::Event;
 use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -160,6 +162,7 @@ impl<'a> Session<'a> {
                     self.retry_pending = Instant::now();
                 }
             }
+            "persistentvolumeclaims" | "persistentvolumes" => self.retry_pending = Instant::now(),
             _ => {}
         }
     }
@@ -194,12 +197,19 @@ impl<'a> Session<'a> {
         for key in &self.pending {
             let Some(pod) = self.snapshot.pods.get(key) else { continue };
             let uid = pod.object.metadata.uid.clone().unwrap_or_default();
-            let placement = place(&self.fleet, &pod.object);
+            let placement = match with_volumes(&self.snapshot, &pod.object) {
+                Ok(demanding) => place(&self.fleet, &demanding),
+                Err(why) => Placement::Unschedulable(format!("0/{} nodes are available: {why}.", self.snapshot.nodes.len())),
+            };
             let (written, reason, message, warning) = match &placement {
                 Placement::Node(node) => {
                     self.fleet.assume(&pod.object, node);
                     let message = format!("Successfully assigned {}/{} to {node}", key.namespace(), key.name());
-                    (bind(pod, node, &mint), "Scheduled", message, false)
+                    let mut written = bind(pod, node, &mint);
+                    if let Some(transaction) = &mut written {
+                        transaction.writes.extend(placed(&self.snapshot, &pod.object, node, &mut mint));
+                    }
+                    (written, "Scheduled", message, false)
                 }
                 Placement::Unschedulable(why) => (unschedulable(pod, why, &mint), "FailedScheduling", why.clone(), true),
             };

@@ -13,7 +13,7 @@ use skein_command::Transaction;
 use skein_object::Key;
 
 use crate::deployment::template_hash;
-use crate::pods_of::{Made, REFUSED_AGAIN_MS, controller_of, is_active, of_template, phase, pods, ready_since};
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_active, of_template, phase, pods, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, edit, event, remove};
 use crate::{Mint, Outcome};
@@ -116,7 +116,8 @@ impl Pass<'_> {
         let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": self.stored.key.name(),
             "uid": self.stored.object.metadata.uid, "controller": true, "blockOwnerDeletion": true});
         let key = &self.stored.key;
-        let made = Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), base: key.name(), owner };
+        let made =
+            Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), name: Name::Generated(key.name()), owner };
         let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
             self.again_ms = Some(REFUSED_AGAIN_MS);
             return;

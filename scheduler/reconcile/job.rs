@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
 
-use crate::pods_of::{Made, REFUSED_AGAIN_MS, controller_of, is_active, is_finished, is_ready, of_template, phase, pods};
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_active, is_finished, is_ready, of_template, phase, pods};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
@@ -202,7 +202,7 @@ impl<'a> Pass<'a> {
             }
             None => key.name().to_string(),
         };
-        let made = Made { template, namespace: key.namespace(), base: &base, owner };
+        let made = Made { template, namespace: key.namespace(), name: Name::Generated(&base), owner };
         let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
             self.again_ms = Some(REFUSED_AGAIN_MS);
             return;

@@ -9,11 +9,13 @@
 //! ```
 
 mod backends;
+mod claim;
 mod cluster_role;
 mod cron_job;
 mod custom_resource;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod event_ttl;
@@ -30,12 +32,14 @@ mod replication_controller;
 mod root_ca;
 mod service_account;
 mod snapshot;
+mod stateful_set;
 mod write;
 
 use skein_command::Transaction;
 use skein_object::Key;
 use skein_state::Event;
 
+pub use claim::{placed, with_volumes};
 pub use mint::Mint;
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
 pub use snapshot::{Snapshot, Stored};
@@ -49,6 +53,7 @@ pub enum Controller {
     CustomResource,
     DaemonSet,
     Deployment,
+    Disruption,
     EndpointSlice,
     Endpoints,
     EventTtl,
@@ -62,6 +67,9 @@ pub enum Controller {
     NodeServices,
     RootCa,
     ServiceAccount,
+    StatefulSet,
+    VolumeClaim,
+    Volume,
 }
 
 /// What a controller answers.
@@ -89,6 +97,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::CronJob => cron_job::reconcile(snapshot, key, mint),
         Controller::DaemonSet => daemon_set::reconcile(snapshot, key, mint),
         Controller::Job => job::reconcile(snapshot, key, mint),
+        Controller::Disruption => disruption::reconcile(snapshot, key, mint).into(),
         Controller::Deployment => deployment::reconcile(snapshot, key, mint),
         Controller::EventTtl => event_ttl::reconcile(snapshot, key, mint),
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
@@ -98,6 +107,9 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::NodeLifecycle => node_lifecycle::reconcile(snapshot, key, mint),
         Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
         Controller::NodeServices => node_services::reconcile(snapshot, key, mint).into(),
+        Controller::StatefulSet => stateful_set::reconcile(snapshot, key, mint),
+        Controller::VolumeClaim => claim::reconcile_claim(snapshot, key, mint).into(),
+        Controller::Volume => claim::reconcile_volume(snapshot, key, mint).into(),
         Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
     }
 }
@@ -111,6 +123,9 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         "replicationcontrollers" => vec![(Controller::ReplicationController, key.clone())],
         "daemonsets.apps" => vec![(Controller::DaemonSet, key.clone())],
         "jobs.batch" => vec![(Controller::Job, key.clone())],
+        disruption::BUDGETS => vec![(Controller::Disruption, key.clone())],
+        "statefulsets.apps" => vec![(Controller::StatefulSet, key.clone())],
+        claim::CLAIMS | claim::VOLUMES => claim::interested(snapshot, event),
         "cronjobs.batch" => vec![(Controller::CronJob, key.clone())],
         // Names that become free may be another's.
         snapshot::DEFINITIONS => snapshot.definitions().map(|definition| (Controller::CustomResource, definition)).collect(),
@@ -140,6 +155,8 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
     };
     if key.resource() == "pods" {
         work.extend(backends::controllers(snapshot, event));
+        work.extend(disruption::of_pod(snapshot, event));
+        work.extend(claim::of_pod(event).into_iter().map(|claim| (Controller::VolumeClaim, claim)));
     }
     if key.resource() == "jobs.batch" {
         work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::CronJob, owner)));

@@ -8,7 +8,7 @@ use skein_command::Transaction;
 use skein_object::admission::{self, Surroundings};
 use skein_object::selector::Selector;
 use skein_object::{Key, Resource, registry};
-use skein_state::{Entry, Event};
+use skein_state::Event;
 
 use crate::snapshot::{Snapshot, Stored, owners};
 use crate::write::{Note, create, edit, event, remove};
@@ -51,6 +51,7 @@ pub(crate) fn controllers(snapshot: &Snapshot, event: &Event) -> Vec<(Controller
         "replicationcontrollers" => Some(Controller::ReplicationController),
         "daemonsets.apps" => Some(Controller::DaemonSet),
         "jobs.batch" => Some(Controller::Job),
+        "statefulsets.apps" => Some(Controller::StatefulSet),
         _ => None,
     };
     let owners = owners(event);
@@ -131,7 +132,12 @@ fn count(active: &[&Stored<Pod>], set: &Set<'_>, mint: &Mint, counts: &mut Count
 
 /// Makes one Pod; `false` where admission refuses it, which may change.
 fn make(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) -> bool {
-    let made = Made { template: set.template.clone(), namespace: set.key.namespace(), base: set.key.name(), owner: reference(set) };
+    let made = Made {
+        template: set.template.clone(),
+        namespace: set.key.namespace(),
+        name: Name::Generated(set.key.name()),
+        owner: reference(set),
+    };
     let Ok((pod, name)) = of_template(snapshot, made, mint) else { return false };
     let mut transaction = create(pods(), set.key.namespace(), pod, mint);
     // The event is part of the creation, so it is neither lost nor told twice.
@@ -148,27 +154,52 @@ pub(crate) fn pods() -> &'static Resource {
 pub(crate) struct Made<'a> {
     pub(crate) template: Value,
     pub(crate) namespace: &'a str,
-    /// The Pod is called `BASE-SUFFIX`.
-    pub(crate) base: &'a str,
+    pub(crate) name: Name<'a>,
     pub(crate) owner: Value,
+}
+
+/// What a Pod is called.
+pub(crate) enum Name<'a> {
+    /// `BASE-SUFFIX`
+    Generated(&'a str),
+    Fixed(String),
+}
+
+/// What admission may look at.
+pub(crate) struct Looks<'a>(&'a Snapshot);
+
+pub(crate) fn looks(snapshot: &Snapshot) -> Looks<'_> {
+    Looks(snapshot)
+}
+
+impl Looks<'_> {
+    fn get(&self, key: &Key) -> Option<Value> {
+        let entry = self.0.state.get(key)?;
+        Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision))
+    }
+
+    pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
+        let prefix = Key::prefix(resource, "");
+        self.0.state.range(&prefix, None).filter_map(|(key, _)| self.get(key)).collect()
+    }
 }
 
 /// A Pod of a template and its name, or why admission refuses it: it is asked here, for this is no API request.
 pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Value, String), String> {
-    let Made { template: mut pod, namespace, base, owner } = made;
-    // Kubernetes cuts the prefix so that the name keeps its suffix.
-    let cut: String = format!("{base}-").chars().take(58).collect();
-    let name = format!("{cut}{}", mint.suffix());
+    let Made { template: mut pod, namespace, name, owner } = made;
     let metadata = skein_object::meta::edit(&mut pod);
-    metadata.insert("name".into(), name.clone().into());
-    metadata.insert("generateName".into(), format!("{base}-").into());
-    metadata.insert("ownerReferences".into(), json!([owner]));
-    let object = |key: &Key, entry: &Entry| Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision));
-    let get = |key: &Key| object(key, snapshot.state.get(key)?);
-    let list = |resource: &str| {
-        let prefix = Key::prefix(resource, "");
-        snapshot.state.range(&prefix, None).filter_map(|(key, entry)| object(key, entry)).collect()
+    let name = match name {
+        Name::Fixed(name) => name,
+        Name::Generated(base) => {
+            metadata.insert("generateName".into(), format!("{base}-").into());
+            // Kubernetes cuts the prefix so that the name keeps its suffix.
+            let cut: String = format!("{base}-").chars().take(58).collect();
+            format!("{cut}{}", mint.suffix())
+        }
     };
+    metadata.insert("name".into(), name.clone().into());
+    metadata.insert("ownerReferences".into(), json!([owner]));
+    let (get, list) = (|key: &Key| looks(snapshot).get(key), |resource: &str| looks(snapshot).list(resource));
     let suffix = mint.suffix();
     admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix })?;
     Ok((pod, name))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController, Service};
 use serde::Deserialize;
@@ -35,6 +35,7 @@ pub struct Snapshot {
     pub services: BTreeMap<Key, Stored<Service>>,
     pub daemon_sets: BTreeMap<Key, Stored<DaemonSet>>,
     pub jobs: BTreeMap<Key, Stored<Job>>,
+    pub stateful_sets: BTreeMap<Key, Stored<StatefulSet>>,
     pub cron_jobs: BTreeMap<Key, Stored<CronJob>>,
     /// The stored version of each custom resource, by the name of its definition, which keys start with.
     custom: BTreeMap<String, Arc<Resource>>,
@@ -156,6 +157,7 @@ impl Snapshot {
             "services" => put(&mut self.services, key, entry),
             "daemonsets.apps" => put(&mut self.daemon_sets, key, entry),
             "jobs.batch" => put(&mut self.jobs, key, entry),
+            "statefulsets.apps" => put(&mut self.stateful_sets, key, entry),
             "cronjobs.batch" => put(&mut self.cron_jobs, key, entry),
             DEFINITIONS => {
                 let definition = entry.record.to_value("apiextensions.k8s.io/v1", "CustomResourceDefinition", entry.revision);
@@ -187,6 +189,7 @@ impl Snapshot {
             "services" => drop(self.services.remove(key)),
             "daemonsets.apps" => drop(self.daemon_sets.remove(key)),
             "jobs.batch" => drop(self.jobs.remove(key)),
+            "statefulsets.apps" => drop(self.stateful_sets.remove(key)),
             "cronjobs.batch" => drop(self.cron_jobs.remove(key)),
             DEFINITIONS => drop(self.custom.remove(key.name())),
             _ => {}

@@ -66,7 +66,7 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     let spec = set.get("spec").cloned().unwrap_or_default();
     let path = Path::new("spec");
     non_negative(&spec, "replicas", &path, errors);
-    selected_template(&spec, &path, errors);
+    selected_template(&with_claims(&spec), &path, errors);
     one_of(&spec, "podManagementPolicy", &["OrderedReady", "Parallel"], &path, errors);
     let Some(old) = old else { return };
     let fixed = |set: &Value| {
@@ -82,6 +82,21 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         errors.forbidden(&path, why);
     }
+}
+
+/// The specification with a volume for each claim template: containers mount them by name.
+fn with_claims(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let claims = spec.get("volumeClaimTemplates").and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(pod) = spec.pointer_mut("/template/spec").filter(|pod| pod.is_object()) {
+        let mut volumes = pod.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
+        for name in claims.iter().map(crate::meta::name) {
+            volumes.retain(|volume| volume["name"] != name);
+            volumes.push(serde_json::json!({"name": name, "emptyDir": {}}));
+        }
+        pod["volumes"] = volumes.into();
+    }
+    spec
 }
 
 /// What may change of a StatefulSet's specification.

@@ -1,0 +1,92 @@
+//! Volumes behind claims: directories on this node, of the built-in provisioner or named by the volume.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use serde_json::Value;
+use skein_command::Write;
+use skein_object::volume::{DIRECTORY, LOCAL, NODE};
+use skein_object::{Key, deletion, registry};
+use skein_store::Handle as Store;
+use tracing::{info, warn};
+
+use crate::env::Source;
+use crate::{Error, Options};
+
+/// Where a claim's data is, made where it is this node's to make.
+pub(crate) fn path(source: &Source<'_>, claim: &str) -> Result<PathBuf, Error> {
+    let namespace = source.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let entry = source.state.get(&Key::new("persistentvolumeclaims", namespace, claim));
+    let found = entry.and_then(|e| e.record.typed::<PersistentVolumeClaim>(e.revision));
+    let found = found.ok_or_else(|| Error::Config(format!("persistentvolumeclaim \"{claim}\" not found")))?;
+    let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    let name = found.spec.and_then(|s| s.volume_name).filter(|_| bound);
+    let name = name.ok_or_else(|| Error::Config(format!("persistentvolumeclaim \"{claim}\" is not bound yet")))?;
+    let entry = source.state.get(&Key::new("persistentvolumes", "", &name));
+    let volume = entry.and_then(|e| e.record.typed::<PersistentVolume>(e.revision)).and_then(|v| v.spec);
+    let volume = volume.ok_or_else(|| Error::Config(format!("persistentvolume \"{name}\" not found")))?;
+    if let Some(csi) = volume.csi.filter(|csi| csi.driver == LOCAL) {
+        let path = directory(source.volumes, &csi.volume_handle)?;
+        std::fs::create_dir_all(&path).map_err(|e| Error::Io { what: path.display().to_string(), source: e })?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .map_err(|e| Error::Io { what: path.display().to_string(), source: e })?;
+        return Ok(path);
+    }
+    let stated = volume.local.map(|l| l.path).or(volume.host_path.map(|h| h.path));
+    let stated =
+        stated.map(PathBuf::from).ok_or_else(|| Error::Config(format!("the type of persistentvolume \"{name}\" is not supported yet")))?;
+    if stated.exists() { Ok(stated) } else { Err(Error::Config(format!("path {} does not exist", stated.display()))) }
+}
+
+/// The directory of a volume; its handle is one name, not a path.
+fn directory(root: &std::path::Path, handle: &str) -> Result<PathBuf, Error> {
+    if handle.is_empty() || handle.contains('/') || handle.starts_with('.') {
+        return Err(Error::Config(format!("volume handle {handle:?} is not a name")));
+    }
+    Ok(root.join(handle))
+}
+
+/// Where this node's volumes are.
+pub(crate) fn root(options: &Options) -> PathBuf {
+    options.directory.join("local-volumes")
+}
+
+/// Removes the directories of volumes that are being deleted, and then lets the volumes go.
+pub(crate) async fn remove_deleted(options: &Options, store: &Store) {
+    let state = store.local().state;
+    let resource = registry::by_key("persistentvolumes").expect("the registry has volumes");
+    for (key, entry) in state.range("persistentvolumes/", None) {
+        let mut volume = resource.show(&entry.record, entry.revision);
+        let is_here = volume.pointer("/metadata/annotations").and_then(|a| a.get(NODE)).and_then(Value::as_str) == Some(&options.name);
+        let finalizers = volume.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut);
+        // Whoever still holds it comes first: the directory is the last thing to go.
+        let (Some(finalizers), true) = (finalizers.filter(|f| f.len() == 1 && f[0] == DIRECTORY), is_here) else { continue };
+        finalizers.clear();
+        if !deletion::ends_with(resource, &volume) {
+            continue;
+        }
+        let handle = volume.pointer("/spec/csi/volumeHandle").and_then(Value::as_str).unwrap_or_default();
+        let Ok(path) = directory(&root(options), handle) else { continue };
+        if let Err(why) = std::fs::remove_dir_all(&path)
+            && why.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!(path = %path.display(), %why, "a volume's directory cannot be removed");
+            continue;
+        }
+        info!(volume = key.name(), "removed a volume's directory");
+        // Written only if nothing has changed meanwhile; else the next round tries again.
+        let _ = store.propose(Write::delete(key, entry.revision).into()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_stays_inside() {
+        let root = std::path::Path::new("/r");
+        assert_eq!(directory(root, "pvc-1").ok(), Some(PathBuf::from("/r/pvc-1")));
+        assert!(directory(root, "../x").is_err() && directory(root, "a/b").is_err() && directory(root, "").is_err());
+    }
+}

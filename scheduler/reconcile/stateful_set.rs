@@ -1,0 +1,339 @@
+//! StatefulSets: Pods with a number each, made in order and removed in reverse; each keeps its name and its claims.
+//!
+//! A Pod's place is free only when the Pod has gone from the API: one whose node is lost is waited for, so that no two
+//! of an identity run at once.
+
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use skein_command::Transaction;
+use skein_object::{Key, admission, meta, registry};
+
+use crate::deployment::template_hash;
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_finished, looks, of_template, pods, ready_since};
+use crate::snapshot::{Snapshot, Stored};
+use crate::write::{Note, create, delete, edit, event, remove};
+use crate::{Mint, Outcome};
+
+const COMPONENT: &str = "statefulset-controller";
+const REVISION: &str = "controller-revision-hash";
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+
+/// One pass over one set.
+struct Pass<'a> {
+    snapshot: &'a Snapshot,
+    stored: &'a Stored<StatefulSet>,
+    spec: &'a StatefulSetSpec,
+    /// The set's Pods by their number.
+    pods: Vec<(usize, &'a Stored<Pod>)>,
+    current: String,
+    update: String,
+    transactions: Vec<Transaction>,
+    again_ms: Option<u64>,
+}
+
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
+    let Some(stored) = snapshot.stateful_sets.get(key) else { return Outcome::default() };
+    if stored.object.metadata.deletion_timestamp.is_some() {
+        return Outcome::default();
+    }
+    let mut pass = Pass::begin(snapshot, stored);
+    pass.keep_revision(mint);
+    if pass.scale(mint) {
+        pass.roll(mint);
+    }
+    pass.drop_claims(mint);
+    pass.write_status();
+    Outcome { transactions: pass.transactions, again_ms: pass.again_ms }
+}
+
+// === impl Pass ===
+
+impl<'a> Pass<'a> {
+    fn begin(snapshot: &'a Snapshot, stored: &'a Stored<StatefulSet>) -> Self {
+        let update = format!("{}-{}", stored.key.name(), template_hash(&template(stored)));
+        let status = stored.object.status.as_ref();
+        let current = status.and_then(|s| s.current_revision.clone()).filter(|c| !c.is_empty()).unwrap_or_else(|| update.clone());
+        let uid = stored.object.metadata.uid.as_deref();
+        let own = snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid);
+        let mut pods: Vec<_> = own.filter_map(|pod| Some((number(stored.key.name(), pod.key.name())?, pod))).collect();
+        pods.sort_by_key(|(number, _)| *number);
+        Self { snapshot, stored, spec: &stored.object.spec, pods, current, update, transactions: Vec::new(), again_ms: None }
+    }
+
+    fn first(&self) -> usize {
+        self.spec.ordinals.as_ref().and_then(|o| o.start).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    }
+
+    fn replicas(&self) -> usize {
+        self.spec.replicas.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.spec.pod_management_policy.as_deref() != Some("Parallel")
+    }
+
+    fn pod(&self, number: usize) -> Option<&'a Stored<Pod>> {
+        self.pods.iter().find(|(n, _)| *n == number).map(|(_, pod)| *pod)
+    }
+
+    /// Running, ready for long enough, and not on its way out.
+    fn is_healthy(&mut self, pod: &Stored<Pod>, mint: &Mint) -> bool {
+        let Some(since) = ready_since(&pod.object).filter(|_| pod.object.metadata.deletion_timestamp.is_none()) else { return false };
+        let waited = mint.now.as_second() - since;
+        let needed = i64::from(self.spec.min_ready_seconds.unwrap_or(0));
+        if waited < needed {
+            let rest = u64::try_from(needed - waited).unwrap_or(0) * 1000;
+            self.again_ms = Some(self.again_ms.map_or(rest, |known| known.min(rest)));
+        }
+        waited >= needed
+    }
+
+    /// Makes and removes Pods until there are those that there should be; whether all is quiet.
+    fn scale(&mut self, mint: &mut Mint) -> bool {
+        let wanted = self.first()..self.first() + self.replicas();
+        let mut quiet = true;
+        for number in wanted.clone() {
+            let healthy = match self.pod(number) {
+                Some(pod) if is_finished(&pod.object) => {
+                    self.remove(pod, mint);
+                    false
+                }
+                Some(pod) => self.is_healthy(pod, mint),
+                None => {
+                    self.make(number, mint);
+                    false
+                }
+            };
+            quiet &= healthy;
+            if !healthy && self.is_ordered() {
+                return false;
+            }
+        }
+        let surplus: Vec<&Stored<Pod>> = self.pods.iter().rev().filter(|(n, _)| !wanted.contains(n)).map(|(_, pod)| *pod).collect();
+        for pod in surplus {
+            quiet = false;
+            if pod.object.metadata.deletion_timestamp.is_none() {
+                self.remove(pod, mint);
+            }
+            if self.is_ordered() {
+                return false;
+            }
+        }
+        quiet
+    }
+
+    /// Replaces one Pod of an older revision, the highest number first; whoever is below the partition keeps his.
+    fn roll(&mut self, mint: &mut Mint) {
+        let strategy = self.spec.update_strategy.clone().unwrap_or_default();
+        if strategy.type_.as_deref() == Some("OnDelete") {
+            return;
+        }
+        let partition = strategy.rolling_update.and_then(|r| r.partition).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let old = self.pods.iter().rev().find(|(number, pod)| *number >= partition && label(pod) != self.update).map(|(_, pod)| *pod);
+        match old {
+            Some(pod) => self.remove(pod, mint),
+            None if partition <= self.first() => self.current = self.update.clone(),
+            None => {}
+        }
+    }
+
+    /// The revision that a Pod is made of: those below the partition keep the current one.
+    fn revision_for(&self, number: usize) -> (String, Value) {
+        let rolling = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
+        let partition = rolling.and_then(|r| r.partition).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let waits = self.current != self.update && (number < partition || self.still_rolling(number));
+        let kept = Key::new(REVISIONS, self.stored.key.namespace(), &self.current);
+        let old = self.snapshot.state.get(&kept).and_then(|entry| entry.record.field("data"));
+        match old.and_then(|data| data.pointer("/spec/template").cloned()).filter(|_| waits) {
+            Some(mut template) => {
+                template.as_object_mut().map(|t| t.shift_remove("$patch"));
+                (self.current.clone(), template)
+            }
+            None => (self.update.clone(), template(self.stored)),
+        }
+    }
+
+    /// Whether a Pod with a higher number is still of the old revision, so that this one's turn has not come.
+    fn still_rolling(&self, number: usize) -> bool {
+        self.pods.iter().any(|(n, pod)| *n > number && label(pod) == self.current)
+    }
+
+    fn make(&mut self, number: usize, mint: &mut Mint) {
+        let key = &self.stored.key;
+        let name = format!("{}-{number}", key.name());
+        let (revision, mut template) = self.revision_for(number);
+        if !self.claim(number, &mut template, mint) {
+            return;
+        }
+        let labels = meta::edit(&mut template).entry("labels").or_insert_with(|| json!({}));
+        for (label, value) in [(REVISION, revision), (POD_NAME, name.clone()), (POD_INDEX, number.to_string())] {
+            labels[label] = value.into();
+        }
+        template["spec"]["hostname"] = name.clone().into();
+        if let Some(service) = self.spec.service_name.as_ref().filter(|s| !s.is_empty()) {
+            template["spec"]["subdomain"] = service.clone().into();
+        }
+        let made = Made { template, namespace: key.namespace(), name: Name::Fixed(name), owner: self.reference() };
+        let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
+            self.again_ms = Some(REFUSED_AGAIN_MS);
+            return;
+        };
+        let mut transaction = create(pods(), key.namespace(), pod, mint);
+        let message = format!("create Pod {name} in StatefulSet {} successful", key.name());
+        transaction.writes.extend(self.note("SuccessfulCreate", message, mint).writes);
+        self.transactions.push(transaction);
+    }
+
+    /// Makes the claims of a Pod where they are missing, and mounts them in its template. `false` while an old claim of
+    /// the name is going.
+    fn claim(&mut self, number: usize, template: &mut Value, mint: &mut Mint) -> bool {
+        let key = &self.stored.key;
+        let resource = registry::find("", "v1", "persistentvolumeclaims").expect("the registry has claims");
+        let templates = self.stored.record.field("spec").and_then(|s| s.get("volumeClaimTemplates").cloned()).unwrap_or_default();
+        let labels = self.stored.record.field("spec").and_then(|s| s.pointer("/selector/matchLabels").cloned()).unwrap_or(json!({}));
+        for claim in templates.as_array().into_iter().flatten() {
+            let volume = meta::name(claim).to_string();
+            let name = format!("{volume}-{}-{number}", key.name());
+            let place = Key::new(resource.stored(), key.namespace(), &name);
+            match self.snapshot.state.get(&place) {
+                Some(entry) if crate::snapshot::ties(&entry.record).deletion_timestamp.is_some() => return false,
+                Some(_) => {}
+                None => {
+                    let mut object = json!({"metadata": claim.get("metadata"), "spec": claim.get("spec")});
+                    let metadata = meta::edit(&mut object);
+                    metadata.insert("name".into(), name.clone().into());
+                    let own = metadata.entry("labels").or_insert_with(|| json!({}));
+                    labels.as_object().into_iter().flatten().for_each(|(label, value)| own[label] = value.clone());
+                    if self.retention(|p| p.when_deleted.as_deref()) == Some("Delete") {
+                        meta::edit(&mut object).insert("ownerReferences".into(), json!([self.reference()]));
+                    }
+                    admission::claim(&mut object, &|resource| looks(self.snapshot).list(resource));
+                    self.transactions.push(create(resource, key.namespace(), object, mint));
+                }
+            }
+            let volumes = &mut template["spec"]["volumes"];
+            if !volumes.is_array() {
+                *volumes = json!([]);
+            }
+            if let Some(volumes) = volumes.as_array_mut() {
+                volumes.retain(|v| v["name"] != volume.as_str());
+                volumes.push(json!({"name": volume, "persistentVolumeClaim": {"claimName": name}}));
+            }
+        }
+        true
+    }
+
+    fn retention(
+        &self,
+        when: impl Fn(&k8s_openapi::api::apps::v1::StatefulSetPersistentVolumeClaimRetentionPolicy) -> Option<&str>,
+    ) -> Option<&str> {
+        self.spec.persistent_volume_claim_retention_policy.as_ref().and_then(when)
+    }
+
+    /// Claims of numbers that are no more go too, where the set says so.
+    fn drop_claims(&mut self, mint: &Mint) {
+        if self.retention(|p| p.when_scaled.as_deref()) != Some("Delete") {
+            return;
+        }
+        let resource = registry::find("", "v1", "persistentvolumeclaims").expect("the registry has claims");
+        let wanted = self.first()..self.first() + self.replicas();
+        for claim in self.spec.volume_claim_templates.iter().flatten() {
+            let base = format!("{}-{}", claim.metadata.name.as_deref().unwrap_or_default(), self.stored.key.name());
+            let prefix = Key::prefix(resource.stored(), self.stored.key.namespace());
+            for (key, entry) in self.snapshot.state.range(&prefix, None) {
+                let surplus = number(&base, key.name()).is_some_and(|n| !wanted.contains(&n) && self.pod(n).is_none());
+                if surplus {
+                    self.transactions.extend(delete(resource, key, entry, &Default::default(), mint));
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, pod: &Stored<Pod>, mint: &mut Mint) {
+        if let Some(mut transaction) = remove(pod, mint) {
+            let message = format!("delete Pod {} in StatefulSet {} successful", pod.key.name(), self.stored.key.name());
+            transaction.writes.extend(self.note("SuccessfulDelete", message, mint).writes);
+            self.transactions.push(transaction);
+        }
+    }
+
+    /// Writes down the template, so that Pods of it can be made when there is a newer one, and drops old ones.
+    fn keep_revision(&mut self, mint: &mut Mint) {
+        let resource = registry::by_key(REVISIONS).expect("the registry has revisions");
+        let uid = self.stored.object.metadata.uid.clone().unwrap_or_default();
+        let mut known: Vec<(i64, &Key)> = Vec::new();
+        for key in self.snapshot.dependents(&uid).filter(|key| key.resource() == REVISIONS) {
+            let revision = self.snapshot.state.get(key).and_then(|e| e.record.field("revision")).and_then(|r| r.as_i64());
+            known.push((revision.unwrap_or(0), key));
+        }
+        known.sort();
+        if !known.iter().any(|(_, key)| key.name() == self.update) {
+            let mut data = template(self.stored);
+            data["$patch"] = "replace".into();
+            let next = known.last().map_or(1, |(revision, _)| revision + 1);
+            let object = json!({"metadata": {"name": self.update, "ownerReferences": [self.reference()], "labels": template(self.stored)["metadata"]["labels"]},
+                "revision": next, "data": {"spec": {"template": data}}});
+            self.transactions.push(create(resource, self.stored.key.namespace(), object, mint));
+        }
+        let limit = self.spec.revision_history_limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(10);
+        let used = |name: &str| name == self.update || name == self.current || self.pods.iter().any(|(_, pod)| label(pod) == name);
+        let old: Vec<&Key> = known.iter().map(|(_, key)| *key).filter(|key| !used(key.name())).collect();
+        for key in old.iter().take(old.len().saturating_sub(limit)) {
+            if let Some(entry) = self.snapshot.state.get(key) {
+                self.transactions.extend(delete(resource, key, entry, &Default::default(), mint));
+            }
+        }
+    }
+
+    fn write_status(&mut self) {
+        let of = |revision: &str| self.pods.iter().filter(|(_, pod)| label(pod) == revision).count();
+        let ready = self.pods.iter().filter(|(_, pod)| ready_since(&pod.object).is_some()).count();
+        let status = json!({
+            "observedGeneration": self.stored.object.metadata.generation, "replicas": self.pods.len(), "readyReplicas": ready,
+            "availableReplicas": ready, "currentReplicas": of(&self.current), "updatedReplicas": of(&self.update),
+            "currentRevision": self.current, "updateRevision": self.update, "collisionCount": 0,
+        });
+        self.transactions.extend(edit(self.stored, |object| object["status"] = status));
+    }
+
+    fn reference(&self) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": self.stored.key.name(), "uid": self.stored.object.metadata.uid,
+            "controller": true, "blockOwnerDeletion": true})
+    }
+
+    fn note(&self, reason: &str, message: String, mint: &mut Mint) -> Transaction {
+        let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
+        event(&Note { regarding: &self.stored.key, uid, reason, message, component: COMPONENT, warning: false }, mint)
+    }
+}
+
+const REVISIONS: &str = "controllerrevisions.apps";
+
+fn template(stored: &Stored<StatefulSet>) -> Value {
+    stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default()
+}
+
+fn label(pod: &Stored<Pod>) -> &str {
+    pod.object.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).map_or("", String::as_str)
+}
+
+/// `web-3` of `web` → 3.
+fn number(base: &str, name: &str) -> Option<usize> {
+    name.strip_prefix(base)?.strip_prefix('-')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_number_is_in_its_name() {
+        let check = |name: &str, expected| assert_eq!(number("web", name), expected, "{name}");
+        check("web-3", Some(3));
+        check("web-x", None);
+        check("webs-3", None);
+        check("web", None);
+    }
+}
