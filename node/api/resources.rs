@@ -29,13 +29,17 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
         state.range(&prefix, None).filter_map(|(key, entry)| show(key, entry)).collect()
     };
     match target.resource.stored() {
-        "pods" => {
+        "pods" | "persistentvolumeclaims" => {
             let around = Surroundings { get: &get, list: &list, suffix: &meta::suffix(rand::random) };
             let name = meta::name(object).to_string();
             let refused = |why: String| Status::forbidden(&target.resource, &name, &why);
-            return admission::pod(object, &target.namespace, &around).map_err(refused);
+            let admitted = if target.resource.stored() == "pods" {
+                admission::pod(object, &target.namespace, &around)
+            } else {
+                admission::claim(object, &target.namespace, &list)
+            };
+            return admitted.map_err(refused);
         }
-        "persistentvolumeclaims" => admission::claim(object, &list),
         "persistentvolumes" => admission::volume(object),
         _ => {}
     }

@@ -1,7 +1,9 @@
-//! What Kubernetes' admission plugins add to new objects: ServiceAccount and Priority to Pods, the default class and
-//! protection to claims.
+//! What Kubernetes' admission plugins add to new objects: LimitRanger, ServiceAccount and Priority to Pods, the
+//! default class and protection to claims.
 //!
 //! The API and the controllers make objects through these functions; what they must know of others they ask for.
+
+mod limits;
 
 use serde_json::{Value, json};
 
@@ -27,15 +29,22 @@ pub fn pod(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Resul
     if pod.get("spec").is_none_or(|spec| !spec.is_object()) {
         return Ok(());
     }
+    limits::pod(pod, &ranges(namespace, around.list))?;
     prioritise(pod, around)?;
     account(pod, namespace, around)
 }
 
-/// Completes a claim: the default class where it names none, and protection while it is used.
-pub fn claim(claim: &mut Value, list: &dyn Fn(&str) -> Vec<Value>) {
+/// The LimitRanges of a namespace.
+fn ranges(namespace: &str, list: &dyn Fn(&str) -> Vec<Value>) -> Vec<Value> {
+    list("limitranges").into_iter().filter(|range| meta::text(range, "namespace") == namespace).collect()
+}
+
+/// Completes a claim: the default class where it names none, and protection while it is used. `Err` as for Pods.
+pub fn claim(claim: &mut Value, namespace: &str, list: &dyn Fn(&str) -> Vec<Value>) -> Result<(), String> {
     protect(claim, CLAIM_PROTECTION);
+    limits::claim(claim, &ranges(namespace, list))?;
     if claim.pointer("/spec/storageClassName").is_some_and(|class| !class.is_null()) || !claim["spec"].is_object() {
-        return;
+        return Ok(());
     }
     let is_default = |class: &Value| {
         let marked = meta::get(class, "annotations").and_then(|a| a.get("storageclass.kubernetes.io/is-default-class"));
@@ -46,6 +55,7 @@ pub fn claim(claim: &mut Value, list: &dyn Fn(&str) -> Vec<Value>) {
     if let Some(class) = classes.max_by_key(|class| meta::text(class, "creationTimestamp").to_string()) {
         claim["spec"]["storageClassName"] = meta::name(&class).into();
     }
+    Ok(())
 }
 
 pub fn volume(volume: &mut Value) {
@@ -151,7 +161,8 @@ mod tests {
     fn admitted(mut object: Value, account: Option<Value>) -> Result<Value, String> {
         let get = |_: &Key| account.clone();
         let class = json!({"metadata": {"name": "high"}, "value": 7});
-        let around = Surroundings { get: &get, list: &|_| vec![class.clone()], suffix: "abcde" };
+        let list = |resource: &str| if resource.starts_with("priority") { vec![class.clone()] } else { Vec::new() };
+        let around = Surroundings { get: &get, list: &list, suffix: "abcde" };
         pod(&mut object, "n", &around).map(|()| object)
     }
 

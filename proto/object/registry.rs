@@ -237,7 +237,6 @@ const IDLE: &[&str] = &[
     "certificatesigningrequests.certificates.k8s.io",
     "flowschemas.flowcontrol.apiserver.k8s.io",
     "horizontalpodautoscalers.autoscaling",
-    "limitranges",
     "mutatingadmissionpolicies.admissionregistration.k8s.io",
     "mutatingwebhookconfigurations.admissionregistration.k8s.io",
     "networkpolicies.networking.k8s.io",

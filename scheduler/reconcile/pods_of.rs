@@ -201,6 +201,8 @@ pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) 
     metadata.insert("ownerReferences".into(), json!([owner]));
     let (get, list) = (|key: &Key| looks(snapshot).get(key), |resource: &str| looks(snapshot).list(resource));
     let suffix = mint.suffix();
+    // As in the API, defaults come first: requests that follow from limits count.
+    pods().fill_defaults(&mut pod);
     admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix })?;
     Ok((pod, name))
 }

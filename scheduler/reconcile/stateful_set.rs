@@ -209,7 +209,11 @@ impl<'a> Pass<'a> {
                     if self.retention(|p| p.when_deleted.as_deref()) == Some("Delete") {
                         meta::edit(&mut object).insert("ownerReferences".into(), json!([self.reference()]));
                     }
-                    admission::claim(&mut object, &|resource| looks(self.snapshot).list(resource));
+                    let list = |resource: &str| looks(self.snapshot).list(resource);
+                    if admission::claim(&mut object, key.namespace(), &list).is_err() {
+                        self.again_ms = Some(REFUSED_AGAIN_MS);
+                        return false;
+                    }
                     self.transactions.push(create(resource, key.namespace(), object, mint));
                 }
             }

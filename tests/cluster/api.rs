@@ -159,3 +159,26 @@ fn a_join_token_is_for_one_key_and_says_what_is_wrong() {
     let (code, message, _) = ask(&good, secret, "thief", &second);
     assert_eq!((code, message.contains("was used already, by node late")), (401, true), "{message}");
 }
+
+#[test]
+fn limits_of_a_namespace_are_filled_in_and_kept() {
+    let cluster = Cluster::with_nodes(1);
+    cluster.apply(
+        "node-1",
+        "{apiVersion: v1, kind: LimitRange, metadata: {name: l}, spec: {limits: [{type: Container, max: {cpu: 500m}, default: {cpu: 200m}}]}}",
+    );
+    let pod = |resources: Value| json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "skein.test/none:1", "resources": resources}]}});
+    let pods = "/api/v1/namespaces/default/pods?dryRun=All";
+    let (code, made) = cluster.request(1, "POST", pods, Some(&pod(json!({})).to_string()));
+    assert_eq!((code, &made["spec"]["containers"][0]["resources"]["limits"]["cpu"]), (201, &json!("200m")));
+    let (code, refused) = cluster.request(1, "POST", pods, Some(&pod(json!({"limits": {"cpu": 1}})).to_string()));
+    assert_eq!(code, 403);
+    assert_eq!(refused["message"], "pods \"a\" is forbidden: maximum cpu usage per Container is 500m, but limit is 1");
+    // The same for Pods that a controller makes.
+    let image = "skein.test/none:1";
+    cluster.kubectl("node-1", &["create", "deployment", "web", "--image", image]);
+    cluster.until("the Pod has the namespace's limit", || {
+        let list = cluster.kubectl_json("node-1", &["get", "pods", "-l", "app=web"]);
+        (list["items"][0]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "200m").then_some(())
+    });
+}
