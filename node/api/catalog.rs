@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use skein_object::{Key, Resource, custom, registry};
+use skein_object::custom::{self, DEFINITIONS};
+use skein_object::{Key, Resource, registry};
 use skein_state::{Entry, State};
-
-const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// What was made of each definition, by its name, with the revision that it was made from.
 #[derive(Default)]

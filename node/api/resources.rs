@@ -14,7 +14,6 @@ use skein_command::Write;
 use skein_object::admission::{self, Surroundings};
 use skein_object::meta::{self, Birth};
 use skein_object::{Key, Resource, Status, registry};
-use skein_state::Entry;
 
 use crate::Context;
 use crate::route::Target;
@@ -22,12 +21,7 @@ use crate::route::Target;
 /// What the admission plugins of Kubernetes add to a new object, or why they refuse it.
 pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Value) -> Result<(), Status> {
     let state = context.store.local().state;
-    let show = |key: &Key, entry: &Entry| Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision));
-    let get = |key: &Key| show(key, state.get(key)?);
-    let list = |resource: &str| {
-        let prefix = Key::prefix(resource, "");
-        state.range(&prefix, None).filter_map(|(key, entry)| show(key, entry)).collect()
-    };
+    let (get, list) = (|key: &Key| state.show(key), |resource: &str| state.show_all(resource));
     match target.resource.stored() {
         "pods" | "persistentvolumeclaims" => {
             let around = Surroundings { get: &get, list: &list, suffix: &meta::suffix(rand::random) };

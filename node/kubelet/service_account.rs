@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
 use serde_json::Value;
-use skein_object::{Key, registry};
+use skein_object::Key;
 
 use crate::env::Source;
 use crate::{Error, PodIdentity};
@@ -27,9 +27,7 @@ pub(crate) fn token(source: &Source<'_>, projection: &ServiceAccountTokenProject
     let metadata = &source.pod.metadata;
     let name = source.pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
     let namespace = text(&metadata.namespace);
-    let accounts = registry::find("", "v1", "serviceaccounts").expect("the registry has service accounts");
-    let account = source.state.get(&Key::new(accounts.stored(), &namespace, &name));
-    let account = account.map(|entry| accounts.show(&entry.record, entry.revision));
+    let account = source.state.show(&Key::new("serviceaccounts", &namespace, &name));
     let account = account.ok_or_else(|| Error::Config(format!("serviceaccounts \"{name}\" not found")))?;
     let node = source.state.get(&Key::new("nodes", "", source.node)).and_then(|entry| entry.record.field("metadata"));
     let node_uid = node.and_then(|m| m["uid"].as_str().map(String::from)).unwrap_or_default();

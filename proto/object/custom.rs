@@ -3,6 +3,7 @@
 
 mod column;
 mod defaulting;
+mod kept;
 mod rules;
 mod validation;
 
@@ -15,6 +16,9 @@ use crate::schema::Shape;
 use crate::table::{self, Column};
 
 pub(crate) use rules::compile_error;
+
+/// Where definitions are, as keys name it.
+pub const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 const OBJECT_META: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 

@@ -4,6 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use crate::custom::DEFINITIONS;
 use crate::{Resource, meta};
 
 /// Holds a custom resource definition that is being deleted until its objects are gone.
@@ -87,7 +88,7 @@ fn grace_seconds(resource: &Resource, old: &Value, wish: &Wish) -> i64 {
 
 fn finalizers(resource: &Resource, old: &Value, wish: &Wish) -> Vec<String> {
     let mut finalizers: Vec<String> = meta::finalizers(old).into_iter().map(Into::into).collect();
-    if resource.stored() == "customresourcedefinitions.apiextensions.k8s.io" && !meta::is_terminating(old) {
+    if resource.stored() == DEFINITIONS && !meta::is_terminating(old) {
         finalizers.push(CUSTOM_RESOURCE_CLEANUP.into());
     }
     let Some(propagation) = wish.propagation else { return finalizers };

@@ -178,7 +178,7 @@ impl Resource {
         if let Some(view) = self.view {
             (view.show)(&mut object);
         }
-        if let Some(custom) = &self.custom {
+        if let Some(custom) = self.custom.as_ref().filter(|custom| custom.has_defaults) {
             // What was stored before the schema had a default gets it when it is read.
             custom.default(&mut object);
         }

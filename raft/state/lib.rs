@@ -18,7 +18,8 @@ mod snapshot;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use skein_object::{Key, Record};
+use serde_json::Value;
+use skein_object::{Key, Record, registry};
 
 pub use apply::{Position, apply};
 pub use history::{Compacted, History};
@@ -71,6 +72,18 @@ impl State {
 
     pub fn get(&self, key: &Key) -> Option<&Entry> {
         self.objects.get(key)
+    }
+
+    /// An object of a built-in resource, as a client reads it.
+    pub fn show(&self, key: &Key) -> Option<Value> {
+        let entry = self.get(key)?;
+        Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision))
+    }
+
+    /// All objects of a built-in resource, in every namespace.
+    pub fn show_all(&self, resource: &str) -> Vec<Value> {
+        let prefix = Key::prefix(resource, "");
+        self.range(&prefix, None).filter_map(|(key, _)| self.show(key)).collect()
     }
 
     /// Objects whose key starts with `prefix` and is greater than `after`, in key order.

@@ -23,6 +23,7 @@ use crate::{Controller, Mint};
 
 pub(crate) const CLAIMS: &str = "persistentvolumeclaims";
 pub(crate) const VOLUMES: &str = "persistentvolumes";
+const CLASSES: &str = "storageclasses.storage.k8s.io";
 
 fn resource(stored: &str) -> &'static Resource {
     registry::by_key(stored).expect("the registry has claims and volumes")
@@ -62,12 +63,10 @@ pub(crate) fn reconcile_claim(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -
     if let Some((volume_key, volume)) = fitting(snapshot, key, &claim) {
         return bind(key, entry, volume_key, volume);
     }
-    let class = spec.storage_class_name.as_deref().unwrap_or_default();
-    let class = snapshot.state.get(&Key::new("storageclasses.storage.k8s.io", "", class));
-    let is_ours = class.is_some_and(|c| c.record.field("provisioner").is_some_and(|p| p == LOCAL));
+    let class = local_class(snapshot, &claim);
     let node = users().find_map(|pod| pod.object.spec.as_ref()?.node_name.clone().filter(|n| !n.is_empty()));
     match (class, node) {
-        (Some(class), Some(node)) if is_ours => vec![provision(key, &claim, class, &node, mint)],
+        (Some(class), Some(node)) => vec![provision(key, &claim, class, &node, mint)],
         _ => Vec::new(),
     }
 }
@@ -112,13 +111,10 @@ pub fn placed(snapshot: &Snapshot, pod: &Pod, node: &str, mint: &mut Mint) -> Ve
         let key = Key::new(CLAIMS, namespace, name);
         let Some(entry) = snapshot.state.get(&key) else { continue };
         let Some(claim) = typed::<PersistentVolumeClaim>(entry) else { continue };
-        let spec = claim.spec.clone().unwrap_or_default();
-        let is_bound = spec.volume_name.is_some_and(|v| !v.is_empty());
-        let class = Key::new("storageclasses.storage.k8s.io", "", spec.storage_class_name.as_deref().unwrap_or_default());
-        let class = snapshot.state.get(&class).filter(|c| c.record.field("provisioner").is_some_and(|p| p == LOCAL));
-        let (Some(class), false) = (class, is_bound) else { continue };
+        let is_bound = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|v| !v.is_empty());
+        let (Some(class), false) = (local_class(snapshot, &claim), is_bound) else { continue };
         let volume = provision(&key, &claim, class, node, mint);
-        let volume_name = format!("pvc-{}", claim.metadata.uid.clone().unwrap_or_default());
+        let volume_name = volume_name(&claim);
         let offered = volume_spec(&claim);
         writes.extend(volume.writes);
         writes.extend(
@@ -126,6 +122,18 @@ pub fn placed(snapshot: &Snapshot, pod: &Pod, node: &str, mint: &mut Mint) -> Ve
         );
     }
     writes
+}
+
+/// A claim's class, where the built-in provisioner serves it.
+fn local_class<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Option<&'a Entry> {
+    let name = claim.spec.as_ref()?.storage_class_name.as_deref().unwrap_or_default();
+    let class = snapshot.state.get(&Key::new(CLASSES, "", name))?;
+    (class.record.field("provisioner")? == LOCAL).then_some(class)
+}
+
+/// What the volume that is made for a claim is called.
+fn volume_name(claim: &PersistentVolumeClaim) -> String {
+    format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// The part of a volume's specification that its claim shows.
@@ -176,13 +184,13 @@ fn provision(key: &Key, claim: &PersistentVolumeClaim, class: &Entry, node: &str
     let policy = class.record.field("reclaimPolicy").unwrap_or(json!("Delete"));
     let term = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]});
     let volume = json!({
-        "metadata": {"name": format!("pvc-{uid}"), "annotations": {"pv.kubernetes.io/provisioned-by": LOCAL, NODE: node},
+        "metadata": {"name": volume_name(claim), "annotations": {"pv.kubernetes.io/provisioned-by": LOCAL, NODE: node},
             "finalizers": [VOLUME_PROTECTION, DIRECTORY]},
         "spec": {
             "capacity": offered["capacity"], "accessModes": offered["accessModes"], "volumeMode": spec.volume_mode,
             "persistentVolumeReclaimPolicy": policy, "storageClassName": spec.storage_class_name,
             "claimRef": {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": key.namespace(), "name": key.name(), "uid": uid},
-            "csi": {"driver": LOCAL, "volumeHandle": format!("pvc-{uid}")},
+            "csi": {"driver": LOCAL, "volumeHandle": volume_name(claim)},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
         },
         "status": {"phase": "Bound"},
@@ -297,7 +305,7 @@ fn volume_terms(snapshot: &Snapshot, pod: &Pod) -> Result<Vec<Value>, String> {
         let volume = claim.pointer("/spec/volumeName").and_then(Value::as_str).unwrap_or_default();
         if volume.is_empty() {
             let class = claim.pointer("/spec/storageClassName").and_then(Value::as_str).unwrap_or_default();
-            let class = snapshot.state.get(&Key::new("storageclasses.storage.k8s.io", "", class));
+            let class = snapshot.state.get(&Key::new(CLASSES, "", class));
             let waits = class.is_some_and(|c| c.record.field("volumeBindingMode").is_some_and(|m| m == "WaitForFirstConsumer"));
             if !waits {
                 return Err("pod has unbound immediate PersistentVolumeClaims".into());

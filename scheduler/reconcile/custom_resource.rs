@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use skein_command::Transaction;
+use skein_object::custom::{self, DEFINITIONS};
 use skein_object::deletion::{CUSTOM_RESOURCE_CLEANUP as CLEANUP, Wish};
-use skein_object::{Key, custom, meta};
+use skein_object::{Key, meta};
 
 use crate::Mint;
 use crate::garbage::without_finalizer;
-use crate::snapshot::{DEFINITIONS, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::write::{delete, edit_entry, set_condition};
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {

@@ -37,6 +37,7 @@ mod write;
 
 use skein_command::Transaction;
 use skein_object::Key;
+use skein_object::custom::DEFINITIONS;
 use skein_state::Event;
 
 pub use claim::{placed, with_volumes};
@@ -128,7 +129,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         claim::CLAIMS | claim::VOLUMES => claim::interested(snapshot, event),
         "cronjobs.batch" => vec![(Controller::CronJob, key.clone())],
         // Names that become free may be another's.
-        snapshot::DEFINITIONS => snapshot.definitions().map(|definition| (Controller::CustomResource, definition)).collect(),
+        DEFINITIONS => snapshot.definitions().into_iter().map(|definition| (Controller::CustomResource, definition)).collect(),
         "namespaces" => {
             [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa].map(|controller| (controller, key.clone())).into()
         }
@@ -165,7 +166,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::Deployment, owner)));
     }
     if snapshot.is_custom(&key) && event.after.is_none() {
-        work.push((Controller::CustomResource, Key::new(snapshot::DEFINITIONS, "", key.resource())));
+        work.push((Controller::CustomResource, Key::new(DEFINITIONS, "", key.resource())));
     }
     // A namespace that goes waits for its content; garbage is found where an owner went or a finalizer waits.
     if !key.namespace().is_empty() && event.after.is_none() {

@@ -165,25 +165,6 @@ pub(crate) enum Name<'a> {
     Fixed(String),
 }
 
-/// What admission may look at.
-pub(crate) struct Looks<'a>(&'a Snapshot);
-
-pub(crate) fn looks(snapshot: &Snapshot) -> Looks<'_> {
-    Looks(snapshot)
-}
-
-impl Looks<'_> {
-    fn get(&self, key: &Key) -> Option<Value> {
-        let entry = self.0.state.get(key)?;
-        Some(registry::by_key(key.resource())?.show(&entry.record, entry.revision))
-    }
-
-    pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
-        let prefix = Key::prefix(resource, "");
-        self.0.state.range(&prefix, None).filter_map(|(key, _)| self.get(key)).collect()
-    }
-}
-
 /// A Pod of a template and its name, or why admission refuses it: it is asked here, for this is no API request.
 pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Value, String), String> {
     let Made { template: mut pod, namespace, name, owner } = made;
@@ -199,7 +180,7 @@ pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) 
     };
     metadata.insert("name".into(), name.clone().into());
     metadata.insert("ownerReferences".into(), json!([owner]));
-    let (get, list) = (|key: &Key| looks(snapshot).get(key), |resource: &str| looks(snapshot).list(resource));
+    let (get, list) = (|key: &Key| snapshot.state.show(key), |resource: &str| snapshot.state.show_all(resource));
     let suffix = mint.suffix();
     // As in the API, defaults come first: requests that follow from limits count.
     pods().fill_defaults(&mut pod);

@@ -7,12 +7,9 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod, ReplicationController, Service};
 use serde::Deserialize;
-use skein_object::{Key, Record, Resource, custom, registry};
+use skein_object::custom::{self, DEFINITIONS};
+use skein_object::{Key, Record, Resource, registry};
 use skein_state::{Entry, Event, State};
-
-pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
-
-const DEFINITIONS_PREFIX: &str = "customresourcedefinitions.apiextensions.k8s.io/";
 
 /// A decoded object and the bytes it came from.
 #[derive(Clone, Debug)]
@@ -116,8 +113,9 @@ impl Snapshot {
     }
 
     /// The keys of all custom resource definitions.
-    pub(crate) fn definitions(&self) -> impl Iterator<Item = Key> + '_ {
-        self.state.range(DEFINITIONS_PREFIX, None).map(|(key, _)| key.clone())
+    pub(crate) fn definitions(&self) -> Vec<Key> {
+        let prefix = Key::prefix(DEFINITIONS, "");
+        self.state.range(&prefix, None).map(|(key, _)| key.clone()).collect()
     }
 
     pub(crate) fn by_uid(&self, uid: &str) -> Option<&Key> {

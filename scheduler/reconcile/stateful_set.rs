@@ -10,7 +10,7 @@ use skein_command::Transaction;
 use skein_object::{Key, admission, meta, registry};
 
 use crate::deployment::template_hash;
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_finished, looks, of_template, pods, ready_since};
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_finished, of_template, pods, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, delete, edit, event, remove};
 use crate::{Mint, Outcome};
@@ -209,7 +209,7 @@ impl<'a> Pass<'a> {
                     if self.retention(|p| p.when_deleted.as_deref()) == Some("Delete") {
                         meta::edit(&mut object).insert("ownerReferences".into(), json!([self.reference()]));
                     }
-                    let list = |resource: &str| looks(self.snapshot).list(resource);
+                    let list = |resource: &str| self.snapshot.state.show_all(resource);
                     if admission::claim(&mut object, key.namespace(), &list).is_err() {
                         self.again_ms = Some(REFUSED_AGAIN_MS);
                         return false;

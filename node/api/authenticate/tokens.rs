@@ -208,7 +208,7 @@ fn signed(state: &State, token: &str) -> Result<Claims, Error> {
         return Ok((**claims).clone());
     }
     let id = jsonwebtoken::decode_header(token)?.kid.ok_or(Error::UnknownKey)?;
-    let key = keys(state).find(|key| key["id"] == id.as_str()).ok_or(Error::UnknownKey)?;
+    let key = keys(state).into_iter().find(|key| key["id"] == id.as_str()).ok_or(Error::UnknownKey)?;
     let part = |field: &str| key.get(field).and_then(Value::as_str).unwrap_or_default();
     let decoding = DecodingKey::from_ec_components(part("x"), part("y"))?;
     let mut validation = Validation::new(Algorithm::ES256);
@@ -225,15 +225,16 @@ fn signed(state: &State, token: &str) -> Result<Claims, Error> {
     Ok(claims)
 }
 
-fn keys(state: &State) -> impl Iterator<Item = Value> + '_ {
-    state.range("tokenkeys.skein.dev/", None).filter_map(|(_, entry)| entry.record.field("key"))
+fn keys(state: &State) -> Vec<Value> {
+    let prefix = Key::prefix(KEYS, "");
+    state.range(&prefix, None).filter_map(|(_, entry)| entry.record.field("key")).collect()
 }
 
 /// `/openid/v1/jwks`: the keys of all nodes (RFC 7517).
 pub(crate) fn jwks(state: &State) -> Value {
     let jwk =
         |key: Value| json!({"use": "sig", "kty": "EC", "kid": key["id"], "crv": "P-256", "alg": "ES256", "x": key["x"], "y": key["y"]});
-    json!({"keys": keys(state).map(jwk).collect::<Vec<_>>()})
+    json!({"keys": keys(state).into_iter().map(jwk).collect::<Vec<_>>()})
 }
 
 /// `/.well-known/openid-configuration`.

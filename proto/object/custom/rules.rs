@@ -3,14 +3,15 @@
 //! A rule sees `self`, and in updates `oldSelf`, where the value has one: elements of lists only by their keys. What CEL
 //! itself defines is there; of Kubernetes' own functions none so far, and a rule that calls one is not evaluated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cel::objects::{Key, Map};
 use cel::{Context, ExecutionError, Program, Value as Cel};
 use serde_json::Value;
 
+use super::kept::Kept;
 use crate::field::{Errors, Path, Problem};
 use crate::schema::{ListType, Shape};
 
@@ -160,29 +161,18 @@ fn cost(source: &str, value: &Value) -> u64 {
 
 /// A rule, compiled once.
 fn compiled(source: &str) -> Result<Arc<Program>, String> {
-    /// Beyond this many, rules are compiled anew: a bound, not a limit on use.
-    const KEPT_MAX: usize = 1024;
-    type Kept = BTreeMap<String, Result<Arc<Program>, String>>;
-    static KEPT: Mutex<Kept> = Mutex::new(BTreeMap::new());
-    if let Some(known) = KEPT.lock().unwrap_or_else(PoisonError::into_inner).get(source) {
-        return known.clone();
-    }
-    let openings = source.chars().filter(|c| matches!(c, '(' | '[' | '{' | '!' | '-' | '?')).count();
-    let program = if source.len() > RULE_BYTES_MAX || openings > OPENINGS_MAX {
-        Err("the rule is too long or nests too deeply".into())
-    } else {
+    static RULES: Kept<Result<Arc<Program>, String>> = Kept::new();
+    RULES.get(source, || {
+        let openings = source.chars().filter(|c| matches!(c, '(' | '[' | '{' | '!' | '-' | '?')).count();
+        if source.len() > RULE_BYTES_MAX || openings > OPENINGS_MAX {
+            return Err("the rule is too long or nests too deeply".into());
+        }
         match catch_unwind(|| Program::compile(source)) {
             Ok(Ok(program)) => Ok(Arc::new(program)),
             Ok(Err(why)) => Err(why.to_string()),
             Err(_) => Err("the rule cannot be parsed".into()),
         }
-    };
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if kept.len() >= KEPT_MAX {
-        kept.clear();
-    }
-    kept.insert(source.into(), program.clone());
-    program
+    })
 }
 
 #[cfg(test)]

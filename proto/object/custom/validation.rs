@@ -1,11 +1,11 @@
 //! A value against a structural schema, in the words of kube-openapi's validator.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use regex::Regex;
 use serde_json::Value;
 
+use super::kept::Kept;
 use crate::field::{Errors, Path, Problem};
 
 pub(super) fn validate(schema: &Value, object: &Value, errors: &mut Errors) {
@@ -216,17 +216,6 @@ fn shown(value: &Value) -> Value {
 
 /// A pattern, compiled once. The engine is linear in its input, whatever the pattern.
 fn compiled(pattern: &str) -> Option<Arc<Regex>> {
-    /// Beyond this many, patterns are compiled anew: a bound, not a limit on use.
-    const KEPT_MAX: usize = 1024;
-    static KEPT: Mutex<BTreeMap<String, Option<Arc<Regex>>>> = Mutex::new(BTreeMap::new());
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = kept.get(pattern) {
-        return known.clone();
-    }
-    let regex = Regex::new(pattern).ok().map(Arc::new);
-    if kept.len() >= KEPT_MAX {
-        kept.clear();
-    }
-    kept.insert(pattern.into(), regex.clone());
-    regex
+    static PATTERNS: Kept<Option<Arc<Regex>>> = Kept::new();
+    PATTERNS.get(pattern, || Regex::new(pattern).ok().map(Arc::new))
 }
