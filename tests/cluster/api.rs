@@ -165,7 +165,7 @@ fn limits_of_a_namespace_are_filled_in_and_kept() {
     let cluster = Cluster::with_nodes(1);
     cluster.apply(
         "node-1",
-        "{apiVersion: v1, kind: LimitRange, metadata: {name: l}, spec: {limits: [{type: Container, max: {cpu: 500m}, default: {cpu: 200m}}]}}",
+        "apiVersion: v1\nkind: LimitRange\nmetadata: {name: l}\nspec: {limits: [{type: Container, max: {cpu: 500m}, default: {cpu: 200m}}]}",
     );
     let pod = |resources: Value| json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "skein.test/none:1", "resources": resources}]}});
     let pods = "/api/v1/namespaces/default/pods?dryRun=All";
