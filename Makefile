@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: up down test bench record check fix build deps
+.PHONY: up down test sim mutants bench record check fix build deps
 
 up: build           ## a three-node cluster on this machine, with real containers
 	@$(TARGET)/debug/skein lab up --nodes 3
@@ -22,6 +22,12 @@ build: deps
 
 test: build         ## the whole suite: unit tests, rules, clusters of real processes and containers
 	@kubectl=$$(tests/kubectl.sh | tail -n 1) && KUBECTL=$$kubectl cargo test --workspace --locked -- --test-threads=1
+
+sim: build          ## fresh seeds of simulated clusters: make sim SEEDS=1000
+	@$(TARGET)/debug/skein-sim --seeds $(or $(SEEDS),200)
+
+mutants: build      ## breaks the code in known ways and sees each caught by its invariant
+	@chaos/mutants/run.sh
 
 bench: build        ## the table of numbers
 	@$(TARGET)/debug/skein-bench

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use skein_lead::Reports;
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
-use skein_store::{Handle, Member};
+use skein_store::{Handle, Member, Storage};
 use tracing::{debug, error, info};
 
 use crate::cluster::{Endpoints, JoinRequest};
@@ -37,7 +37,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     if let Some(command) = options.runtime.command.clone() {
         tokio::spawn(runtime::keep(command, options.runtime.endpoint.clone()));
     }
-    let store = skein_store::start(skein_store::Options { id: node.id, directory: options.directory.clone(), peers }).await?;
+    let storage = Storage::open(&options.directory).map_err(skein_store::Error::from)?;
+    let store = skein_store::start(skein_store::Options { id: node.id, storage, peers }).await?;
     let reports = Reports::default();
     let cluster = Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port };
     let token_key = Arc::new(directory.token_key(&node.name)?);

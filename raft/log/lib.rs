@@ -1,4 +1,4 @@
-//! What survives a crash: the Raft log and the vote in one RocksDB, the replicated state in another.
+//! What survives a crash: the Raft log and the vote in one database, the replicated state in another.
 //!
 //! ```text
 //!   append ──▶ log/   (WAL; one fdatasync for all that arrived meanwhile) ──▶ committed ──▶ apply
@@ -13,12 +13,18 @@
 mod disk;
 mod entry;
 mod machine;
+mod medium;
+mod rocks;
+mod runtime;
 mod store;
 mod types;
 
 pub use disk::{Disk, Loaded};
 pub use entry::{decode_entry, encode_entry, log_id};
 pub use machine::{Machine, Opened, View};
+pub use medium::{Batch, Change, Done, Each, Medium, Storage};
+pub use rocks::Rocks;
+pub use runtime::{Host, Runtime, hosted, random, spawn};
 pub use store::LogStore;
 pub use types::{Answer, Member, NodeId, Proposal, Types};
 
@@ -35,10 +41,19 @@ pub enum Error {
     Format { found: u32, known: u32 },
     #[error("cannot read or write the {what} database: {source}")]
     Io { what: &'static str, source: rocksdb::Error },
+    #[error(transparent)]
+    Medium(#[from] std::io::Error),
+}
+
+fn io_error(why: &'static str) -> std::io::Error {
+    std::io::Error::other(why)
 }
 
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
-        Self::other(error)
+        match error {
+            Error::Medium(error) => error,
+            other => Self::other(other),
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! openraft's state machine: applies committed entries to the state, to the disk and to the watch history.
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use futures::{Stream, StreamExt};
@@ -13,7 +12,7 @@ use skein_command::{Command, Reply};
 use skein_state::{Event, History, Position, State, apply};
 use tokio::sync::watch;
 
-use crate::disk::Batch;
+use crate::medium::{Batch, Medium};
 use crate::types::Answer;
 use crate::{Disk, Error, Types};
 
@@ -44,9 +43,9 @@ pub struct Machine {
 // === impl Machine ===
 
 impl Machine {
-    /// Opens the state in `directory`; the view and the history are shared with all who read.
-    pub fn open(directory: &Path) -> Result<Opened, Error> {
-        let disk = Disk::open(directory)?;
+    /// Loads the state; the view and the history are shared with all who read.
+    pub fn open(medium: Arc<dyn Medium>) -> Result<Opened, Error> {
+        let disk = Disk::new(medium);
         let loaded = disk.load()?;
         let history = Arc::new(RwLock::new(History::starting_at(loaded.state.revision())));
         let (publish, view) = watch::channel(View::default());
@@ -94,7 +93,7 @@ impl Machine {
     }
 
     fn write(&self, batch: Batch) -> io::Result<()> {
-        Ok(self.disk.write(batch, self.applied, &self.membership, self.state.revision())?)
+        self.disk.write(batch, self.applied, &self.membership, self.state.revision())
     }
 }
 
@@ -141,7 +140,7 @@ impl RaftStateMachine<Types> for Machine {
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.disk.replace(&self.state, self.applied, &self.membership)?;
+        self.disk.replace(&self.state, self.applied, &self.membership).await?;
         *self.history.write().unwrap_or_else(std::sync::PoisonError::into_inner) = History::starting_at(self.state.revision());
         self.publish();
         Ok(())
@@ -151,7 +150,7 @@ impl RaftStateMachine<Types> for Machine {
         if self.applied.is_none() {
             return Ok(None);
         }
-        self.disk.flush()?;
+        self.disk.flush().await?;
         Ok(Some(self.snapshot()))
     }
 }
@@ -173,8 +172,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = State;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types, State>> {
-        let disk = Arc::clone(&self.disk);
-        tokio::task::spawn_blocking(move || disk.flush()).await.map_err(io::Error::other)??;
+        self.disk.flush().await?;
         Ok(self.snapshot.clone())
     }
 }

@@ -1,22 +1,20 @@
 //! The Raft log: entries by index, the vote, the committed index.
 //!
-//! An append writes to RocksDB's memtable and WAL at once and asks a thread of its own for the fdatasync; whatever is
-//! appended while the disk is busy shares the next one.
+//! An append is written at once and asks for a sync; whatever is appended while the disk is busy shares the next one.
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{OptionalSend, RaftLogReader};
-use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::entry::log_id;
+use crate::medium::{Batch, Medium, synced};
 use crate::{Error, Types, decode_entry, encode_entry};
 
 type Result<T> = std::result::Result<T, std::io::Error>;
@@ -26,39 +24,22 @@ const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 
-/// Appends that may wait for the disk. openraft bounds its own pipeline far below this.
-const SYNC_QUEUE_MAX: usize = 4096;
-
 /// One leader hands a follower at most this many bytes of entries at a time.
 const READ_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Clone)]
 pub struct LogStore {
-    db: Arc<DB>,
-    sync: mpsc::SyncSender<IOFlushed<Types>>,
+    medium: Arc<dyn Medium>,
 }
 
 // === impl LogStore ===
 
 impl LogStore {
-    pub fn open(directory: &Path) -> std::result::Result<Self, Error> {
-        let path = directory.join("log");
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_write_buffer_size(32 << 20);
-        options.set_max_total_wal_size(128 << 20);
-        let db = DB::open(&options, &path).map_err(|source| Error::Open { what: "log", path, source })?;
-        let db = Arc::new(db);
-        let (sync, requests) = mpsc::sync_channel(SYNC_QUEUE_MAX);
-        let thread_db = Arc::clone(&db);
-        std::thread::Builder::new()
-            .name("log-sync".into())
-            .spawn(move || sync_loop(&thread_db, &requests))
-            .map_err(|e| Error::Damaged { what: "log", at: "start".into(), why: e.to_string() })?;
-        Ok(Self { db, sync })
+    pub fn new(medium: Arc<dyn Medium>) -> Self {
+        Self { medium }
     }
 
-    /// Bytes on disk, for `skein status` and retention.
+    /// How many entries are there, for retention.
     pub fn entries(&self) -> u64 {
         let last = self.last_entry().ok().flatten().map_or(0, |e| e.log_id.index);
         let purged = self.get::<Position>(PURGED).ok().flatten().map_or(0, |p| p.index);
@@ -66,7 +47,7 @@ impl LogStore {
     }
 
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
-        let found = self.db.get_pinned(key).map_err(io)?;
+        let found = self.medium.get(key)?;
         let decode = |bytes: &[u8]| {
             serde_json::from_slice(bytes).map_err(|e| Error::Damaged {
                 what: "log",
@@ -77,43 +58,31 @@ impl LogStore {
         Ok(found.map(|bytes| decode(&bytes)).transpose()?)
     }
 
-    fn put<T: Serialize>(&self, key: &[u8], value: &T, durability: Durability) -> Result<()> {
-        let mut options = WriteOptions::default();
-        options.set_sync(matches!(durability, Durability::Synced));
-        self.db.put_opt(key, serde_json::to_vec(value)?, &options).map_err(io)
+    fn put<T: Serialize>(&self, key: &[u8], value: &T) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.put(key, serde_json::to_vec(value)?);
+        self.medium.write(batch)
     }
 
     fn last_entry(&self) -> Result<Option<EntryOf<Types>>> {
-        let mut iter = self.db.raw_iterator();
-        iter.seek_for_prev(entry_key(u64::MAX));
-        match (iter.key(), iter.value()) {
-            (Some(key), Some(value)) if key.first() == Some(&b'e') => decode(value).map(Some),
-            _ => iter.status().map_err(io).map(|()| None),
-        }
+        let found = self.medium.last(&entry_key(u64::MAX))?;
+        found.filter(|(key, _)| key.first() == Some(&b'e')).map(|(_, value)| decode(&value)).transpose()
     }
 
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<EntryOf<Types>>> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut iter = self.db.raw_iterator();
-        iter.seek(entry_key(start));
-        while let (Some(key), Some(value)) = (iter.key(), iter.value()) {
-            if key.len() != 9 || key >= entry_key(end).as_slice() || (bytes > bytes_max && !entries.is_empty()) {
-                break;
+        let end = entry_key(end);
+        self.medium.scan(&entry_key(start), &mut |key, value| {
+            if key.len() != end.len() || key >= end.as_slice() || (bytes > bytes_max && !entries.is_empty()) {
+                return false;
             }
             bytes += value.len();
-            entries.push(decode(value)?);
-            iter.next();
-        }
-        iter.status().map_err(io)?;
-        Ok(entries)
+            entries.push(decode(value));
+            true
+        })?;
+        entries.into_iter().collect()
     }
-}
-
-#[derive(Clone, Copy)]
-enum Durability {
-    Synced,
-    Buffered,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -128,18 +97,6 @@ impl From<LogIdOf<Types>> for Position {
     }
 }
 
-/// Waits for requests, syncs the WAL once for all that have come, answers them.
-fn sync_loop(db: &DB, requests: &mpsc::Receiver<IOFlushed<Types>>) {
-    while let Ok(first) = requests.recv() {
-        let mut waiting = vec![first];
-        waiting.extend(requests.try_iter());
-        let result = db.flush_wal(true);
-        for callback in waiting {
-            callback.io_completed(result.clone().map_err(io));
-        }
-    }
-}
-
 fn entry_key(index: u64) -> [u8; 9] {
     let mut key = [b'e'; 9];
     key[1..].copy_from_slice(&index.to_be_bytes());
@@ -149,10 +106,6 @@ fn entry_key(index: u64) -> [u8; 9] {
 fn decode(bytes: &[u8]) -> Result<EntryOf<Types>> {
     let damaged = |why: String| Error::Damaged { what: "log", at: "an entry".into(), why };
     Ok(decode_entry(Bytes::copy_from_slice(bytes)).map_err(|e| damaged(e.to_string()))?)
-}
-
-fn io(source: rocksdb::Error) -> std::io::Error {
-    Error::Io { what: "log", source }.into()
 }
 
 impl RaftLogReader<Types> for LogStore {
@@ -193,11 +146,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<()> {
-        self.put(VOTE, vote, Durability::Synced)
+        self.put(VOTE, vote)?;
+        synced(&*self.medium).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogIdOf<Types>>) -> Result<()> {
-        self.put(COMMITTED, &committed.map(Position::from), Durability::Buffered)
+        self.put(COMMITTED, &committed.map(Position::from))
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogIdOf<Types>>> {
@@ -212,27 +166,28 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = EntryOf<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         for entry in entries {
             batch.put(entry_key(entry.log_id.index), encode_entry(&entry));
         }
-        self.db.write(batch).map_err(io)?;
-        self.sync.send(callback).map_err(|_| std::io::Error::other("the log's sync thread has ended"))
+        self.medium.write(batch)?;
+        self.medium.sync(Box::new(|result| callback.io_completed(result)));
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<()> {
         let start = last.map_or(0, |id| id.index + 1);
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         batch.delete_range(entry_key(start), entry_key(u64::MAX));
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(io)
+        self.medium.write(batch)?;
+        synced(&*self.medium).await
     }
 
     async fn purge(&mut self, upto: LogIdOf<Types>) -> Result<()> {
-        self.put(PURGED, &Position::from(upto), Durability::Synced)?;
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
+        batch.put(PURGED, serde_json::to_vec(&Position::from(upto))?);
         batch.delete_range(entry_key(0), entry_key(upto.index + 1));
-        self.db.write(batch).map_err(io)
+        self.medium.write(batch)?;
+        synced(&*self.medium).await
     }
 }

@@ -7,6 +7,8 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use skein_command::{Command, Reply};
 
+use crate::Runtime;
+
 /// A node's number. Never reused: a wiped disk joins as a new node.
 pub type NodeId = u64;
 
@@ -18,6 +20,7 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = Member,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>,
+        AsyncRuntime = Runtime,
 );
 
 /// What the membership knows of a node.

@@ -94,7 +94,7 @@ impl Handle {
         history: Arc<RwLock<History>>,
         reads: mpsc::Sender<Reader>,
     ) -> Self {
-        let incarnation = rand::random();
+        let incarnation = skein_log::random();
         Self {
             inner: Arc::new(Inner {
                 id,

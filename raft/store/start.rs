@@ -1,11 +1,10 @@
 //! Opens the store of one node.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
-use skein_log::{LogStore, Machine, NodeId};
+use skein_log::{LogStore, Machine, NodeId, Storage};
 
 use crate::handle::{Handle, Raft};
 use crate::network::Network;
@@ -13,8 +12,7 @@ use crate::{Error, Peers, read};
 
 pub struct Options {
     pub id: NodeId,
-    /// Holds `log/` and `state/`.
-    pub directory: PathBuf,
+    pub storage: Storage,
     pub peers: Arc<dyn Peers>,
 }
 
@@ -32,16 +30,15 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 /// Opens log and state and starts Raft. A node that is new takes part in nothing until it founds a cluster
 /// ([`Handle::found`]) or is added to one.
 pub async fn start(options: Options) -> Result<Handle, Error> {
-    std::fs::create_dir_all(&options.directory).map_err(|e| Error::Stopped(format!("{}: {e}", options.directory.display())))?;
-    let log = LogStore::open(&options.directory)?;
-    let (machine, view, history) = Machine::open(&options.directory)?;
+    let log = LogStore::new(options.storage.log);
+    let (machine, view, history) = Machine::open(options.storage.state)?;
     let network = Network { peers: Arc::clone(&options.peers), id: options.id };
     let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
-    tokio::spawn(retain(raft.clone(), log));
+    skein_log::spawn(retain(raft.clone(), log));
     let (reads, requests) = read::channel();
     let handle = Handle::new(options.id, raft, options.peers, view, history, reads);
-    tokio::spawn(read::batch_loop(handle.clone(), requests));
+    skein_log::spawn(read::batch_loop(handle.clone(), requests));
     Ok(handle)
 }
 
@@ -54,6 +51,9 @@ fn config() -> Config {
         // A leader without a quorum keeps silent for this long, so that its followers can elect another.
         quorum_loss_probe_interval: Some(4 * ELECTION_MS_MAX),
         enable_pre_vote: Some(true),
+        // Whoever led before a restart may have forgotten what it committed last, and must be elected to know again;
+        // its reads would be stale.
+        enable_leader_restore: Some(false),
         // The state decides when to snapshot, not a count of entries: openraft's policy loops when installs are slow.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,

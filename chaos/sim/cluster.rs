@@ -1,0 +1,245 @@
+//! The nodes: each a disk that stays and a process that comes and goes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use skein_invariant::{Change, Observation};
+use skein_log::{Host, Member, NodeId, Storage, hosted};
+use skein_state::Event;
+use skein_store::{Handle, Options};
+use tokio::time::sleep;
+
+use crate::disk::Disk;
+use crate::host::{Life, Process};
+use crate::network::{Network, Port, Running};
+use crate::recorder::{Recorder, digest};
+
+/// How often a leader looks whether other nodes should vote.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How often whole logs are compared; a leader's also when it is elected.
+const LOG_INTERVAL: Duration = Duration::from_secs(4);
+
+/// A full disk lasts less than this many intervals.
+const STARTS_MAX: usize = 100;
+
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) network: Network,
+    pub(crate) recorder: Recorder,
+    nodes: Arc<Vec<Node>>,
+    random: Arc<Mutex<SmallRng>>,
+}
+
+struct Node {
+    id: NodeId,
+    log: Disk,
+    state: Disk,
+    process: Mutex<Option<Running>>,
+    /// Held while the node starts: of two that want to start it, the second finds it running.
+    starting: tokio::sync::Mutex<()>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    pub(crate) fn new(seed: u64, nodes: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let network = Network::new(random.next_u64(), nodes);
+        let node = |id| Node {
+            id,
+            log: Disk::new(random.next_u64()),
+            state: Disk::new(random.next_u64()),
+            process: Mutex::new(None),
+            starting: tokio::sync::Mutex::default(),
+        };
+        let nodes = Arc::new((1..=nodes).map(node).collect());
+        Self { network, recorder: Recorder::new(), nodes, random: Arc::new(Mutex::new(random)) }
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.iter().map(|node| node.id)
+    }
+
+    pub(crate) fn random(&self) -> MutexGuard<'_, SmallRng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The process and the handle of a node that is not dead.
+    pub(crate) fn at(&self, id: NodeId) -> Option<Running> {
+        let node = self.node(id)?;
+        let found = node.process().clone();
+        found.filter(|(process, _)| process.life() != Life::Dead)
+    }
+
+    fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(usize::try_from(id).ok()?.checked_sub(1)?)
+    }
+
+    /// Starts every node, founds the cluster on the first and lets the others join.
+    pub(crate) async fn found(&self) {
+        for id in self.ids().collect::<Vec<_>>() {
+            self.start(id).await;
+        }
+        let Some((_, first)) = self.at(1) else { return };
+        let _ = first.found(member(1)).await;
+        for id in self.ids().skip(1) {
+            while first.add_member(id, member(id)).await.is_err() {
+                sleep(INTERVAL).await;
+            }
+        }
+    }
+
+    /// Starts a node on what its disk has; again and again while the disk is full, as the daemon does.
+    pub(crate) async fn start(&self, id: NodeId) {
+        let Some(node) = self.node(id) else { return };
+        let _starting = node.starting.lock().await;
+        for _ in 0..STARTS_MAX {
+            if self.at(id).is_some() || self.try_start(node).await {
+                return;
+            }
+            self.crash(id);
+            sleep(INTERVAL).await;
+        }
+        self.recorder.fail(format!("node {id} does not start"));
+    }
+
+    async fn try_start(&self, node: &Node) -> bool {
+        let id = node.id;
+        let process = Arc::new(Process::new(self.random().next_u64()));
+        let host: Arc<dyn Host> = process.clone();
+        let peers = Arc::new(Port { network: self.network.clone(), node: id, process: Arc::clone(&process) });
+        let storage = Storage { log: node.log.open(), state: node.state.open() };
+        let started = hosted(Arc::clone(&host), skein_store::start(Options { id, storage, peers })).await;
+        let Ok(handle) = started else { return false };
+        *node.process() = Some((Arc::clone(&process), handle.clone()));
+        self.network.attach(id, Some((process, handle.clone())));
+        tokio::spawn(hosted(host, promote(handle.clone())));
+        self.follow(id, &handle);
+        true
+    }
+
+    /// Stops a process as `kill -9` and a loss of power together do.
+    pub(crate) fn crash(&self, id: NodeId) {
+        let Some(node) = self.node(id) else { return };
+        self.network.attach(id, None);
+        if let Some((process, _)) = node.process().take() {
+            process.set(Life::Dead);
+        }
+        node.log.crash();
+        node.state.crash();
+    }
+
+    pub(crate) fn set_life(&self, id: NodeId, life: Life) {
+        if let Some((process, _)) = self.at(id) {
+            process.set(life);
+        }
+    }
+
+    pub(crate) fn set_disk(&self, id: NodeId, change: impl Fn(&Disk)) {
+        if let Some(node) = self.node(id) {
+            change(&node.log);
+            change(&node.state);
+        }
+    }
+
+    /// Reports what a node shows, for as long as it lives.
+    fn follow(&self, id: NodeId, handle: &Handle) {
+        let Some((process, _)) = self.at(id) else { return };
+        let tasks = [
+            tokio::spawn(changes(self.recorder.clone(), id, handle.clone())),
+            tokio::spawn(leadership(self.clone(), id, handle.clone())),
+            tokio::spawn(logs(self.clone(), id, handle.clone())),
+        ];
+        tokio::spawn(async move {
+            process.died().await;
+            tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        });
+    }
+
+    fn log(&self, id: NodeId) -> Vec<skein_invariant::Entry> {
+        self.node(id).map(|node| node.log.log()).unwrap_or_default()
+    }
+}
+
+impl Node {
+    fn process(&self) -> MutexGuard<'_, Option<Running>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The address of a simulated node is its number.
+fn member(id: NodeId) -> Member {
+    Member { name: format!("node-{id}"), address: id.to_string() }
+}
+
+/// What the daemon's keeper does, without its keys.
+async fn promote(handle: Handle) {
+    loop {
+        sleep(INTERVAL).await;
+        if let Some(change) = handle.planned_change() {
+            let _ = handle.change_voters(change).await;
+        }
+    }
+}
+
+pub(crate) fn change(event: &Event) -> Change {
+    let digest = event.after.as_ref().map(|entry| digest_of(&entry.record));
+    Change { revision: event.revision, key: event.key.to_string(), digest }
+}
+
+pub(crate) fn digest_of(record: &skein_object::Record) -> u64 {
+    digest(&record.to_json("v1", "Register", 0))
+}
+
+async fn changes(recorder: Recorder, node: NodeId, handle: Handle) {
+    let mut cursor = match handle.all_events_since(0, 0) {
+        Ok(_) => 0,
+        Err(compacted) => compacted.oldest,
+    };
+    recorder.observe(&Observation::Started { node, revision: cursor });
+    let mut view = handle.watch();
+    loop {
+        match handle.all_events_since(cursor, usize::MAX) {
+            Ok(events) => {
+                for event in events {
+                    cursor = event.revision;
+                    recorder.observe(&Observation::Changed { node, change: change(&event) });
+                }
+            }
+            // A snapshot was installed.
+            Err(compacted) => {
+                cursor = compacted.oldest;
+                recorder.observe(&Observation::Started { node, revision: cursor });
+            }
+        }
+        let now = view.borrow_and_update().clone();
+        if now.applied > 0 {
+            let revision = now.state.revision();
+            recorder.observe(&Observation::Applied { node, index: now.applied, term: now.term, revision });
+        }
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn leadership(cluster: Cluster, node: NodeId, handle: Handle) {
+    let report = |now: skein_store::Leadership| {
+        if now.is_self {
+            cluster.recorder.observe(&Observation::Leads { node, term: now.term, log: cluster.log(node) });
+        }
+        true
+    };
+    handle.watch_leadership(report).await;
+}
+
+async fn logs(cluster: Cluster, node: NodeId, handle: Handle) {
+    loop {
+        sleep(LOG_INTERVAL).await;
+        cluster.recorder.observe(&Observation::Log { node, log: cluster.log(node) });
+        let voters = handle.members().into_iter().filter(|m| matches!(m.role, skein_store::Role::Leader | skein_store::Role::Voter));
+        cluster.recorder.observe(&Observation::Voters { node, voters: voters.map(|m| m.id).collect() });
+    }
+}
