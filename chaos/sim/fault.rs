@@ -18,6 +18,8 @@ pub enum Fault {
     Crash(NodeId),
     /// Power fails for all at once.
     Blackout,
+    /// Nodes crash and are back at once, one after the other: elections in the middle of elections.
+    Flicker,
     /// The process stands still, timers included.
     Pause(NodeId),
     /// Two sides cannot reach each other.
@@ -56,8 +58,9 @@ fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
     let node = random.random_range(1..=nodes);
     let other = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
     match random.random_range(0..16) {
-        0..5 => Fault::Crash(node),
-        5 => Fault::Blackout,
+        0..3 => Fault::Crash(node),
+        3 => Fault::Flicker,
+        4..6 => Fault::Blackout,
         6..8 => Fault::Pause(node),
         8..11 => Fault::Partition((1..=nodes).filter(|_| random.random_bool(0.5)).collect()),
         11..13 => Fault::OneWay((node, other)),
@@ -102,6 +105,7 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
                 cluster.start(node).await;
             }
         }
+        Fault::Flicker => flicker(cluster, Instant::now() + lasts).await,
         Fault::Pause(node) => {
             cluster.set_life(*node, Life::Paused);
             sleep(lasts).await;
@@ -135,6 +139,20 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
                 cluster.start(*node).await;
             }
         }
+    }
+}
+
+async fn flicker(cluster: &Cluster, end: Instant) {
+    let nodes: Vec<NodeId> = cluster.ids().collect();
+    while Instant::now() < end {
+        let (node, up_ms, down_ms) = {
+            let mut random = cluster.random();
+            (nodes[random.random_range(0..nodes.len())], random.random_range(1..300), random.random_range(1..60))
+        };
+        sleep(Duration::from_millis(up_ms)).await;
+        cluster.crash(node);
+        sleep(Duration::from_millis(down_ms)).await;
+        cluster.start(node).await;
     }
 }
 
