@@ -76,6 +76,8 @@ pub(crate) struct Input<'a> {
     pub(crate) observed: &'a Observation,
     /// Containers whose liveness or startup probe has failed often enough, by id.
     pub(crate) unhealthy: &'a [String],
+    /// Whether a container's startup probe has succeeded; missing means that none has said so yet.
+    pub(crate) started: &'a BTreeMap<String, bool>,
     pub(crate) now: Timestamp,
 }
 
@@ -102,7 +104,8 @@ pub(crate) fn step(input: &Input<'_>) -> Step {
         terminate(observed, &mut step);
         return step;
     }
-    if phase_is_final(input.pod) || has_ended(input.pod, observed) {
+    let left = deadline_left_ms(input.pod, input.now);
+    if phase_is_final(input.pod) || has_ended(input.pod, observed) || left == Some(0) {
         // The sandbox of a Pod that has ended is stopped; its containers stay for their logs.
         if observed.sandbox.is_some() {
             step.actions.push(Action::Terminate);
@@ -114,8 +117,39 @@ pub(crate) fn step(input: &Input<'_>) -> Step {
         step.actions.push(Action::CreateSandbox { attempt });
         return step;
     }
+    step.again_ms = left;
     run(input, &mut step);
     step
+}
+
+/// What is left of the Pod's `activeDeadlineSeconds`; 0 when it is over.
+pub(crate) fn deadline_left_ms(pod: &Pod, now: Timestamp) -> Option<u64> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+    let left = started.as_millisecond() + seconds.saturating_mul(1000) - now.as_millisecond();
+    Some(u64::try_from(left).unwrap_or(0))
+}
+
+/// An init container that goes on beside the others (KEP-753).
+pub(crate) fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// Whether a container runs and has passed its startup probe, if it has one.
+pub(crate) fn has_started(observed: &Observation, started: &BTreeMap<String, bool>, container: &Container) -> bool {
+    let running = observed.containers.get(&container.name).is_some_and(|c| c.state == State::Running);
+    running && started.get(&container.name).copied().unwrap_or(container.startup_probe.is_none())
+}
+
+/// Whether nothing is left to wait for before the Pod's main containers; once one of them was there, that stays so.
+pub(crate) fn is_initialized(pod: &Pod, observed: &Observation, started: &BTreeMap<String, bool>) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let done = |init: &Container| match observed.containers.get(&init.name).map(|c| &c.state) {
+        _ if is_sidecar(init) => has_started(observed, started, init),
+        Some(State::Exited { code: 0, .. }) => true,
+        _ => false,
+    };
+    spec.containers.iter().any(|c| observed.containers.contains_key(&c.name)) || spec.init_containers.iter().flatten().all(done)
 }
 
 fn terminate(observed: &Observation, step: &mut Step) {
@@ -133,11 +167,20 @@ fn terminate(observed: &Observation, step: &mut Step) {
 fn run(input: &Input<'_>, step: &mut Step) {
     let Some(spec) = &input.pod.spec else { return };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    let initialized = is_initialized(input.pod, input.observed, input.started);
     for init in spec.init_containers.iter().flatten() {
+        if is_sidecar(init) {
+            consider(input, init, "Always", step);
+            if initialized || has_started(input.observed, input.started, init) {
+                continue;
+            }
+            return;
+        }
         // An init container that failed is repeated unless the Pod never restarts anything.
         let policy = if policy == "Never" { "Never" } else { "OnFailure" };
         match input.observed.containers.get(&init.name).map(|c| &c.state) {
-            Some(State::Exited { code: 0, .. }) => continue,
+            _ if initialized => {}
+            Some(State::Exited { code: 0, .. }) => {}
             Some(State::Running) => return,
             _ => {
                 consider(input, init, policy, step);
@@ -213,7 +256,7 @@ pub(crate) fn has_ended(pod: &Pod, observed: &Observation) -> bool {
     };
     let failed_init = |container: &Container| {
         let state = observed.containers.get(&container.name).map(|c| &c.state);
-        policy == "Never" && matches!(state, Some(State::Exited { code, .. }) if *code != 0)
+        policy == "Never" && !is_sidecar(container) && matches!(state, Some(State::Exited { code, .. }) if *code != 0)
     };
     spec.containers.iter().all(ended) || spec.init_containers.iter().flatten().any(failed_init)
 }
@@ -242,12 +285,24 @@ mod tests {
         Observed { id: "run".into(), attempt: 0, state: State::Running, started_at: None, image: String::new(), image_ref: String::new() }
     }
 
+    fn with_sidecar() -> Pod {
+        let value = json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": "Never", "containers": [{"name": "a"}],
+            "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}]}});
+        serde_json::from_value(value).expect("a pod")
+    }
+
     fn check(pod: &Pod, sandbox: bool, containers: &[(&str, Observed)], unhealthy: &[&str], expected: &[&str]) {
         let sandbox = sandbox.then(|| Sandbox { id: "s".into(), attempt: 0, ip: String::new(), created_at: None });
         let containers = containers.iter().map(|(name, c)| ((*name).to_string(), c.clone())).collect();
         let observed = Observation { sandbox, containers, ..Observation::default() };
         let unhealthy: Vec<String> = unhealthy.iter().map(|s| (*s).to_string()).collect();
-        let input = Input { pod, observed: &observed, unhealthy: &unhealthy, now: Timestamp::from_second(1000).expect("a time") };
+        let input = Input {
+            pod,
+            observed: &observed,
+            unhealthy: &unhealthy,
+            started: &BTreeMap::new(),
+            now: Timestamp::from_second(1000).expect("a time"),
+        };
         let text = |action: &Action| match action {
             Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Action::StartContainer { name, attempt } => format!("start {name} {attempt}"),
@@ -279,6 +334,28 @@ mod tests {
         check(&pod("Never", false), true, &[done.clone(), ("a", exited(1, 0, 1)), ("b", exited(0, 0, 1))], &[], &["terminate"]);
         check(&pod("Never", false), true, &[("i", exited(1, 0, 1))], &[], &["terminate"]);
         check(&pod("Always", false), true, &[done, ("a", running()), ("b", running())], &["run"], &["kill a", "kill b"]);
+    }
+
+    #[test]
+    fn sidecars_start_first_and_go_on() {
+        let pod = with_sidecar();
+        let done = ("i", exited(0, 0, 1));
+        check(&pod, true, &[], &[], &["start s 0"]);
+        check(&pod, true, &[("s", running())], &[], &["start i 0"]);
+        check(&pod, true, &[("s", running()), done.clone()], &[], &["start a 0"]);
+        // One that ends comes back whatever the Pod's policy, before and after the main containers have begun.
+        check(&pod, true, &[("s", exited(0, 0, 1))], &[], &["start s 1"]);
+        check(&pod, true, &[("s", exited(1, 0, 1)), done.clone(), ("a", running())], &[], &["start s 1"]);
+        // It does not keep the Pod.
+        check(&pod, true, &[("s", running()), done, ("a", exited(0, 0, 1))], &[], &["terminate"]);
+    }
+
+    #[test]
+    fn ends_at_its_deadline() {
+        let mut late = pod("Always", false);
+        late.spec.as_mut().expect("a spec").active_deadline_seconds = Some(10);
+        late.status = serde_json::from_value(json!({"startTime": "1970-01-01T00:16:30Z"})).expect("a status");
+        check(&late, true, &[("i", exited(0, 0, 1)), ("a", running()), ("b", running())], &[], &["terminate"]);
     }
 
     #[test]

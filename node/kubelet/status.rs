@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 use skein_object::meta;
 
-use crate::pod::{Observation, Observed, State, has_ended, should_restart};
+use crate::pod::{Observation, Observed, State, deadline_left_ms, has_ended, has_started, is_initialized, is_sidecar, should_restart};
 
 /// Why a container does not run, where the runtime cannot say.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub(crate) struct Input<'a> {
     pub(crate) backing_off: &'a BTreeMap<String, u64>,
     /// Whether a container's readiness probe succeeds; missing means that it has none.
     pub(crate) ready: &'a BTreeMap<String, bool>,
-    /// Whether a container's startup probe has succeeded; missing means that it has none.
+    /// Whether a container's startup probe has succeeded; missing means that none has said so yet.
     pub(crate) started: &'a BTreeMap<String, bool>,
     pub(crate) host_ip: &'a str,
     /// The runtime's name, the scheme of container ids.
@@ -40,12 +40,14 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
     let inits = spec.init_containers.unwrap_or_default();
     let init_statuses: Vec<Value> = inits.iter().map(|c| container_status(input, c, true)).collect();
     let statuses: Vec<Value> = spec.containers.iter().map(|c| container_status(input, c, false)).collect();
-    let initialized = inits.iter().all(|c| succeeded(input, c));
+    let initialized = is_initialized(input.pod, input.observed, input.started);
     let phase = phase(input, initialized);
     let ended = matches!(phase, "Succeeded" | "Failed");
-    let ready = statuses.iter().all(|s| s["ready"] == true) && !ended;
-    let not_ready: Vec<&str> = statuses.iter().filter(|s| s["ready"] != true).filter_map(|s| s["name"].as_str()).collect();
-    let incomplete: Vec<&str> = inits.iter().filter(|c| !succeeded(input, c)).map(|c| c.name.as_str()).collect();
+    let sidecars = inits.iter().zip(&init_statuses).filter(|(c, _)| is_sidecar(c)).map(|(_, status)| status);
+    let lasting: Vec<&Value> = sidecars.chain(&statuses).collect();
+    let ready = lasting.iter().all(|s| s["ready"] == true) && !ended;
+    let not_ready: Vec<&str> = lasting.iter().filter(|s| s["ready"] != true).filter_map(|s| s["name"].as_str()).collect();
+    let incomplete: Vec<&str> = inits.iter().filter(|c| !complete(input, c)).map(|c| c.name.as_str()).collect();
     let condition = |kind: &str, holds: bool, reason: &str, message: String| {
         let status = if holds { "True" } else { "False" };
         let known = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == status);
@@ -97,13 +99,23 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         status["podIPs"] = json!([{"ip": ip}]);
         status["podIP"] = ip.into();
     }
-    if let Some(reason) = old.reason {
+    let (mut reason, mut message) = (old.reason, old.message);
+    if phase == "Failed" && reason.is_none() && deadline_left_ms(input.pod, input.now) == Some(0) {
+        reason = Some("DeadlineExceeded".into());
+        message = Some("Pod was active on the node longer than the specified deadline".into());
+    }
+    if let Some(reason) = reason {
         status["reason"] = reason.into();
     }
-    if let Some(message) = old.message {
+    if let Some(message) = message {
         status["message"] = message.into();
     }
     status
+}
+
+/// Whether an init container needs no more waiting for.
+fn complete(input: &Input<'_>, container: &Container) -> bool {
+    if is_sidecar(container) { has_started(input.observed, input.started, container) } else { succeeded(input, container) }
 }
 
 fn succeeded(input: &Input<'_>, container: &Container) -> bool {
@@ -120,9 +132,17 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
     }
     let Some(spec) = &input.pod.spec else { return "Pending" };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    if deadline_left_ms(input.pod, input.now) == Some(0) {
+        return "Failed";
+    }
     if has_ended(input.pod, input.observed) {
+        // A Pod has ended when its sidecars have, too.
+        if input.observed.containers.values().any(|c| c.state == State::Running) {
+            return "Running";
+        }
+        let inits = spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c));
         let failed =
-            spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(
+            spec.containers.iter().chain(inits).any(
                 |c| matches!(input.observed.containers.get(&c.name).map(|o| &o.state), Some(State::Exited { code, .. }) if *code != 0),
             );
         return if failed { "Failed" } else { "Succeeded" };
@@ -142,9 +162,8 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
 fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> Value {
     let name = &container.name;
     let found = input.observed.containers.get(name);
-    let running = found.is_some_and(|c| c.state == State::Running);
-    let started = running && input.started.get(name).copied().unwrap_or(true);
-    let ready = match is_init {
+    let started = has_started(input.observed, input.started, container);
+    let ready = match is_init && !is_sidecar(container) {
         true => succeeded(input, container),
         false => started && input.ready.get(name).copied().unwrap_or(true),
     };
@@ -174,7 +193,11 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
                 (Some(found), Some(_)) if found.state == State::Running => status["state"] = state(input, found),
                 (_, Some(waiting)) => status["state"] = json!({"waiting": {"reason": waiting.reason, "message": waiting.message}}),
                 (_, None) => {
-                    let reason = if !is_init && !initialized(input) { "PodInitializing" } else { "ContainerCreating" };
+                    let reason = if !is_init && !is_initialized(input.pod, input.observed, input.started) {
+                        "PodInitializing"
+                    } else {
+                        "ContainerCreating"
+                    };
                     status["state"] = json!({"waiting": {"reason": reason}});
                 }
             }
@@ -184,10 +207,6 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
         }
     }
     status
-}
-
-fn initialized(input: &Input<'_>) -> bool {
-    input.pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).all(|c| succeeded(input, c))
 }
 
 fn state(input: &Input<'_>, container: &Observed) -> Value {

@@ -122,7 +122,8 @@ impl Worker {
 
     async fn pass(&mut self, pod: &Pod) -> Result<Pass, Error> {
         let observed = self.observe().await?;
-        let decided = step(&pod::Input { pod, observed: &observed, unhealthy: &self.unhealthy, now: Timestamp::now() });
+        let decided =
+            step(&pod::Input { pod, observed: &observed, unhealthy: &self.unhealthy, started: &self.started, now: Timestamp::now() });
         self.keep_probes(pod, &observed);
         self.tell_status(pod, &observed, &decided.backing_off);
         let mut acted = false;
@@ -278,6 +279,7 @@ impl Worker {
             Ok(()) => {
                 self.waiting.remove(name);
                 self.retry_at.remove(name);
+                self.started.remove(name);
                 true
             }
             Err(waiting) => {
@@ -470,9 +472,8 @@ impl Worker {
             self.note("Killing", format!("Stopping container {name}"), false, name);
         }
         let mut pods = self.pods.clone();
-        let all = futures::future::join_all(stops.iter().map(|(name, id)| self.stop_container(pod, name, id, grace)));
         tokio::select! {
-            _ = all => {}
+            () = self.stop_in_order(pod, stops, grace) => {}
             _ = pods.changed() => return Ok(()),
         }
         if let Some(sandbox) = &observed.sandbox {
@@ -481,9 +482,25 @@ impl Worker {
         Ok(())
     }
 
+    /// The main containers together, then the sidecars, the last to start first, in what is left of the grace period.
+    async fn stop_in_order(&self, pod: &Pod, stops: Vec<(String, String)>, grace: i64) {
+        let begin = Instant::now();
+        let sidecars = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| pod::is_sidecar(c));
+        let sidecars: Vec<&str> = sidecars.map(|c| c.name.as_str()).collect();
+        let (last, first): (Vec<_>, Vec<_>) = stops.into_iter().partition(|(name, _)| sidecars.contains(&name.as_str()));
+        futures::future::join_all(first.iter().map(|(name, id)| self.stop_container(pod, name, id, grace))).await;
+        for sidecar in sidecars.iter().rev() {
+            let Some((name, id)) = last.iter().find(|(name, _)| name == sidecar) else { continue };
+            let used = i64::try_from(begin.elapsed().as_secs()).unwrap_or(0);
+            if let Err(why) = self.stop_container(pod, name, id, (grace - used).max(0)).await {
+                debug!(pod = %self.key, %why, "a sidecar does not stop");
+            }
+        }
+    }
+
     async fn stop_container(&self, pod: &Pod, name: &str, id: &str, grace_seconds: i64) -> Result<(), Error> {
         let begin = Instant::now();
-        let container = pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == name);
+        let container = lasting(pod).find(|c| c.name == name);
         let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
         if let Some(hook) = hook.filter(|_| grace_seconds > 0) {
             let limit = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
@@ -525,7 +542,7 @@ impl Worker {
         let ip = observed.sandbox.as_ref().map(|s| s.ip.clone()).unwrap_or_default();
         let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
         let ip = if host { self.shared.options.address.to_string() } else { ip };
-        for container in pod.spec.iter().flat_map(|s| &s.containers) {
+        for container in lasting(pod) {
             let Some(found) = running.get(container.name.as_str()) else { continue };
             if self.probing.contains_key(&found.id) {
                 continue;
@@ -602,6 +619,12 @@ enum Pass {
     Wait(Duration),
     /// Nothing of the Pod is left.
     Done,
+}
+
+/// The containers that are there as long as the Pod: the main ones and the sidecars. They have hooks and probes.
+fn lasting(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|s| s.init_containers.iter().flatten().filter(|c| pod::is_sidecar(c)).chain(&s.containers))
 }
 
 fn grace(pod: &Pod) -> i64 {

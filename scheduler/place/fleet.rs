@@ -105,29 +105,39 @@ fn key(pod: &Pod) -> String {
     format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
 }
 
-/// What a Pod asks for: its containers together, or its largest init container where that is more; its overhead; one Pod.
+/// What a Pod asks for: its containers and sidecars together, or an init container with the sidecars before it where
+/// that is more (KEP-753); its overhead; one Pod.
 pub(crate) fn requests(pod: &Pod) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };
     let of = |c: &k8s_openapi::api::core::v1::Container| amounts(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
-    let mut total = Amounts::new();
-    for container in &spec.containers {
-        for (name, amount) in of(container) {
-            let sum = total.get(&name).copied().unwrap_or_default() + amount;
-            total.insert(name, sum);
-        }
-    }
+    let (mut lasting, mut most) = (Amounts::new(), Amounts::new());
     for init in spec.init_containers.iter().flatten() {
-        for (name, amount) in of(init) {
-            let most = total.get(&name).copied().unwrap_or_default().max(amount);
-            total.insert(name, most);
+        let mut now = lasting.clone();
+        add(&mut now, of(init));
+        if init.restart_policy.as_deref() == Some("Always") {
+            lasting = now;
+            continue;
+        }
+        for (name, amount) in now {
+            let known = most.get(&name).copied().unwrap_or_default();
+            most.insert(name, known.max(amount));
         }
     }
-    for (name, amount) in amounts(spec.overhead.as_ref()) {
+    spec.containers.iter().for_each(|container| add(&mut lasting, of(container)));
+    for (name, amount) in most {
+        let known = lasting.get(&name).copied().unwrap_or_default();
+        lasting.insert(name, known.max(amount));
+    }
+    add(&mut lasting, amounts(spec.overhead.as_ref()));
+    lasting.insert("pods".into(), Quantity::from_units(1));
+    lasting
+}
+
+fn add(total: &mut Amounts, more: Amounts) {
+    for (name, amount) in more {
         let sum = total.get(&name).copied().unwrap_or_default() + amount;
         total.insert(name, sum);
     }
-    total.insert("pods".into(), Quantity::from_units(1));
-    total
 }
 
 pub(crate) fn host_ports(spec: &PodSpec) -> Vec<(i32, String)> {

@@ -7,7 +7,8 @@ skein_cluster_tests::on_both_runtimes!(
     a_deployment_runs_on_three_nodes_and_rolls,
     containers_restart_fail_and_end_as_kubernetes_says,
     nginx_and_a_replication_controller_serve,
-    commands_run_in_containers
+    commands_run_in_containers,
+    sidecars_surround_the_main_containers
 );
 
 fn web(replicas: usize, page: &str) -> String {
@@ -333,4 +334,75 @@ spec: {{minAvailable: 3, selector: {{matchLabels: {{app: web}}}}}}
     cluster.kubectl("node-2", &["drain", "node-3", "--timeout=60s"]);
     let on_it = cluster.kubectl("node-1", &["get", "pods", "--field-selector=spec.nodeName=node-3", "-o", "name"]);
     assert_eq!(on_it.trim(), "");
+}
+
+/// The sidecar is up (its startup probe says so) before the next init container, serves the main one, and ends after it.
+const SIDECAR: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: escorted}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 5
+  volumes: [{name: shared, emptyDir: {}}]
+  initContainers:
+  - name: escort
+    image: BUSYBOX
+    restartPolicy: Always
+    command: [sh, -c, "trap 'echo bye; exit 3' TERM; sleep 1; touch /shared/up; while :; do sleep 0.1; done"]
+    startupProbe: {exec: {command: [test, -f, /shared/up]}, periodSeconds: 1}
+    volumeMounts: [{name: shared, mountPath: /shared}]
+  - name: first
+    image: BUSYBOX
+    command: [test, -f, /shared/up]
+    volumeMounts: [{name: shared, mountPath: /shared}]
+  containers:
+  - name: main
+    image: BUSYBOX
+    command: [sh, -c, "until test -f /shared/go; do sleep 0.1; done; echo done"]
+    volumeMounts: [{name: shared, mountPath: /shared}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: late}
+spec:
+  activeDeadlineSeconds: 3
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: BUSYBOX, command: [sleep, "1000"]}]
+"#;
+
+fn sidecars_surround_the_main_containers(runtime: Runtime) {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    cluster.apply("node-2", &SIDECAR.replace("BUSYBOX", BUSYBOX));
+    cluster.kubectl("node-1", &["wait", "--for=condition=Ready", "pod/escorted", "--timeout=60s"]);
+    assert!(cluster.kubectl("node-3", &["get", "pod", "escorted"]).contains("2/2"));
+    let pod = cluster.kubectl_json("node-3", &["get", "pod", "escorted"]);
+    let inits = &pod["status"]["initContainerStatuses"];
+    assert_eq!((&inits[0]["started"], &inits[0]["ready"]), (&true.into(), &true.into()), "{inits}");
+    assert_eq!(inits[1]["state"]["terminated"]["exitCode"], 0, "{inits}");
+
+    // A sidecar that ends comes back, although the Pod never restarts anything.
+    cluster.kubectl("node-1", &["exec", "escorted", "-c", "escort", "--", "kill", "1"]);
+    cluster.until("the sidecar is back", || {
+        let pod = cluster.kubectl_json("node-2", &["get", "pod", "escorted"]);
+        let escort = &pod["status"]["initContainerStatuses"][0];
+        (escort["restartCount"] == 1 && escort["started"] == true && pod["status"]["phase"] == "Running").then_some(())
+    });
+
+    cluster.kubectl("node-1", &["exec", "escorted", "-c", "main", "--", "touch", "/shared/go"]);
+    cluster.kubectl("node-1", &["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/escorted", "--timeout=30s"]);
+    let pod = cluster.kubectl_json("node-3", &["get", "pod", "escorted"]);
+    let (main, escort) = (&pod["status"]["containerStatuses"][0], &pod["status"]["initContainerStatuses"][0]);
+    let ended = |status: &serde_json::Value| status["state"]["terminated"]["finishedAt"].as_str().unwrap_or_default().to_string();
+    assert!(!ended(main).is_empty() && ended(main) <= ended(escort), "main {main}, sidecar {escort}");
+    assert_eq!(escort["state"]["terminated"]["exitCode"], 3, "{escort}");
+    assert_eq!(cluster.kubectl("node-2", &["logs", "escorted", "-c", "escort"]), "bye\n");
+
+    let late = cluster.until("the deadline ends a Pod", || {
+        let pod = cluster.kubectl_json("node-2", &["get", "pod", "late"]);
+        (pod["status"]["phase"] == "Failed").then_some(pod)
+    });
+    assert_eq!(late["status"]["reason"], "DeadlineExceeded");
+    assert_eq!(late["status"]["message"], "Pod was active on the node longer than the specified deadline");
 }

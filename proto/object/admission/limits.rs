@@ -92,23 +92,35 @@ fn amounts(container: &Value, field: &str) -> Amounts {
     container.pointer(&format!("/resources/{field}")).map(quantities).unwrap_or_default()
 }
 
-/// What a Pod asks for: its containers together, or the largest of those that run before them.
+/// What a Pod asks for: its containers and sidecars together, or what is there while an init container runs.
 fn of_pod(pod: &Value, field: &str) -> Amounts {
     let list = |name: &str| pod["spec"][name].as_array().cloned().unwrap_or_default();
-    let mut sum = Amounts::new();
-    for container in list("containers") {
-        for (name, amount) in amounts(&container, field) {
-            let known = sum.entry(name).or_insert(Quantity::ZERO);
-            *known = *known + amount;
-        }
-    }
+    let (mut lasting, mut most) = (Amounts::new(), Amounts::new());
     for container in list("initContainers") {
-        for (name, amount) in amounts(&container, field) {
-            let known = sum.entry(name).or_insert(Quantity::ZERO);
+        let mut now = lasting.clone();
+        add(&mut now, amounts(&container, field));
+        if container["restartPolicy"] == "Always" {
+            lasting = now;
+            continue;
+        }
+        for (name, amount) in now {
+            let known = most.entry(name).or_insert(Quantity::ZERO);
             *known = (*known).max(amount);
         }
     }
-    sum
+    list("containers").iter().for_each(|container| add(&mut lasting, amounts(container, field)));
+    for (name, amount) in most {
+        let known = lasting.entry(name).or_insert(Quantity::ZERO);
+        *known = (*known).max(amount);
+    }
+    lasting
+}
+
+fn add(total: &mut Amounts, more: Amounts) {
+    for (name, amount) in more {
+        let known = total.entry(name).or_insert(Quantity::ZERO);
+        *known = *known + amount;
+    }
 }
 
 fn check(item: &Value, kind: &str, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {

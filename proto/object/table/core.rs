@@ -97,8 +97,11 @@ pub(crate) fn pod() -> Vec<Column> {
     vec![
         name(),
         column("Ready", "string", |o, _| {
-            let ready = items(o, "/status/containerStatuses").iter().filter(|c| c["ready"] == true).count();
-            format!("{ready}/{}", items(o, "/spec/containers").len()).into()
+            let sidecars: Vec<&Value> = items(o, "/spec/initContainers").iter().filter(|c| c["restartPolicy"] == "Always").collect();
+            let is_sidecar = |status: &&Value| sidecars.iter().any(|c| c["name"] == status["name"]);
+            let lasting = items(o, "/status/initContainerStatuses").iter().filter(is_sidecar).chain(items(o, "/status/containerStatuses"));
+            let ready = lasting.filter(|c| c["ready"] == true).count();
+            format!("{ready}/{}", items(o, "/spec/containers").len() + sidecars.len()).into()
         }),
         column("Status", "string", |o, _| pod_status(o).into()),
         column("Restarts", "string", |o, now| pod_restarts(o, now).into()),
@@ -118,7 +121,9 @@ fn pod_status(pod: &Value) -> String {
     let mut initializing = false;
     for (index, container) in inits.iter().enumerate() {
         let waiting = text_or(container, "/state/waiting/reason", "");
-        if container.pointer("/state/terminated").is_some_and(|t| t["exitCode"] == 0) {
+        let is_sidecar =
+            items(pod, "/spec/initContainers").iter().any(|c| c["name"] == container["name"] && c["restartPolicy"] == "Always");
+        if container.pointer("/state/terminated").is_some_and(|t| t["exitCode"] == 0) || (is_sidecar && container["started"] == true) {
             continue;
         }
         initializing = true;
@@ -129,7 +134,11 @@ fn pod_status(pod: &Value) -> String {
         };
         break;
     }
-    if !initializing {
+    // A Pod that was initialized stays so, whatever becomes of a sidecar.
+    if !initializing || condition_is_true(pod, "Initialized") {
+        if initializing {
+            reason = text_or(pod, "/status/reason", &text_or(pod, "/status/phase", ""));
+        }
         let mut running = false;
         for container in items(pod, "/status/containerStatuses").iter().rev() {
             let waiting = text_or(container, "/state/waiting/reason", "");

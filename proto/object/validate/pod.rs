@@ -62,6 +62,13 @@ pub(super) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
                 errors.duplicate(&path.child("name"), text(one, "name"));
             }
             container(one, &volumes, &path, errors);
+            if field == "initContainers" && text(one, "restartPolicy") != "Always" {
+                for lasting in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+                    if one.get(lasting).is_some_and(Value::is_object) {
+                        errors.forbidden(&path.child(lasting), "may not be set for init containers without restartPolicy=Always");
+                    }
+                }
+            }
         }
     }
     one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, errors);
@@ -297,6 +304,12 @@ mod tests {
         check(
             json!({"spec": {"containers": [{"name": "A", "image": "x", "imagePullPolicy": "Sometimes"}]}}).clone(),
             "[spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?'), spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"]",
+        );
+        check(
+            json!({"spec": {"containers": [{"name": "a", "image": "x"}], "initContainers": [
+                {"name": "i", "image": "x", "livenessProbe": {"exec": {"command": ["x"]}}},
+                {"name": "s", "image": "x", "restartPolicy": "Always", "livenessProbe": {"exec": {"command": ["x"]}}}]}}),
+            "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
         );
         check(
             json!({"spec": {"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}),
