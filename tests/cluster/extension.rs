@@ -99,10 +99,8 @@ fn appliers_keep_out_of_each_others_way() {
              template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: 'skein.test/none:1'}}]}}}}}}}}"
         )
     };
-    let path = cluster.directory().join("web.yaml");
     let apply = |node: &str, replicas: u32, more: &[&str]| {
-        std::fs::write(&path, manifest(replicas)).expect("a file can be written");
-        let file = path.display().to_string();
+        let file = cluster.manifest(&manifest(replicas));
         cluster.try_kubectl(node, &[&["apply", "--server-side", "-f", &file], more].concat())
     };
     apply("node-1", 0, &["--field-manager=a"]).expect("nobody else owns it");

@@ -162,9 +162,14 @@ impl Cluster {
     }
 
     pub fn apply(&self, node: &str, manifest: &str) -> String {
+        self.kubectl(node, &["apply", "-f", &self.manifest(manifest)])
+    }
+
+    /// A file with a manifest. It begins as YAML does: older kubectl take a brace for JSON.
+    pub fn manifest(&self, manifest: &str) -> String {
         let path = self.directory.join("manifest.yaml");
-        std::fs::write(&path, manifest).expect("a file can be written");
-        self.kubectl(node, &["apply", "-f", &path.display().to_string()])
+        std::fs::write(&path, format!("---\n{manifest}")).expect("a file can be written");
+        path.display().to_string()
     }
 
     /// `skein status` as this node answers it.
