@@ -1,5 +1,7 @@
 //! Probes of one container: a task for each, which asks and counts.
 
+mod grpc;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
@@ -128,7 +130,11 @@ async fn ask(target: &Target, probe: &Probe, timeout: Duration) -> Result<(), St
         let connected = TcpStream::connect((host.as_str(), port(&tcp.port, &target.container))).await;
         return connected.map(|_| ()).map_err(|e| format!("dial tcp {host}: {e}"));
     }
-    Err("this kind of probe is not supported yet".into())
+    if let Some(call) = &probe.grpc {
+        let port = u16::try_from(call.port).unwrap_or(0);
+        return grpc::check(&target.ip, port, call.service.as_deref().unwrap_or_default()).await;
+    }
+    Err("the probe has no handler".into())
 }
 
 /// A port given by number.
