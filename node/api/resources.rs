@@ -34,7 +34,8 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
             };
             return admitted.map_err(refused);
         }
-        "persistentvolumes" => admission::volume(object),
+        "volumeattributesclasses.storage.k8s.io" => admission::attributes_class(object),
+        "persistentvolumes" => admission::volume(object, &meta::time(jiff::Timestamp::now())),
         _ => {}
     }
     Ok(())

@@ -58,8 +58,16 @@ pub fn claim(claim: &mut Value, namespace: &str, list: &dyn Fn(&str) -> Vec<Valu
     Ok(())
 }
 
-pub fn volume(volume: &mut Value) {
+/// Protects a volume and says since when it is pending (KEP-3762).
+pub fn volume(volume: &mut Value, now: &str) {
     protect(volume, VOLUME_PROTECTION);
+    if volume["status"]["phase"] == "Pending" {
+        volume["status"]["lastPhaseTransitionTime"] = now.into();
+    }
+}
+
+pub fn attributes_class(class: &mut Value) {
+    protect(class, "kubernetes.io/vac-protection");
 }
 
 fn protect(object: &mut Value, finalizer: &str) {

@@ -53,11 +53,32 @@ pub fn namespace(namespace: &mut Value) {
     {
         labels.insert("kubernetes.io/metadata.name".into(), name.into());
     }
-    if let Some(spec) = object(namespace, "spec") {
-        default(spec, "finalizers", json!(["kubernetes"]));
-    }
     if let Some(status) = object(namespace, "status") {
         default(status, "phase", "Active");
+    }
+}
+
+/// Times of an Event are there, if only as null.
+pub fn event(event: &mut Value) {
+    nulls(event, &["firstTimestamp", "lastTimestamp", "eventTime"]);
+}
+
+/// The same of an Event in its newer form.
+pub fn event_of_events(event: &mut Value) {
+    nulls(event, &["deprecatedFirstTimestamp", "deprecatedLastTimestamp", "eventTime"]);
+}
+
+fn nulls(object: &mut Value, fields: &[&str]) {
+    if let Some(map) = object.as_object_mut() {
+        for field in fields {
+            map.entry(*field).or_insert(Value::Null);
+        }
+    }
+}
+
+pub fn prepare_namespace(namespace: &mut Value) {
+    if let Some(spec) = object(namespace, "spec") {
+        default(spec, "finalizers", json!(["kubernetes"]));
     }
 }
 

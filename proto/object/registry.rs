@@ -48,6 +48,8 @@ pub struct Resource {
     /// Where another resource holds the objects that this one shows.
     pub view: Option<View>,
     pub(crate) default: fn(&mut Value),
+    /// What is written into a new object only after its managers are recorded (a strategy's PrepareForCreate).
+    pub(crate) prepare: fn(&mut Value),
     pub(crate) validate: Validate,
     /// Fields that a `fieldSelector` may name, besides metadata.name and metadata.namespace.
     pub selectable: Cow<'static, [&'static str]>,
@@ -145,14 +147,18 @@ impl Resource {
 
     /// Writes into an object what Kubernetes writes where the client said nothing.
     pub fn fill_defaults(&self, object: &mut Value) {
-        match &self.custom {
-            Some(custom) => custom.default(object),
-            None => {
-                (self.default)(object);
-                if let Some(shape) = self.shape() {
-                    schema::fill(shape, object);
-                }
-            }
+        self.fill_managed(object);
+        (self.prepare)(object);
+    }
+
+    /// Those defaults that belong to whoever makes the object.
+    pub fn fill_managed(&self, object: &mut Value) {
+        if let Some(custom) = &self.custom {
+            return custom.default(object);
+        }
+        (self.default)(object);
+        if let Some(shape) = self.shape() {
+            schema::fill(shape, object);
         }
     }
 
@@ -291,6 +297,7 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         is_virtual: false,
         view: None,
         default: |_| {},
+        prepare: |_| {},
         validate: |_, _, _| {},
         selectable: Cow::Borrowed(&[]),
         columns: crate::table::name_and_age,

@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 pub struct Column {
     pub name: Cow<'static, str>,
     pub kind: Cow<'static, str>,
+    /// What the text is: `name` for the object's name.
+    pub format: Cow<'static, str>,
     /// Columns above 0 are shown by `-o wide` only.
     pub priority: u8,
     pub description: String,
@@ -51,7 +53,7 @@ impl Cell {
 }
 
 pub fn column(name: &'static str, kind: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { name: name.into(), kind: kind.into(), priority: 0, description: String::new(), cell: Cell::Known(cell) }
+    Column { name: name.into(), kind: kind.into(), format: "".into(), priority: 0, description: String::new(), cell: Cell::Known(cell) }
 }
 
 pub fn wide(name: &'static str, kind: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
@@ -69,7 +71,11 @@ pub(crate) fn name_and_creation() -> Vec<Column> {
 }
 
 pub(crate) fn name() -> Column {
-    column("Name", "string", |o, _| crate::meta::name(o).into())
+    formatted("name", column("Name", "string", |o, _| crate::meta::name(o).into()))
+}
+
+pub(crate) fn formatted(format: &'static str, column: Column) -> Column {
+    Column { format: format.into(), ..column }
 }
 
 pub(crate) fn age() -> Column {
@@ -77,10 +83,8 @@ pub(crate) fn age() -> Column {
 }
 
 pub fn definitions(columns: &[Column]) -> Vec<Value> {
-    let definition = |c: &Column| {
-        let format = if c.name == "Name" { "name" } else { "" };
-        json!({"name": c.name, "type": c.kind, "format": format, "description": c.description, "priority": c.priority})
-    };
+    let definition =
+        |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
     columns.iter().map(definition).collect()
 }
 

@@ -190,6 +190,7 @@ fn forget(value: &mut Value) {
         "creationTimestamp",
         "time",
         "lastTransitionTime",
+        "lastPhaseTransitionTime",
         "clusterIP",
         "clusterIPs",
         "nodePort",

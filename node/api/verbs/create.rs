@@ -105,10 +105,11 @@ fn prepare(context: &Context, object: &mut Value, target: &Target, origin: &Orig
     {
         map.shift_remove("status");
     }
-    target.resource.fill_defaults(object);
+    target.resource.fill_managed(object);
     if let Origin::Sent(author) = origin {
         author.record(&target.resource, None, object);
     }
+    target.resource.fill_defaults(object);
     resources::admit_creation(context, target, object)
 }
 

@@ -24,6 +24,7 @@ pub(super) fn column(definition: &Value) -> Column {
     let path = Path::parse(&text("jsonPath"));
     let is_date = kind == "date";
     Column {
+        format: text("format").into(),
         name: text("name").into(),
         kind: kind.into(),
         priority,

@@ -17,3 +17,10 @@ pub fn binding(binding: &mut Value) {
         }
     }
 }
+
+/// A role without rules says so.
+pub fn role(role: &mut Value) {
+    if let Some(map) = role.as_object_mut() {
+        map.entry("rules").or_insert(Value::Null);
+    }
+}

@@ -62,3 +62,14 @@ pub fn custom_resource_definition(definition: &mut Value) {
         default(names, "listKind", format!("{kind}List"));
     }
 }
+
+/// A definition says from the first which version it stores.
+pub fn prepare_custom_resource_definition(definition: &mut Value) {
+    let versions = definition.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
+    let stored: Vec<Value> = versions.filter(|version| version["storage"] == true).map(|version| version["name"].clone()).collect();
+    let Some(status) = object(definition, "status") else { return };
+    status.entry("conditions").or_insert(Value::Null);
+    if !stored.is_empty() {
+        default(status, "storedVersions", stored);
+    }
+}

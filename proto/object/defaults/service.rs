@@ -32,8 +32,6 @@ pub fn service(service: &mut Value) {
         }
         if kind != "ExternalName" {
             default(spec, "internalTrafficPolicy", "Cluster");
-            default(spec, "ipFamilies", json!(["IPv4"]));
-            default(spec, "ipFamilyPolicy", "SingleStack");
         }
         if kind == "NodePort" || kind == "LoadBalancer" {
             default(spec, "externalTrafficPolicy", "Cluster");
@@ -47,5 +45,13 @@ pub fn service(service: &mut Value) {
     }
     if let Some(status) = object(service, "status") {
         default(status, "loadBalancer", json!({}));
+    }
+}
+
+/// The cluster's one address family.
+pub fn prepare_service(service: &mut Value) {
+    if let Some(spec) = object(service, "spec").filter(|spec| spec.get("type") != Some(&json!("ExternalName"))) {
+        default(spec, "ipFamilies", json!(["IPv4"]));
+        default(spec, "ipFamilyPolicy", "SingleStack");
     }
 }

@@ -1,6 +1,6 @@
 //! Defaults of volumes, claims and classes.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{default, object};
 
@@ -50,5 +50,28 @@ pub fn csi_driver(driver: &mut Value) {
     default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
     if spec.get("volumeLifecycleModes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         spec.insert("volumeLifecycleModes".into(), json!(["Persistent"]));
+    }
+}
+
+/// Requests are there, if only as null, wherever devices are asked for.
+pub fn resource_claim(claim: &mut Value) {
+    if let Some(spec) = object(claim, "spec") {
+        devices(spec);
+    }
+}
+
+pub fn resource_claim_template(template: &mut Value) {
+    let Some(spec) = object(template, "spec") else { return };
+    default(spec, "metadata", json!({}));
+    default(spec, "spec", json!({}));
+    if let Some(spec) = spec.get_mut("spec").and_then(Value::as_object_mut) {
+        devices(spec);
+    }
+}
+
+fn devices(spec: &mut Map<String, Value>) {
+    default(spec, "devices", json!({}));
+    if let Some(devices) = spec.get_mut("devices").and_then(Value::as_object_mut) {
+        devices.entry("requests").or_insert(Value::Null);
     }
 }

@@ -116,6 +116,15 @@ pub fn replication_controller(controller: &mut Value) {
     }
 }
 
+/// What is 0 goes unsaid, unlike in newer kinds.
+pub fn prepare_replication_controller(controller: &mut Value) {
+    if let Some(spec) = object(controller, "spec")
+        && spec.get("minReadySeconds") == Some(&json!(0))
+    {
+        spec.shift_remove("minReadySeconds");
+    }
+}
+
 pub(super) fn template(spec: &mut Map<String, Value>) {
     if let Some(pod) = spec.get_mut("template").and_then(|t| t.get_mut("spec")).and_then(Value::as_object_mut) {
         pod_spec(pod);

@@ -38,6 +38,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             namespaced: false,
             name_rule: NameRule::PathSegment,
+            default: defaults::access::role,
             validate: validate::access::role,
             columns: table::name_and_creation,
             made_by_update: true,
@@ -53,6 +54,7 @@ pub(super) fn resources() -> Vec<Resource> {
         },
         Resource {
             name_rule: NameRule::PathSegment,
+            default: defaults::access::role,
             validate: validate::access::role,
             columns: table::name_and_creation,
             made_by_update: true,
@@ -71,6 +73,7 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             name_rule: NameRule::PathSegment,
             selectable: Cow::Borrowed(&["spec.signerName"]),
+            validate: validate::access::cluster_trust_bundle,
             columns: table::access::cluster_trust_bundle,
             ..entry("certificates.k8s.io", "v1", "ClusterTrustBundle", "clustertrustbundles")
         },

@@ -63,6 +63,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::extension::custom_resource_definition,
+            prepare: defaults::extension::prepare_custom_resource_definition,
             validate: validate::extension::custom_resource_definition,
             columns: table::extension::custom_resource_definition,
             ..entry("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")

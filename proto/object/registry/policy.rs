@@ -23,6 +23,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 "reportingController",
                 "type",
             ]),
+            default: defaults::event_of_events,
             columns: table::core::event,
             made_by_update: true,
             ..entry("events.k8s.io", "v1", "Event", "events")

@@ -58,10 +58,14 @@ pub(super) fn resources() -> Vec<Resource> {
         },
         Resource {
             subresources: Cow::Borrowed(&[Subresource::Status]),
+            default: defaults::storage::resource_claim,
             columns: table::storage::resource_claim,
             ..entry("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
         },
-        Resource { ..entry("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates") },
+        Resource {
+            default: defaults::storage::resource_claim_template,
+            ..entry("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates")
+        },
         Resource {
             namespaced: false,
             has_generation: true,

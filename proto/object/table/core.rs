@@ -41,7 +41,7 @@ pub(crate) fn event() -> Vec<Column> {
         column("Message", "string", |o, _| either(o, "/message", "/note").trim().into()),
         wide("First Seen", "string", |o, now| since(&either(o, "/firstTimestamp", "/deprecatedFirstTimestamp"), now).into()),
         wide("Count", "string", |o, _| number(o, "/count").max(number(o, "/deprecatedCount")).max(1).into()),
-        wide("Name", "string", |o, _| crate::meta::name(o).into()),
+        Column { priority: 1, ..name() },
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Column, age, column, flag, items, joined, name, text_or, wide};
+use super::{Cell, Column, age, column, flag, formatted, items, joined, name, text_or, wide};
 
 const UNSET: &str = "<unset>";
 
@@ -58,13 +58,15 @@ pub(crate) fn volume() -> Vec<Column> {
     ]
 }
 
+fn marked_name(class: &Value) -> Value {
+    let default = class.pointer("/metadata/annotations/storageclass.kubernetes.io~1is-default-class").and_then(Value::as_str);
+    let name = crate::meta::name(class);
+    if default == Some("true") { format!("{name} (default)").into() } else { name.into() }
+}
+
 pub(crate) fn class() -> Vec<Column> {
     vec![
-        column("Name", "string", |o, _| {
-            let default = o.pointer("/metadata/annotations/storageclass.kubernetes.io~1is-default-class").and_then(Value::as_str);
-            let name = crate::meta::name(o);
-            if default == Some("true") { format!("{name} (default)").into() } else { name.into() }
-        }),
+        Column { cell: Cell::Known(|o, _| marked_name(o)), ..name() },
         column("Provisioner", "string", |o, _| text_or(o, "/provisioner", "").into()),
         column("ReclaimPolicy", "string", |o, _| text_or(o, "/reclaimPolicy", "Delete").into()),
         column("VolumeBindingMode", "string", |o, _| text_or(o, "/volumeBindingMode", "Immediate").into()),
@@ -99,7 +101,7 @@ pub(crate) fn csi_node() -> Vec<Column> {
 pub(crate) fn attachment() -> Vec<Column> {
     vec![
         name(),
-        column("Attacher", "string", |o, _| text_or(o, "/spec/attacher", "").into()),
+        formatted("name", column("Attacher", "string", |o, _| text_or(o, "/spec/attacher", "").into())),
         column("PV", "string", |o, _| text_or(o, "/spec/source/persistentVolumeName", "").into()),
         column("Node", "string", |o, _| text_or(o, "/spec/nodeName", "").into()),
         column("Attached", "boolean", |o, _| flag(o, "/status/attached", false)),
@@ -156,7 +158,7 @@ pub(crate) fn resource_slice() -> Vec<Column> {
 
 pub(crate) fn version_migration() -> Vec<Column> {
     vec![
-        name(),
+        formatted("", name()),
         column("Resource", "string", |o, _| {
             let (resource, group) = (text_or(o, "/spec/resource/resource", ""), text_or(o, "/spec/resource/group", ""));
             if group.is_empty() { resource.into() } else { format!("{resource}.{group}").into() }

@@ -82,3 +82,11 @@ fn validate_subject(subject: &Value, path: &Path, errors: &mut Errors) {
         other => errors.unsupported(&path.child("kind"), other, &["ServiceAccount", "User", "Group"]),
     }
 }
+
+/// At least one certificate in PEM.
+pub fn cluster_trust_bundle(bundle: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let bundle = bundle.pointer("/spec/trustBundle").and_then(Value::as_str).unwrap_or_default();
+    if !bundle.contains("-----BEGIN CERTIFICATE-----") {
+        errors.invalid(&Path::new("spec").child("trustBundle"), "<value omitted>", "at least one trust anchor must be provided");
+    }
+}

@@ -10,6 +10,7 @@ use crate::selector::Selector;
 pub fn deployment(deployment: &Value, old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = deployment.get("spec").unwrap_or(&Value::Null);
+    needs_selector(spec, &path, errors);
     selected_template(spec, &path, errors);
     if let Some(old) = old {
         immutable(deployment, old, "/spec/selector", &path.child("selector"), errors);
@@ -37,7 +38,9 @@ pub fn deployment(deployment: &Value, old: Option<&Value>, errors: &mut Errors) 
 
 pub fn replica_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
-    selected_template(set.get("spec").unwrap_or(&Value::Null), &path, errors);
+    let spec = set.get("spec").unwrap_or(&Value::Null);
+    needs_selector(spec, &path, errors);
+    selected_template(spec, &path, errors);
     if let Some(old) = old {
         immutable(set, old, "/spec/selector", &path.child("selector"), errors);
     }
@@ -66,6 +69,7 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     let spec = set.get("spec").cloned().unwrap_or_default();
     let path = Path::new("spec");
     non_negative(&spec, "replicas", &path, errors);
+    needs_selector(&spec, &path, errors);
     selected_template(&with_claims(&spec), &path, errors);
     one_of(&spec, "podManagementPolicy", &["OrderedReady", "Parallel"], &path, errors);
     let Some(old) = old else { return };
@@ -133,12 +137,10 @@ fn selected_template(spec: &Value, path: &Path, errors: &mut Errors) {
     non_negative(spec, "replicas", path, errors);
     let selector = spec.get("selector").filter(|s| s.is_object());
     let parsed = selector.and_then(|s| serde_json::from_value::<LabelSelector>(s.clone()).ok());
-    match (&selector, &parsed) {
-        (None, _) => errors.required(&path.child("selector"), ""),
-        (Some(value), Some(parsed)) if Selector::from_label_selector(parsed).is_everything() => {
-            errors.invalid(&path.child("selector"), (*value).clone(), "empty selector is invalid for deployment");
-        }
-        _ => {}
+    if let (Some(value), Some(parsed)) = (&selector, &parsed)
+        && Selector::from_label_selector(parsed).is_everything()
+    {
+        errors.invalid(&path.child("selector"), (*value).clone(), "empty selector is invalid for deployment");
     }
     for (index, expression) in parsed.iter().flat_map(|p| p.match_expressions.iter().flatten()).enumerate() {
         if !["In", "NotIn", "Exists", "DoesNotExist"].contains(&expression.operator.as_str()) {
@@ -151,11 +153,18 @@ fn selected_template(spec: &Value, path: &Path, errors: &mut Errors) {
         return;
     };
     let labels = crate::meta::labels(template);
-    if parsed.is_some_and(|p| !Selector::from_label_selector(&p).matches(&labels)) {
+    // No selector selects nothing.
+    if parsed.is_none_or(|p| !Selector::from_label_selector(&p).matches(&labels)) {
         let found = template.pointer("/metadata/labels").cloned().unwrap_or_default();
         errors.invalid(&path.child("template").child("metadata").child("labels"), found, "`selector` does not match template `labels`");
     }
     pod_template(template, &path.child("template"), errors);
+}
+
+fn needs_selector(spec: &Value, path: &Path, errors: &mut Errors) {
+    if spec.get("selector").is_none_or(|selector| !selector.is_object()) {
+        errors.required(&path.child("selector"), "");
+    }
 }
 
 /// A template of Pods that may end.
