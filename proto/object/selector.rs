@@ -82,6 +82,14 @@ impl Selector {
         }
     }
 
+    /// Narrows the selector by one more requirement.
+    pub fn require(&mut self, key: &str, operator: &str, values: &[String]) {
+        match Self::requirement(key, operator, values) {
+            Some(requirement) => self.requirements.push(requirement),
+            None => self.nothing = true,
+        }
+    }
+
     fn requirement(key: &str, operator: &str, values: &[String]) -> Option<Requirement> {
         let number = || values.first().and_then(|v| v.parse().ok());
         let test = match operator {

@@ -1,15 +1,15 @@
 //! One term of leading.
 
+mod schedule;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_place::{Fleet, Placement, place};
-use skein_reconcile::{
-    Controller, LOST_AFTER_MS, Liveness, Mint, Note, Snapshot, bind, event, interested, placed, reconcile, unschedulable, with_volumes,
-};
+use skein_place::Fleet;
+use skein_reconcile::{Controller, LOST_AFTER_MS, Liveness, Mint, Snapshot, interested, is_finished, labels_of, reconcile};
 use skein_state::Event;
 use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -103,6 +103,9 @@ impl<'a> Session<'a> {
         for node in self.snapshot.nodes.values() {
             self.fleet.observe_node(&node.object);
         }
+        for (key, entry) in view.state.range("namespaces/", None) {
+            self.fleet.observe_namespace(key.name(), Some(labels_of(entry)));
+        }
         for (key, entry) in view.state.range("", None) {
             let event = Event { revision: entry.revision, key: key.clone(), before: None, after: Some(entry.clone()) };
             self.queue.extend(interested(&self.snapshot, &event));
@@ -158,10 +161,12 @@ impl<'a> Session<'a> {
             }
             "pods" => {
                 self.observe_pod(&event.key);
-                if event.after.is_none() {
+                let has_ended = self.snapshot.pods.get(&event.key).is_none_or(|pod| is_finished(&pod.object));
+                if has_ended && !self.pending.is_empty() {
                     self.retry_pending = Instant::now();
                 }
             }
+            "namespaces" => self.fleet.observe_namespace(event.key.name(), event.after.as_ref().map(labels_of)),
             "persistentvolumeclaims" | "persistentvolumes" => self.retry_pending = Instant::now(),
             _ => {}
         }
@@ -173,10 +178,7 @@ impl<'a> Session<'a> {
             self.fleet.forget(&format!("{}/{}", key.namespace(), key.name()));
             return;
         };
-        let node = pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-        let scheduler = pod.object.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler");
-        let waits = node.is_empty() && scheduler == "default-scheduler" && pod.object.metadata.deletion_timestamp.is_none();
-        if waits {
+        if Self::is_pending(&pod.object) {
             if self.pending.insert(key.clone()) {
                 self.retry_pending = Instant::now();
             }
@@ -184,46 +186,6 @@ impl<'a> Session<'a> {
             self.pending.remove(key);
         }
         self.fleet.observe_pod(&pod.object);
-    }
-
-    /// Places every Pod that waits, against one fleet.
-    fn schedule(&mut self) -> Vec<Transaction> {
-        if self.pending.is_empty() || Instant::now() < self.retry_pending {
-            return Vec::new();
-        }
-        self.retry_pending = Instant::now() + RETRY_UNSCHEDULABLE;
-        let mut mint = Mint::new(Timestamp::now(), rand::random(), Liveness::default());
-        let mut transactions = Vec::new();
-        for key in &self.pending {
-            let Some(pod) = self.snapshot.pods.get(key) else { continue };
-            let uid = pod.object.metadata.uid.clone().unwrap_or_default();
-            let placement = match with_volumes(&self.snapshot, &pod.object) {
-                Ok(demanding) => place(&self.fleet, &demanding),
-                Err(why) => Placement::Unschedulable(format!("0/{} nodes are available: {why}.", self.snapshot.nodes.len())),
-            };
-            let (written, reason, message, warning) = match &placement {
-                Placement::Node(node) => {
-                    self.fleet.assume(&pod.object, node);
-                    let message = format!("Successfully assigned {}/{} to {node}", key.namespace(), key.name());
-                    let mut written = bind(pod, node, &mint);
-                    if let Some(transaction) = &mut written {
-                        transaction.writes.extend(placed(&self.snapshot, &pod.object, node, &mut mint));
-                    }
-                    (written, "Scheduled", message, false)
-                }
-                Placement::Unschedulable(why) => (unschedulable(pod, why, &mint), "FailedScheduling", why.clone(), true),
-            };
-            if let Some(mut transaction) = written {
-                let note = Note { regarding: key, uid: &uid, reason, message, component: "default-scheduler", warning };
-                transaction.writes.extend(event(&note, &mut mint).writes);
-                transactions.push(transaction);
-            }
-            if transactions.len() >= BATCH_TRANSACTIONS {
-                self.retry_pending = Instant::now();
-                break;
-            }
-        }
-        transactions
     }
 
     fn reconcile_some(&mut self, liveness: &Liveness, decided: &mut Vec<Decided>) {

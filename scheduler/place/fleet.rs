@@ -1,23 +1,47 @@
-//! The nodes and what is requested on each, kept incrementally.
+//! The nodes and what is on each, kept incrementally; and for each kind of Pod the nodes in the order of their merit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use skein_object::quantity::Quantity;
 use skein_object::selector::Labels;
 
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
+use crate::class::Class;
+use crate::demand::{Amounts, Demand, Occupant, amounts, normalized};
+use crate::topology::Namespaces;
+use crate::{Placement, explain};
+
+/// Classes that are kept ready; the one that was asked for longest ago goes first.
+const CLASSES_MAX: usize = 64;
+
+/// Changes remembered for classes that have not seen them; a class further behind is made anew.
+const CHANGES_MAX: usize = 1 << 16;
 
 /// Placements against one snapshot are made on a fleet, and recorded in it.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
-    nodes: BTreeMap<String, NodeInfo>,
+    nodes: BTreeMap<Arc<str>, NodeInfo>,
     /// The node of each Pod that occupies one, by `namespace/name`.
-    pods: BTreeMap<String, String>,
+    pods: BTreeMap<String, Arc<str>>,
+    pub(crate) namespaces: Namespaces,
+    classes: BTreeMap<String, (u64, Class)>,
+    changes: VecDeque<Change>,
+    /// The number of the first remembered change.
+    changes_start: u64,
+    placements: u64,
 }
 
-#[derive(Clone, Debug, Default)]
+/// A Pod came to a node or went.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) node: Arc<str>,
+    pub(crate) occupant: Arc<Occupant>,
+    /// 1 or -1.
+    pub(crate) amount: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeInfo {
     pub name: String,
     pub(crate) labels: Labels,
@@ -25,17 +49,11 @@ pub struct NodeInfo {
     pub(crate) unschedulable: bool,
     pub(crate) known: bool,
     pub(crate) allocatable: Amounts,
+    /// Bytes of each image that is there.
+    pub(crate) images: BTreeMap<String, i64>,
     pub(crate) requested: Amounts,
-    pub(crate) pods: BTreeMap<String, Occupant>,
-}
-
-/// What a Pod takes on its node.
-#[derive(Clone, Debug)]
-pub(crate) struct Occupant {
-    pub(crate) namespace: String,
-    pub(crate) labels: Labels,
-    pub(crate) requests: Amounts,
-    pub(crate) host_ports: Vec<(i32, String)>,
+    pub(crate) weight: (i128, i128),
+    pub(crate) pods: BTreeMap<String, Arc<Occupant>>,
 }
 
 // === impl Fleet ===
@@ -45,106 +63,179 @@ impl Fleet {
         self.nodes.values().filter(|node| node.known)
     }
 
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &NodeInfo)> {
+        self.nodes.iter().filter(|(_, node)| node.known)
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.nodes.get(name).filter(|node| node.known)
+    }
+
     pub fn observe_node(&mut self, node: &Node) {
-        let name = node.metadata.name.clone().unwrap_or_default();
-        let info = self.nodes.entry(name.clone()).or_default();
-        let spec = node.spec.as_ref();
-        info.name = name;
-        info.known = true;
-        info.labels = node.metadata.labels.clone().unwrap_or_default();
-        info.taints = spec.and_then(|s| s.taints.clone()).unwrap_or_default();
-        info.unschedulable = spec.and_then(|s| s.unschedulable).unwrap_or(false);
-        info.allocatable = amounts(node.status.as_ref().and_then(|s| s.allocatable.as_ref()));
+        let name: Arc<str> = node.metadata.name.as_deref().unwrap_or_default().into();
+        let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+        let images = status.and_then(|s| s.images.as_deref()).unwrap_or_default();
+        let known = self.nodes.entry(Arc::clone(&name)).or_default();
+        let seen = NodeInfo {
+            name: name.to_string(),
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+            taints: spec.and_then(|s| s.taints.clone()).unwrap_or_default(),
+            unschedulable: spec.and_then(|s| s.unschedulable).unwrap_or(false),
+            known: true,
+            allocatable: amounts(status.and_then(|s| s.allocatable.as_ref())),
+            images: images
+                .iter()
+                .flat_map(|image| image.names.iter().flatten().map(|name| (normalized(name), image.size_bytes.unwrap_or(0))))
+                .collect(),
+            requested: std::mem::take(&mut known.requested),
+            weight: known.weight,
+            pods: std::mem::take(&mut known.pods),
+        };
+        let is_same = (&seen.labels, &seen.taints, seen.unschedulable, seen.known, &seen.allocatable, &seen.images)
+            == (&known.labels, &known.taints, known.unschedulable, known.known, &known.allocatable, &known.images);
+        *known = seen;
+        if !is_same {
+            self.classes.clear();
+        }
     }
 
     pub fn forget_node(&mut self, name: &str) {
         if let Some(info) = self.nodes.get_mut(name) {
             info.known = false;
+            self.classes.clear();
         }
     }
 
-    /// A Pod as it is in the snapshot: it occupies its node until it has ended.
+    /// The labels of a namespace, which terms of affinity may select by; `None` when it is gone.
+    pub fn observe_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        if self.namespaces.get(name) == labels.as_ref() {
+            return;
+        }
+        match labels {
+            Some(labels) => self.namespaces.insert(name.into(), labels),
+            None => self.namespaces.remove(name),
+        };
+        self.classes.clear();
+    }
+
+    /// A Pod as it is in the snapshot: it occupies its node, or the one that it is nominated for, until it has ended.
     pub fn observe_pod(&mut self, pod: &Pod) {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
-        self.forget(&key(pod));
-        if !node.is_empty() && phase != "Succeeded" && phase != "Failed" {
-            self.assume(pod, node);
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
+        let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|node| !node.is_empty());
+        let node = bound.or_else(|| nominated(pod).filter(|_| pod.metadata.deletion_timestamp.is_none()));
+        match node.filter(|_| phase != "Succeeded" && phase != "Failed") {
+            Some(node) => self.assume(pod, node),
+            None => self.forget(&key(pod)),
         }
     }
 
     /// Counts a Pod on a node, before or after it is bound there.
     pub fn assume(&mut self, pod: &Pod, node: &str) {
-        let occupant = Occupant {
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
-            requests: requests(pod),
-            host_ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
-        };
-        let info = self.nodes.entry(node.into()).or_default();
-        for (name, amount) in &occupant.requests {
-            let sum = info.requested.get(name).copied().unwrap_or_default() + *amount;
-            info.requested.insert(name.clone(), sum);
+        let key = key(pod);
+        let occupant = Occupant { is_nominated: nominated(pod) == Some(node) && is_unbound(pod), ..Occupant::of(pod) };
+        let known = self.pods.get(&key).filter(|known| ***known == *node).and_then(|known| self.nodes[known].pods.get(&key));
+        if known.is_some_and(|known| **known == occupant) {
+            return;
         }
-        info.pods.insert(key(pod), occupant);
-        self.pods.insert(key(pod), node.into());
+        self.forget(&key);
+        let name: Arc<str> = self.nodes.get_key_value(node).map_or_else(|| node.into(), |(name, _)| Arc::clone(name));
+        let info = self.nodes.entry(Arc::clone(&name)).or_default();
+        let occupant = Arc::new(occupant);
+        info.count(&occupant, 1);
+        info.pods.insert(key.clone(), Arc::clone(&occupant));
+        self.pods.insert(key, Arc::clone(&name));
+        self.remember(Change { node: name, occupant, amount: 1 });
     }
 
     /// Frees what the Pod `namespace/name` occupies.
     pub fn forget(&mut self, pod: &str) {
-        let Some(info) = self.pods.remove(pod).and_then(|node| self.nodes.get_mut(&node)) else { return };
+        let Some(node) = self.pods.remove(pod) else { return };
+        let Some(info) = self.nodes.get_mut(&node) else { return };
         let Some(occupant) = info.pods.remove(pod) else { return };
-        for (name, amount) in occupant.requests {
-            let rest = info.requested.get(&name).copied().unwrap_or_default() - amount;
-            info.requested.insert(name, rest);
+        info.count(&occupant, -1);
+        self.remember(Change { node, occupant, amount: -1 });
+    }
+
+    /// Chooses a node for a Pod.
+    pub fn place(&mut self, pod: &Pod) -> Placement {
+        let reserved = nominated(pod).filter(|_| is_unbound(pod)).map(String::from);
+        if reserved.is_some() {
+            self.forget(&key(pod));
+        }
+        let placement = self.with_class(pod, |class, fleet| match class.choose(fleet) {
+            Some(node) => Placement::Node(node.to_string()),
+            None => Placement::Unschedulable(explain(fleet.nodes().count(), &class.reasons(fleet))),
+        });
+        if let (Some(node), Placement::Unschedulable(_)) = (&reserved, &placement) {
+            self.assume(pod, node);
+        }
+        placement
+    }
+
+    /// Runs `look` on the class of a Pod, brought up to date.
+    pub(crate) fn with_class<T>(&mut self, pod: &Pod, look: impl FnOnce(&Class, &Self) -> T) -> T {
+        let name = Demand::class_of(pod);
+        self.placements += 1;
+        let known = self.classes.remove(&name).map(|(_, class)| class).filter(|class| class.seen >= self.changes_start);
+        let mut class = known.unwrap_or_else(|| Class::of(Demand::of(pod), self));
+        class.catch_up(self);
+        let found = look(&class, self);
+        if self.classes.len() >= CLASSES_MAX
+            && let Some(oldest) = self.classes.iter().min_by_key(|(_, (used, _))| *used).map(|(name, _)| name.clone())
+        {
+            self.classes.remove(&oldest);
+        }
+        self.classes.insert(name, (self.placements, class));
+        found
+    }
+
+    /// The number that the next change will have.
+    pub(crate) fn changes_end(&self) -> u64 {
+        self.changes_start + self.changes.len() as u64
+    }
+
+    /// The changes from a number on.
+    pub(crate) fn changes_since(&self, seen: u64) -> impl Iterator<Item = &Change> {
+        let skip = usize::try_from(seen.saturating_sub(self.changes_start)).unwrap_or(usize::MAX);
+        self.changes.range(skip.min(self.changes.len())..)
+    }
+
+    fn remember(&mut self, change: Change) {
+        if self.classes.is_empty() {
+            self.changes_start = self.changes_end() + 1;
+            self.changes.clear();
+            return;
+        }
+        self.changes.push_back(change);
+        if self.changes.len() > CHANGES_MAX {
+            self.changes.pop_front();
+            self.changes_start += 1;
         }
     }
 }
 
-fn key(pod: &Pod) -> String {
+// === impl NodeInfo ===
+
+impl NodeInfo {
+    fn count(&mut self, occupant: &Occupant, sign: i128) {
+        for (name, amount) in &occupant.requests {
+            let sum = self.requested.get(name).copied().unwrap_or_default() + Quantity::from_milli(sign * amount.milli());
+            self.requested.insert(name.clone(), sum);
+        }
+        self.weight.0 += sign * occupant.weight.0;
+        self.weight.1 += sign * occupant.weight.1;
+    }
+}
+
+pub(crate) fn key(pod: &Pod) -> String {
     format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
 }
 
-/// What a Pod asks for: its containers and sidecars together, or an init container with the sidecars before it where
-/// that is more (KEP-753); its overhead; one Pod.
-pub(crate) fn requests(pod: &Pod) -> Amounts {
-    let Some(spec) = &pod.spec else { return Amounts::new() };
-    let of = |c: &k8s_openapi::api::core::v1::Container| amounts(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
-    let (mut lasting, mut most) = (Amounts::new(), Amounts::new());
-    for init in spec.init_containers.iter().flatten() {
-        let mut now = lasting.clone();
-        add(&mut now, of(init));
-        if init.restart_policy.as_deref() == Some("Always") {
-            lasting = now;
-            continue;
-        }
-        for (name, amount) in now {
-            let known = most.get(&name).copied().unwrap_or_default();
-            most.insert(name, known.max(amount));
-        }
-    }
-    spec.containers.iter().for_each(|container| add(&mut lasting, of(container)));
-    for (name, amount) in most {
-        let known = lasting.get(&name).copied().unwrap_or_default();
-        lasting.insert(name, known.max(amount));
-    }
-    add(&mut lasting, amounts(spec.overhead.as_ref()));
-    lasting.insert("pods".into(), Quantity::from_units(1));
-    lasting
+pub(crate) fn nominated(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).filter(|node| !node.is_empty())
 }
 
-fn add(total: &mut Amounts, more: Amounts) {
-    for (name, amount) in more {
-        let sum = total.get(&name).copied().unwrap_or_default() + amount;
-        total.insert(name, sum);
-    }
-}
-
-pub(crate) fn host_ports(spec: &PodSpec) -> Vec<(i32, String)> {
-    let ports = spec.containers.iter().flat_map(|c| c.ports.iter().flatten());
-    ports.filter_map(|p| Some((p.host_port.filter(|n| *n > 0)?, p.protocol.clone().unwrap_or_else(|| "TCP".into())))).collect()
-}
-
-fn amounts(texts: Option<&BTreeMap<String, Text>>) -> Amounts {
-    texts.into_iter().flatten().filter_map(|(name, text)| Some((name.clone(), text.0.parse().ok()?))).collect()
+fn is_unbound(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default().is_empty()
 }

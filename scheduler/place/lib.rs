@@ -1,21 +1,29 @@
-//! Which node a Pod goes to: filters say where it can, scores say where it should.
+//! Which node a Pod goes to: filters say where it can, scores say where it should, preemption says who must make room.
 //!
 //! ```text
-//!   Fleet (nodes and what is requested on each) ── place(pod) ──▶ node, or why no node will do
+//!   Fleet (nodes and what is on each) ── place(pod) ──▶ node, or why no node will do ── preempt(pod) ──▶ victims
 //! ```
 //!
 //! Pure: the fleet is a value that the caller keeps up to date; many Pods are placed against one fleet by calling
-//! [`Fleet::assume`] after each.
+//! [`Fleet::assume`] after each. Pods that ask the same are one class, whose nodes stay sorted by merit.
 
+mod class;
+mod demand;
 mod filters;
 mod fleet;
+mod preempt;
 mod scores;
+mod topology;
 
 pub use fleet::{Fleet, NodeInfo};
+pub use preempt::{Budget, Preemption};
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+
+use demand::Demand;
 
 /// Where a Pod goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,37 +33,15 @@ pub enum Placement {
     Unschedulable(String),
 }
 
-/// Chooses a node for a Pod.
-pub fn place(fleet: &Fleet, pod: &Pod) -> Placement {
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut best: Option<(i64, &str)> = None;
-    for node in fleet.nodes() {
-        match filters::check(node, pod) {
-            Ok(()) => {
-                let score = scores::score(fleet, node, pod);
-                // Names break ties downwards, so that equal nodes are chosen in one order everywhere.
-                if best.is_none_or(|(top, name)| score > top || (score == top && node.name.as_str() < name)) {
-                    best = Some((score, &node.name));
-                }
-            }
-            Err(why) => *reasons.entry(why).or_default() += 1,
-        }
-    }
-    match best {
-        Some((_, name)) => Placement::Node(name.into()),
-        None => Placement::Unschedulable(explain(fleet.nodes().count(), &reasons)),
-    }
-}
-
 /// Whether a Pod of a DaemonSet belongs on a node: by name, selector, affinity and taints, not by room.
 pub fn belongs(node: &Node, pod: &Pod) -> bool {
     let mut fleet = Fleet::default();
     fleet.observe_node(node);
-    fleet.nodes().all(|info| filters::belongs(info, pod))
+    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod)))
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
-fn explain(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
+fn explain(nodes: usize, reasons: &BTreeMap<Cow<'static, str>, usize>) -> String {
     if nodes == 0 {
         return "no nodes available to schedule pods".into();
     }
@@ -89,7 +75,7 @@ mod tests {
     }
 
     fn check(nodes: &[Node], spec: Value, expected: Result<&str, &str>) {
-        let got = place(&fleet(nodes), &pod("p", spec));
+        let got = fleet(nodes).place(&pod("p", spec));
         let expected = match expected {
             Ok(name) => Placement::Node(name.into()),
             Err(why) => Placement::Unschedulable(why.into()),
@@ -125,7 +111,7 @@ mod tests {
         let mut chosen = Vec::new();
         for index in 0..6 {
             let pod = pod(&format!("p{index}"), json!({}));
-            let Placement::Node(name) = place(&fleet, &pod) else { panic!("there is room") };
+            let Placement::Node(name) = fleet.place(&pod) else { panic!("there is room") };
             fleet.assume(&pod, &name);
             chosen.push(name);
         }
@@ -136,8 +122,110 @@ mod tests {
     fn counts_pods_against_the_nodes_limit() {
         let mut fleet = fleet(&[node("a", json!({}))]);
         (0..3).for_each(|i| fleet.assume(&pod(&format!("p{i}"), json!({})), "a"));
-        assert_eq!(place(&fleet, &pod("p", json!({}))), Placement::Unschedulable("0/1 nodes are available: 1 Too many pods.".into()));
+        assert_eq!(fleet.place(&pod("p", json!({}))), Placement::Unschedulable("0/1 nodes are available: 1 Too many pods.".into()));
         fleet.forget("n/p0");
-        assert_eq!(place(&fleet, &pod("p", json!({}))), Placement::Node("a".into()));
+        assert_eq!(fleet.place(&pod("p", json!({}))), Placement::Node("a".into()));
+    }
+
+    fn zoned(name: &str, zone: &str) -> Node {
+        let mut zoned = node(name, json!({}));
+        zoned.metadata.labels.get_or_insert_default().insert("topology.kubernetes.io/zone".into(), zone.into());
+        zoned
+    }
+
+    fn run(fleet: &mut Fleet, name: &str, spec: Value) -> String {
+        let pod = pod(name, spec);
+        match fleet.place(&pod) {
+            Placement::Node(node) => {
+                fleet.assume(&pod, &node);
+                node
+            }
+            Placement::Unschedulable(why) => why,
+        }
+    }
+
+    #[test]
+    fn keeps_the_skew_between_zones_within_bounds() {
+        let mut fleet = fleet(&[zoned("a", "x"), zoned("b", "x"), zoned("c", "y")]);
+        let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "a"}}}]});
+        let chosen: Vec<String> = (0..6).map(|i| run(&mut fleet, &format!("p{i}"), spread.clone())).collect();
+        let in_y = chosen.iter().filter(|node| *node == "c").count();
+        assert_eq!(in_y, 3, "{chosen:?}");
+        // The zone y is full; x has room, but would be two ahead.
+        assert_eq!(run(&mut fleet, "p6", spread.clone()), "b");
+        let why = "0/3 nodes are available: 1 Too many pods, 2 node(s) didn't match pod topology spread constraints.";
+        assert_eq!(run(&mut fleet, "p7", spread), why);
+    }
+
+    #[test]
+    fn pods_stay_near_those_they_want_and_far_from_those_they_do_not() {
+        let mut fleet = fleet(&[zoned("a", "x"), zoned("b", "x"), zoned("c", "y")]);
+        let term = |key: &str, app: &str| json!([{"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}}]);
+        let apart = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term("kubernetes.io/hostname", "a")}}});
+        let mut chosen: Vec<String> = (0..3).map(|i| run(&mut fleet, &format!("p{i}"), apart.clone())).collect();
+        chosen.sort();
+        assert_eq!(chosen, ["a", "b", "c"]);
+        assert_eq!(run(&mut fleet, "p3", apart), "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules.");
+        // Those that are there refuse it as well, though it has no wish of its own.
+        assert_eq!(
+            run(&mut fleet, "p4", json!({})),
+            "0/3 nodes are available: 3 node(s) didn't satisfy existing pods anti-affinity rules."
+        );
+        (0..3).for_each(|i| fleet.forget(&format!("n/p{i}")));
+        let near = |app: &str| json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term("topology.kubernetes.io/zone", app)}}});
+        assert_eq!(run(&mut fleet, "p5", near("b")), "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.");
+        let mut other = pod("q", json!({}));
+        other.metadata.labels = Some([("app".to_string(), "b".to_string())].into());
+        fleet.assume(&other, "c");
+        assert_eq!(run(&mut fleet, "p6", near("b")), "c");
+    }
+
+    #[test]
+    fn the_first_of_a_set_may_want_its_own_kind_near() {
+        let mut fleet = fleet(&[zoned("a", "x"), zoned("b", "y")]);
+        let term = json!([{"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "a"}}}]);
+        let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
+        let chosen: Vec<String> = (0..3).map(|i| run(&mut fleet, &format!("p{i}"), near.clone())).collect();
+        assert_eq!(chosen, ["a", "a", "a"]);
+    }
+
+    #[test]
+    fn the_least_important_make_room() {
+        let mut fleet = fleet(&[node("a", json!({})), node("b", json!({}))]);
+        let big = |priority: i32| json!({"requests": {"cpu": "1500m"}, "priority": priority});
+        assert_eq!((run(&mut fleet, "p1", big(5)), run(&mut fleet, "p2", big(3))), ("a".into(), "b".into()));
+        let urgent = pod("urgent", big(9));
+        assert_eq!(fleet.place(&urgent), Placement::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".into()));
+        let preempted =
+            |node: &str, pods: &[&str]| Preemption::Victims { node: node.into(), pods: pods.iter().map(|p| (*p).into()).collect() };
+        assert_eq!(fleet.preempt(&urgent, &[]), preempted("b", &["n/p2"]));
+        // A budget makes the more important Pod the cheaper victim.
+        fleet.assume(
+            &{
+                let mut other = pod("p2", big(3));
+                other.metadata.labels = Some([("app".to_string(), "b".to_string())].into());
+                other
+            },
+            "b",
+        );
+        let selector = skein_object::selector::Selector::parse("app=b").expect("a selector");
+        let budget = Budget { namespace: "n".into(), selector, allowed: 0 };
+        assert_eq!(fleet.preempt(&urgent, &[budget]), preempted("a", &["n/p1"]));
+        let hopeless = |why: &str| Preemption::Hopeless(why.into());
+        let why = "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
+        assert_eq!(fleet.preempt(&pod("meek", big(1)), &[]), hopeless(why));
+        let why = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+        assert_eq!(fleet.preempt(&pod("huge", json!({"requests": {"cpu": "8"}, "priority": 9})), &[]), hopeless(why));
+    }
+
+    #[test]
+    fn room_is_kept_for_a_nominated_pod() {
+        let mut fleet = fleet(&[node("a", json!({}))]);
+        let mut urgent = pod("urgent", json!({"requests": {"cpu": "1500m"}, "priority": 9}));
+        urgent.status = Some(serde_json::from_value(json!({"nominatedNodeName": "a"})).expect("a status"));
+        fleet.observe_pod(&urgent);
+        assert_eq!(run(&mut fleet, "p", json!({"requests": {"cpu": "1"}})), "0/1 nodes are available: 1 Insufficient cpu.");
+        assert_eq!(fleet.place(&urgent), Placement::Node("a".into()));
     }
 }

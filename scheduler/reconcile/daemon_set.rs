@@ -13,9 +13,9 @@ use skein_command::Transaction;
 use skein_object::Key;
 
 use crate::deployment::template_hash;
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_active, of_template, phase, pods, ready_since};
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_active, of_template, phase, ready_since};
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, edit, event, remove};
+use crate::write::{Note, edit, event, remove};
 use crate::{Mint, Outcome};
 
 const HASH: &str = "controller-revision-hash";
@@ -118,11 +118,15 @@ impl Pass<'_> {
         let key = &self.stored.key;
         let made =
             Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), name: Name::Generated(key.name()), owner };
-        let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
-            self.again_ms = Some(REFUSED_AGAIN_MS);
-            return;
+        let (mut transaction, name) = match of_template(self.snapshot, made, mint) {
+            Ok(made) => made,
+            Err(why) => {
+                let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
+                self.transactions.extend(failed_create(self.snapshot, (&self.stored.key, uid, COMPONENT), &why, mint));
+                self.again_ms = Some(REFUSED_AGAIN_MS);
+                return;
+            }
         };
-        let mut transaction = create(pods(), self.stored.key.namespace(), pod, mint);
         transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
         self.transactions.push(transaction);
     }

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
 
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_active, is_finished, is_ready, of_template, phase, pods};
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_active, is_finished, is_ready, of_template, phase};
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, edit, event, remove, set_condition};
+use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
 /// On a Pod whose end is in its Job's status.
@@ -203,11 +203,15 @@ impl<'a> Pass<'a> {
             None => key.name().to_string(),
         };
         let made = Made { template, namespace: key.namespace(), name: Name::Generated(&base), owner };
-        let Ok((pod, name)) = of_template(self.snapshot, made, mint) else {
-            self.again_ms = Some(REFUSED_AGAIN_MS);
-            return;
+        let (mut transaction, name) = match of_template(self.snapshot, made, mint) {
+            Ok(made) => made,
+            Err(why) => {
+                let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
+                self.transactions.extend(failed_create(self.snapshot, (&self.stored.key, uid, COMPONENT), &why, mint));
+                self.again_ms = Some(REFUSED_AGAIN_MS);
+                return;
+            }
         };
-        let mut transaction = create(pods(), key.namespace(), pod, mint);
         transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
         self.transactions.push(transaction);
     }

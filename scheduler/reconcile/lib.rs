@@ -27,8 +27,10 @@ mod node_lifecycle;
 mod node_range;
 mod node_services;
 mod pods_of;
+mod preemption;
 mod replica_set;
 mod replication_controller;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod snapshot;
@@ -38,12 +40,15 @@ mod write;
 use skein_command::Transaction;
 use skein_object::Key;
 use skein_object::custom::DEFINITIONS;
+use skein_object::quota::QUOTAS;
 use skein_state::Event;
 
 pub use claim::{placed, with_volumes};
 pub use mint::Mint;
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
-pub use snapshot::{Snapshot, Stored};
+pub use pods_of::is_finished;
+pub use preemption::{budgets, is_gated, preempted};
+pub use snapshot::{Snapshot, Stored, labels_of};
 pub use write::{Note, bind, event, unschedulable};
 
 /// Every controller.
@@ -66,6 +71,7 @@ pub enum Controller {
     NodeLifecycle,
     NodeRange,
     NodeServices,
+    ResourceQuota,
     RootCa,
     ServiceAccount,
     StatefulSet,
@@ -107,6 +113,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::Namespace => namespace::reconcile(snapshot, key, mint).into(),
         Controller::NodeLifecycle => node_lifecycle::reconcile(snapshot, key, mint),
         Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
+        Controller::ResourceQuota => resource_quota::reconcile(snapshot, key).into(),
         Controller::NodeServices => node_services::reconcile(snapshot, key, mint).into(),
         Controller::StatefulSet => stateful_set::reconcile(snapshot, key, mint),
         Controller::VolumeClaim => claim::reconcile_claim(snapshot, key, mint).into(),
@@ -140,6 +147,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
             let homes = all.filter(|namespace| key.namespace() == root_ca::HOME || *namespace == own);
             homes.map(|namespace| (Controller::RootCa, namespace)).collect()
         }
+        QUOTAS => vec![(Controller::ResourceQuota, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],
         "nodes" => {
@@ -158,6 +166,9 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         work.extend(backends::controllers(snapshot, event));
         work.extend(disruption::of_pod(snapshot, event));
         work.extend(claim::of_pod(event).into_iter().map(|claim| (Controller::VolumeClaim, claim)));
+    }
+    if !key.namespace().is_empty() {
+        work.extend(resource_quota::of_object(snapshot, event));
     }
     if key.resource() == "jobs.batch" {
         work.extend(snapshot::owners(event).into_iter().map(|owner| (Controller::CronJob, owner)));

@@ -11,8 +11,8 @@ use skein_object::{Key, Resource, registry};
 use skein_state::Event;
 
 use crate::snapshot::{Snapshot, Stored, owners};
-use crate::write::{Note, create, edit, event, remove};
-use crate::{Controller, Mint, Outcome};
+use crate::write::{Note, create, edit, event, event_once, remove, set_condition};
+use crate::{Controller, Mint, Outcome, resource_quota};
 
 /// At most so many Pods are made in one pass: they are one log entry.
 const BURST: usize = 500;
@@ -42,6 +42,8 @@ pub(crate) struct Counts {
     pub(crate) ready: usize,
     pub(crate) available: usize,
     pub(crate) terminating: usize,
+    /// Why a Pod could not be made.
+    pub(crate) failure: Option<String>,
 }
 
 /// Who must look when a Pod changes: its owners, and sets that might adopt one without owner.
@@ -99,8 +101,9 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
     if set.metadata.deletion_timestamp.is_none() {
         if active.len() < set.replicas {
             for _ in active.len()..set.replicas.min(active.len() + BURST) {
-                if !make(snapshot, set, mint, &mut outcome.transactions) {
+                if let Err(why) = make(snapshot, set, mint, &mut outcome.transactions) {
                     outcome.again_ms = Some(REFUSED_AGAIN_MS);
+                    counts.failure = Some(why);
                     break;
                 }
             }
@@ -130,20 +133,38 @@ fn count(active: &[&Stored<Pod>], set: &Set<'_>, mint: &Mint, counts: &mut Count
     }
 }
 
-/// Makes one Pod; `false` where admission refuses it, which may change.
-fn make(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) -> bool {
+/// Makes one Pod; `Err` says why admission refuses it, which may change.
+fn make(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint, transactions: &mut Vec<Transaction>) -> Result<(), String> {
     let made = Made {
         template: set.template.clone(),
         namespace: set.key.namespace(),
         name: Name::Generated(set.key.name()),
         owner: reference(set),
     };
-    let Ok((pod, name)) = of_template(snapshot, made, mint) else { return false };
-    let mut transaction = create(pods(), set.key.namespace(), pod, mint);
+    let (mut transaction, name) = match of_template(snapshot, made, mint) {
+        Ok(made) => made,
+        Err(why) => {
+            let uid = set.metadata.uid.as_deref().unwrap_or_default();
+            transactions.extend(failed_create(snapshot, (set.key, uid, set.component), &why, mint));
+            return Err(why);
+        }
+    };
     // The event is part of the creation, so it is neither lost nor told twice.
     transaction.writes.extend(note(set, "SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
     transactions.push(transaction);
-    true
+    Ok(())
+}
+
+/// The event of a Pod that may not be, about its controller: key, uid and component.
+pub(crate) fn failed_create(
+    snapshot: &Snapshot,
+    (key, uid, component): (&Key, &str, &str),
+    why: &str,
+    mint: &mut Mint,
+) -> Option<Transaction> {
+    let message = format!("Error creating: {why}");
+    let note = Note { regarding: key, uid, reason: "FailedCreate", message, component, warning: true };
+    event_once(snapshot, &note, mint)
 }
 
 pub(crate) fn pods() -> &'static Resource {
@@ -165,9 +186,14 @@ pub(crate) enum Name<'a> {
     Fixed(String),
 }
 
-/// A Pod of a template and its name, or why admission refuses it: it is asked here, for this is no API request.
-pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Value, String), String> {
+/// The creation of a Pod of a template and its name, or why admission refuses it: it is asked here, for this is no API
+/// request.
+pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Transaction, String), String> {
     let Made { template: mut pod, namespace, name, owner } = made;
+    let named_in_errors = match &name {
+        Name::Generated(base) => format!("{base}-"),
+        Name::Fixed(name) => name.clone(),
+    };
     let metadata = skein_object::meta::edit(&mut pod);
     let name = match name {
         Name::Fixed(name) => name,
@@ -184,8 +210,13 @@ pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) 
     let suffix = mint.suffix();
     // As in the API, defaults come first: requests that follow from limits count.
     pods().fill_defaults(&mut pod);
-    admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix })?;
-    Ok((pod, name))
+    let forbidden = |why: String| format!("pods \"{}\" is forbidden: {why}", named_in_errors);
+    admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix }).map_err(forbidden)?;
+    let charges = resource_quota::charges(snapshot, pods(), namespace, &pod).map_err(forbidden)?;
+    let mut transaction = create(pods(), namespace, pod, mint);
+    // Before the Pod, so that a refusal names the quota.
+    transaction.writes.splice(0..0, charges);
+    Ok((transaction, name))
 }
 
 /// Removes what is too much, the least useful first (`ActivePodsWithRanks`).
@@ -202,6 +233,24 @@ fn shrink(set: &Set<'_>, active: &mut [&Stored<Pod>], mint: &mut Mint, transacti
             let message = format!("Deleted pod: {}", pod.key.name());
             transaction.writes.extend(note(set, "SuccessfulDelete", message, mint).writes);
             transactions.push(transaction);
+        }
+    }
+}
+
+/// Says in a set's status whether its Pods can be made.
+pub(crate) fn set_failure(object: &mut Value, failure: Option<&String>, mint: &Mint) {
+    match failure {
+        Some(why) => set_condition(
+            object,
+            json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": why, "lastTransitionTime": mint.time()}),
+        ),
+        None => {
+            if let Some(conditions) = object["status"].get_mut("conditions").and_then(Value::as_array_mut) {
+                conditions.retain(|condition| condition["type"] != "ReplicaFailure");
+                if conditions.is_empty() {
+                    object["status"].as_object_mut().map(|status| status.shift_remove("conditions"));
+                }
+            }
         }
     }
 }
@@ -224,7 +273,7 @@ pub(crate) fn is_active(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !is_finished(pod)
 }
 
-pub(crate) fn is_finished(pod: &Pod) -> bool {
+pub fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 

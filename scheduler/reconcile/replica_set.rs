@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skein_object::Key;
 use skein_object::selector::Selector;
 
-use crate::pods_of::{Set, manage};
+use crate::pods_of::{Set, manage, set_failure};
 use crate::snapshot::Snapshot;
 use crate::write::edit;
 use crate::{Mint, Outcome};
@@ -34,6 +34,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
         if let Some(conditions) = kept {
             object["status"]["conditions"] = conditions;
         }
+        set_failure(object, counts.failure.as_ref(), mint);
     });
     outcome.transactions.extend(status);
     outcome

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skein_object::Key;
 use skein_object::selector::Selector;
 
-use crate::pods_of::{Set, manage};
+use crate::pods_of::{Set, manage, set_failure};
 use crate::snapshot::Snapshot;
 use crate::write::edit;
 use crate::{Mint, Outcome};
@@ -26,10 +26,15 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let (mut outcome, counts) = manage(snapshot, &set, mint);
     let generation = stored.object.metadata.generation.unwrap_or(0);
     let status = edit(stored, |object| {
+        let kept = object["status"].get("conditions").cloned();
         object["status"] = json!({
             "replicas": counts.replicas, "fullyLabeledReplicas": counts.fully_labeled, "readyReplicas": counts.ready,
             "availableReplicas": counts.available, "observedGeneration": generation,
         });
+        if let Some(conditions) = kept {
+            object["status"]["conditions"] = conditions;
+        }
+        set_failure(object, counts.failure.as_ref(), mint);
     });
     outcome.transactions.extend(status);
     outcome

@@ -209,6 +209,11 @@ pub(crate) fn ties(record: &Record) -> Ties {
     record.segment("metadata").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
 }
 
+/// An object's labels.
+pub fn labels_of(entry: &Entry) -> BTreeMap<String, String> {
+    ties(&entry.record).labels
+}
+
 /// The keys of an object's owners, before and after an event.
 pub(crate) fn owners(event: &Event) -> Vec<Key> {
     let entries = event.before.iter().chain(&event.after);

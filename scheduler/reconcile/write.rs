@@ -8,7 +8,7 @@ use skein_object::{Key, Record, Resource, registry};
 use skein_state::Entry;
 
 use crate::Mint;
-use crate::snapshot::Stored;
+use crate::snapshot::{Snapshot, Stored};
 
 /// Changes an object as a tree; nothing when the change has no effect.
 pub(crate) fn edit<T>(stored: &Stored<T>, change: impl FnOnce(&mut Value)) -> Option<Transaction> {
@@ -64,13 +64,17 @@ pub struct Note<'a> {
 
 /// A Kubernetes Event. A plain creation: series and limits are to come.
 pub fn event(note: &Note<'_>, mint: &mut Mint) -> Transaction {
+    let name = format!("{}.{:x}{}", note.regarding.name(), mint.now.as_nanosecond(), mint.suffix());
+    event_named(note, name, mint)
+}
+
+fn event_named(note: &Note<'_>, name: String, mint: &mut Mint) -> Transaction {
     let resource = registry::find("", "v1", "events").expect("the registry has events");
     let about = registry::by_key(note.regarding.resource());
     let namespace = if note.regarding.namespace().is_empty() { "default" } else { note.regarding.namespace() };
-    let name = format!("{}.{:x}", note.regarding.name(), mint.now.as_nanosecond());
     let time = mint.time();
     let object = json!({
-        "metadata": {"name": format!("{name}{}", mint.suffix())},
+        "metadata": {"name": name},
         "involvedObject": {
             "kind": about.map(|r| r.kind), "apiVersion": about.map(|r| r.api_version()),
             "namespace": note.regarding.namespace(), "name": note.regarding.name(), "uid": note.uid,
@@ -82,20 +86,40 @@ pub fn event(note: &Note<'_>, mint: &mut Mint) -> Transaction {
     create(resource, namespace, object, mint)
 }
 
+/// An Event about what happens again and again: told once, until it has been forgotten.
+pub(crate) fn event_once(snapshot: &Snapshot, note: &Note<'_>, mint: &mut Mint) -> Option<Transaction> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (note.uid, note.reason, &note.message).hash(&mut hasher);
+    let name = format!("{}.{:016x}", note.regarding.name(), hasher.finish());
+    if snapshot.state.get(&Key::new("events", note.regarding.namespace(), &name)).is_some() {
+        return None;
+    }
+    Some(event_named(note, name, mint))
+}
+
 /// Binds a Pod to a node, as `pods/binding` does.
 pub fn bind(pod: &Stored<Pod>, node: &str, mint: &Mint) -> Option<Transaction> {
     let now = mint.time();
     edit(pod, |object| {
         object["spec"]["nodeName"] = node.into();
+        if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
+            status.shift_remove("nominatedNodeName");
+        }
         set_condition(object, json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
     })
 }
 
-/// Writes why a Pod has no node.
-pub fn unschedulable(pod: &Stored<Pod>, why: &str, mint: &Mint) -> Option<Transaction> {
+/// Writes why a Pod has no node, and the one that is made free for it.
+pub fn unschedulable(pod: &Stored<Pod>, why: &str, nominated: Option<&str>, mint: &Mint) -> Option<Transaction> {
     let now = mint.time();
     let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why, "lastProbeTime": null, "lastTransitionTime": now});
-    edit(pod, |object| set_condition(object, condition))
+    edit(pod, |object| {
+        set_condition(object, condition);
+        if let Some(node) = nominated {
+            object["status"]["nominatedNodeName"] = node.into();
+        }
+    })
 }
 
 /// Sets one condition of `status.conditions`; its transition time stays while its status does.

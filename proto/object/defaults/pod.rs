@@ -20,6 +20,19 @@ pub fn pod(pod: &mut Value) {
         default(status, "phase", "Pending");
         default(status, "qosClass", class);
     }
+    mark_gated(pod);
+}
+
+/// A Pod with scheduling gates says from its first moment why it has no node (`applySchedulingGatedCondition`).
+fn mark_gated(pod: &mut Value) {
+    let is_gated = pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
+    let Some(status) = object(pod, "status").filter(|_| is_gated) else { return };
+    default(status, "conditions", json!([]));
+    let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    if conditions.iter().all(|condition| condition["type"] != "PodScheduled") {
+        conditions.push(json!({"type": "PodScheduled", "status": "False", "lastProbeTime": null, "lastTransitionTime": null,
+            "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}));
+    }
 }
 
 pub(super) fn pod_spec(spec: &mut Map<String, Value>) {

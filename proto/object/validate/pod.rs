@@ -23,6 +23,12 @@ pub fn pod(pod: &Value, old: Option<&Value>, errors: &mut Errors) {
 
 /// A Pod's specification is fixed but for a few fields (ValidatePodUpdate).
 fn update(spec: &Value, old: &Value, errors: &mut Errors) {
+    for (index, gate) in list(spec, "schedulingGates").iter().enumerate() {
+        if !list(old, "schedulingGates").iter().any(|known| known["name"] == gate["name"]) {
+            let path = Path::new("spec").child("schedulingGates").index(index).child("name");
+            errors.forbidden(&path, &format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name")));
+        }
+    }
     let mut expected = old.clone();
     if let (Some(expected), Some(spec)) = (expected.as_object_mut(), spec.as_object()) {
         for field in ["activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations", "schedulingGates"] {

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
 use skein_object::selector::Selector;
 
-use crate::NodeInfo;
+use super::Refusal;
+use crate::demand::Demand;
+use crate::fleet::NodeInfo;
 
-pub(super) fn check(node: &NodeInfo, pod: &Pod) -> Result<(), String> {
-    if matches(node, pod) { Ok(()) } else { Err("node(s) didn't match Pod's node affinity/selector".into()) }
+pub(crate) fn check(node: &NodeInfo, demand: &Demand) -> Result<(), Refusal> {
+    if matches(node, demand) { Ok(()) } else { Err(Refusal::lasting("node(s) didn't match Pod's node affinity/selector")) }
 }
 
-fn matches(node: &NodeInfo, pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return true };
+fn matches(node: &NodeInfo, demand: &Demand) -> bool {
+    let spec = &demand.spec;
     if let Some(selector) = &spec.node_selector
         && !Selector::from_map(selector).matches(&node.labels)
     {

@@ -1,12 +1,20 @@
 //! NodePorts: a host port is free on the node.
 
-use k8s_openapi::api::core::v1::Pod;
+use std::ptr;
 
-use crate::NodeInfo;
-use crate::fleet::host_ports;
+use super::Refusal;
+use crate::demand::{Demand, Occupant};
+use crate::fleet::NodeInfo;
 
-pub(super) fn check(node: &NodeInfo, pod: &Pod) -> Result<(), String> {
-    let wanted = pod.spec.as_ref().map(host_ports).unwrap_or_default();
-    let taken = |port| node.pods.values().any(|occupant| occupant.host_ports.contains(port));
-    if wanted.iter().any(taken) { Err("node(s) didn't have free ports for the requested pod ports".into()) } else { Ok(()) }
+pub(super) fn check(node: &NodeInfo, demand: &Demand, gone: &[&Occupant]) -> Result<(), Refusal> {
+    let wanted = &demand.occupant.host_ports;
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let there = node.pods.values().filter(|pod| !gone.iter().any(|left| ptr::eq(*left, &***pod)));
+    let mut taken = there.flat_map(|pod| &pod.host_ports);
+    if taken.any(|port| wanted.contains(port)) {
+        return Err(Refusal::of_others("node(s) didn't have free ports for the requested pod ports"));
+    }
+    Ok(())
 }

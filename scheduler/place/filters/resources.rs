@@ -1,18 +1,21 @@
 //! NodeResourcesFit: what is requested fits into what is left.
 
-use k8s_openapi::api::core::v1::Pod;
 use skein_object::quantity::Quantity;
 
-use crate::NodeInfo;
-use crate::fleet::requests;
+use super::Refusal;
+use crate::demand::{Demand, Occupant};
+use crate::fleet::NodeInfo;
 
-pub(super) fn check(node: &NodeInfo, pod: &Pod) -> Result<(), String> {
-    for (name, wanted) in requests(pod) {
-        let total = node.allocatable.get(&name).copied().unwrap_or(Quantity::ZERO);
-        let used = node.requested.get(&name).copied().unwrap_or(Quantity::ZERO);
-        if wanted > Quantity::ZERO && used + wanted > total {
-            return Err(if name == "pods" { "Too many pods".into() } else { format!("Insufficient {name}") });
+pub(super) fn check(node: &NodeInfo, demand: &Demand, gone: &[&Occupant]) -> Result<(), Refusal> {
+    let mut refusal = Refusal { texts: Vec::new(), by_others: true, key: None };
+    for (name, wanted) in &demand.occupant.requests {
+        let total = node.allocatable.get(name).copied().unwrap_or(Quantity::ZERO);
+        let used = node.requested.get(name).copied().unwrap_or(Quantity::ZERO);
+        let freed: i128 = gone.iter().filter_map(|pod| pod.requests.get(name)).map(|amount| amount.milli()).sum();
+        if *wanted > Quantity::ZERO && used.milli() - freed + wanted.milli() > total.milli() {
+            refusal.texts.push(if name == "pods" { "Too many pods".into() } else { format!("Insufficient {name}").into() });
+            refusal.by_others &= *wanted <= total;
         }
     }
-    Ok(())
+    if refusal.texts.is_empty() { Ok(()) } else { Err(refusal) }
 }

@@ -1,24 +1,25 @@
 //! TaintToleration: every taint that forbids scheduling is tolerated.
 
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use crate::NodeInfo;
+use super::Refusal;
+use crate::demand::Demand;
+use crate::fleet::NodeInfo;
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-pub(super) fn check(node: &NodeInfo, pod: &Pod) -> Result<(), String> {
+pub(crate) fn check(node: &NodeInfo, demand: &Demand) -> Result<(), Refusal> {
     let forbids = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-    let refused = node.taints.iter().filter(forbids).any(|taint| !tolerations(pod).iter().any(|t| tolerates(t, taint)));
-    if refused { Err("node(s) had untolerated taint(s)".into()) } else { Ok(()) }
+    let refused = node.taints.iter().filter(forbids).any(|taint| !is_tolerated(taint, demand));
+    if refused { Err(Refusal::lasting("node(s) had untolerated taint(s)")) } else { Ok(()) }
 }
 
-pub(super) fn tolerates_unschedulable(pod: &Pod) -> bool {
-    let taint = Taint { key: UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
-    tolerations(pod).iter().any(|t| tolerates(t, &taint))
+pub(super) fn tolerates_unschedulable(demand: &Demand) -> bool {
+    is_tolerated(&Taint { key: UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() }, demand)
 }
 
-fn tolerations(pod: &Pod) -> &[Toleration] {
-    pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
+pub(crate) fn is_tolerated(taint: &Taint, demand: &Demand) -> bool {
+    demand.tolerations().iter().any(|toleration| tolerates(toleration, taint))
 }
 
 /// `Toleration.ToleratesTaint`.
