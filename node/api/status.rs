@@ -25,7 +25,9 @@ pub(crate) fn of_refusal(refusal: Refusal, resource: &Resource, key: &Key) -> St
         Cause::Conflict | Cause::Fenced => Status::modified(resource, key.name()),
         Cause::NamespaceNotFound => Status::not_found(namespaces(), key.namespace()),
         Cause::NamespaceTerminating => terminating(resource, key),
-        Cause::Malformed | Cause::UnknownLevel => Status::internal(format!("the command was refused: {:?}", refusal.cause())),
+        Cause::Malformed | Cause::UnknownLevel | Cause::QuotaExceeded => {
+            Status::internal(format!("the command was refused: {:?}", refusal.cause()))
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 //! The encoding is protobuf, written by hand here because the types are few. **Invariant:** a field number is never
 //! reused, and an unknown [`Command::level`] is refused by `apply` rather than skipped.
 
+use skein_object::amounts::Amounts;
+use skein_object::quota;
 use skein_object::record::{Record, Segment};
 
 /// The newest level of commands that this build understands.
@@ -55,7 +57,7 @@ pub struct Write {
     /// Refuse while the object's namespace is missing or terminating.
     #[prost(bool, tag = "5")]
     pub in_active_namespace: bool,
-    #[prost(oneof = "Action", tags = "6, 7, 8, 9")]
+    #[prost(oneof = "Action", tags = "6, 7, 8, 9, 10")]
     pub action: Option<Action>,
 }
 
@@ -82,6 +84,25 @@ pub enum Action {
     /// Nothing is written: the write is there for its precondition.
     #[prost(bool, tag = "9")]
     Check(bool),
+    /// Added to the usage of a ResourceQuota, within its bounds.
+    #[prost(message, tag = "10")]
+    Charge(Charge),
+}
+
+/// What a transaction takes of a quota; amounts below zero are given back.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Charge {
+    #[prost(message, repeated, tag = "1")]
+    pub amounts: Vec<Amount>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Amount {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// A quantity, as Kubernetes writes it.
+    #[prost(string, tag = "2")]
+    pub quantity: String,
 }
 
 /// The segments that differ; one with empty JSON removes its field.
@@ -139,6 +160,8 @@ pub enum Cause {
     Fenced = 6,
     /// The command is newer than this node.
     UnknownLevel = 7,
+    /// A quota has not enough left.
+    QuotaExceeded = 8,
 }
 
 // === impl Write ===
@@ -159,8 +182,27 @@ impl Write {
         Self { expect: Some(Expect::Revision(revision)), ..Self::act(key, Action::Delete(true)) }
     }
 
+    /// Takes of a quota in a namespace.
+    pub fn charge(namespace: &str, charge: &quota::Charge) -> Self {
+        let amount = |(name, amount): (&String, &skein_object::quantity::Quantity)| Amount {
+            name: name.clone(),
+            quantity: format!("{}m", amount.milli()),
+        };
+        let amounts = charge.amounts.iter().map(amount).collect();
+        Self::act(&skein_object::Key::new(quota::QUOTAS, namespace, &charge.quota), Action::Charge(Charge { amounts }))
+    }
+
     fn act(key: &skein_object::Key, action: Action) -> Self {
         Self { key: key.to_string(), expect: None, in_active_namespace: false, action: Some(action) }
+    }
+}
+
+// === impl Charge ===
+
+impl Charge {
+    /// The amounts as numbers; what is no quantity is left out.
+    pub fn amounts(&self) -> Amounts {
+        self.amounts.iter().filter_map(|a| Some((a.name.clone(), a.quantity.parse().ok()?))).collect()
     }
 }
 

@@ -12,6 +12,7 @@
 //! the one table that describes every built-in resource; a [`Status`] is Kubernetes' answer when something is wrong.
 
 pub mod admission;
+pub mod amounts;
 pub mod cron;
 pub mod custom;
 pub mod defaults;
@@ -24,6 +25,7 @@ pub mod names;
 pub mod patch;
 pub mod quantity;
 pub mod query;
+pub mod quota;
 pub mod record;
 pub mod registry;
 pub mod schema;

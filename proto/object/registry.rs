@@ -248,7 +248,6 @@ const IDLE: &[&str] = &[
     "networkpolicies.networking.k8s.io",
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
     "resourceclaims.resource.k8s.io",
-    "resourcequotas",
     "storageversionmigrations.storagemigration.k8s.io",
     "apiservices.apiregistration.k8s.io",
     "validatingadmissionpolicies.admissionregistration.k8s.io",

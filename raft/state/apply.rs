@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skein_command::{Action, Cause, Command, Expect, LEVEL, Outcome, Reply, Transaction, Write};
-use skein_object::{Key, Record};
+use skein_object::{Key, Record, quota};
 
 use crate::{Entry, Event, State};
 
@@ -64,8 +64,13 @@ fn check_write(state: &State, write: &Write) -> Result<(), (Cause, u64)> {
     if matches!(write.action, Some(Action::Change(_))) && found.is_none() {
         return Err((Cause::NotFound, 0));
     }
-    if write.action.is_none() {
-        return Err((Cause::Malformed, 0));
+    match (&write.action, state.get(&key)) {
+        (None, _) => return Err((Cause::Malformed, 0)),
+        (Some(Action::Charge(_)), None) => return Err((Cause::NotFound, 0)),
+        (Some(Action::Charge(charge)), Some(quota)) if quota::charged(&quota.record, &charge.amounts()).is_none() => {
+            return Err((Cause::QuotaExceeded, quota.revision));
+        }
+        _ => {}
     }
     if write.in_active_namespace {
         match state.get(&Key::new("namespaces", "", key.namespace())) {
@@ -99,6 +104,10 @@ fn commit(state: &mut State, transaction: &Transaction, events: &mut Vec<Event>)
                 }
                 Some(record)
             }
+            (Some(Action::Charge(charge)), Some(before)) => match quota::charged(&before.record, &charge.amounts()) {
+                Some(record) => Some(record),
+                None => continue,
+            },
             (Some(Action::Delete(_)), Some(_)) => None,
             _ => continue,
         };
@@ -187,6 +196,20 @@ mod tests {
         let (a, b) = (Key::new("configmaps", "n", "a"), Key::new("configmaps", "n", "b"));
         let (after, _, events) = at(&state, &command(1, vec![Write::create(&a, record(1)), Write::delete(&b, 1)]), 1);
         assert_eq!((after.get(&a), events.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_quota_is_never_overdrawn() {
+        let state = namespaced(&State::default());
+        let quota = json!({"metadata": {"name": "q"}, "status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}});
+        let quotas = Key::new("resourcequotas", "n", "q");
+        let (state, ..) = at(&state, &command(1, vec![Write::create(&quotas, Record::from_value(&quota))]), 1);
+        let charge = quota::Charge { quota: "q".into(), amounts: [("pods".into(), "1".parse().expect("a quantity"))].into() };
+        let create = |name: &str| vec![Write::charge("n", &charge), Write::create(&Key::new("pods", "n", name), record(1))];
+        let (state, reply, events) = at(&state, &command(2, create("a")), 1);
+        assert_eq!((outcome(&reply), events.len()), (Ok(4), 2));
+        let (after, reply, events) = at(&state, &command(3, create("b")), 1);
+        assert_eq!((outcome(&reply), events.len(), after.get(&Key::new("pods", "n", "b"))), (Err(Cause::QuotaExceeded), 0, None));
     }
 
     #[test]

@@ -68,21 +68,37 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
             )));
         }
         let key = Key::new(resource.stored(), &target.namespace, meta::name(&candidate));
+        let state = context.store.local().state;
+        let charges = resources::quota::charges(&state, resource, &key, &candidate, None)?;
         if target.dry_run()? {
+            if let Some(refused) = charges.iter().find_map(|charge| resources::quota::refused(&state, resource, &candidate, charge)) {
+                return Err(refused);
+            }
             if !version.is_empty() {
                 meta::edit(&mut candidate).insert("resourceVersion".into(), version.into());
             }
             return dry_run(context, target, &key, candidate);
         }
         let claimed = claims.len();
-        let writes = claims.into_iter().chain([Write::create(&key, record)]).chain(resources::companions(resource, &candidate)).collect();
+        let created = charges.iter().cloned().chain([Write::create(&key, record)]);
+        let writes = claims.into_iter().chain(created).chain(resources::companions(resource, &candidate)).collect();
         let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
         match outcome.result() {
             Ok(revision) => {
                 return Ok(resource.show(&resource.record(&candidate), revision));
             }
             Err(refusal) => {
-                let on_claim = (refusal.write as usize) < claimed;
+                let at = refusal.write as usize;
+                let on_claim = at < claimed;
+                if let Some(charge) = at.checked_sub(claimed).and_then(|at| charges.get(at)) {
+                    let state = context.store.local().state;
+                    last = match resources::quota::refused(&state, resource, &candidate, charge) {
+                        Some(refused) => return Err(refused),
+                        // It has changed meanwhile.
+                        None => Status::conflict(resource, meta::name(&candidate), "the quota has been modified; please try again"),
+                    };
+                    continue;
+                }
                 last = if on_claim { resources::service::taken(resource, &candidate) } else { status::of_refusal(refusal, resource, &key) };
                 let retry = refusal.cause() == Cause::AlreadyExists && (generated || on_claim && resources::service::may_retry(&object));
                 if !retry {

@@ -166,9 +166,14 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
         // Nothing to write; but only a consistent read may say so.
         return Ok(if fresh { Step::Done(to_value(resource, entry)) } else { Step::Again });
     }
+    let charges = if mutation.subresource.is_none() && !ends {
+        resources::quota::charges(&context.store.local().state, resource, key, &new, Some(old))?
+    } else {
+        Vec::new()
+    };
     let last = if ends { Write::delete(key, entry.revision) } else { Write::update(key, entry.revision, &entry.record, &record) };
     let claimed = claims.len();
-    let writes = claims.into_iter().chain([last]).collect();
+    let writes = claims.into_iter().chain(charges.iter().cloned()).chain([last]).collect();
     let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
     match outcome.result() {
         Ok(revision) => {
@@ -176,6 +181,11 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
             Ok(Step::Done(new))
         }
         Err(refusal) if (refusal.write as usize) < claimed => Err(resources::service::taken(resource, &new)),
+        Err(refusal) if (refusal.write as usize) < claimed + charges.len() => {
+            let state = context.store.local().state;
+            let charge = &charges[refusal.write as usize - claimed];
+            resources::quota::refused(&state, resource, &new, charge).map_or(Ok(Step::Again), Err)
+        }
         Err(refusal) => match refusal.cause() {
             Cause::Conflict => Ok(Step::CatchUp(refusal.found)),
             Cause::NotFound => Err(Status::not_found(resource, key.name())),

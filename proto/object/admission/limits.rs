@@ -1,12 +1,10 @@
 //! LimitRanges: what containers get that say nothing, and the bounds that nobody may leave
 //! (`plugin/pkg/admission/limitranger`).
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 
+use crate::amounts::{Amounts, of_container, of_pod, quantities};
 use crate::meta;
-use crate::quantity::Quantity;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
@@ -30,7 +28,7 @@ pub(super) fn pod(pod: &mut Value, ranges: &[Value]) -> Result<(), String> {
         match item["type"].as_str() {
             Some("Container") => {
                 for container in ["initContainers", "containers"].iter().flat_map(|list| pod["spec"][*list].as_array()).flatten() {
-                    check(item, "Container", &amounts(container, "requests"), &amounts(container, "limits"), &mut errors);
+                    check(item, "Container", &of_container(container, "requests"), &of_container(container, "limits"), &mut errors);
                 }
             }
             Some("Pod") => check(item, "Pod", &of_pod(pod, "requests"), &of_pod(pod, "limits"), &mut errors),
@@ -78,48 +76,6 @@ fn fill(container: &mut Value, item: &Value, what: &str, told: &mut Vec<String>)
         if !set.is_empty() {
             told.push(format!("{} {word} for {what} {name}", set.join(", ")));
         }
-    }
-}
-
-type Amounts = BTreeMap<String, Quantity>;
-
-fn quantities(list: &Value) -> Amounts {
-    let entries = list.as_object().into_iter().flatten();
-    entries.filter_map(|(name, amount)| Some((name.clone(), amount.as_str()?.parse().ok()?))).collect()
-}
-
-fn amounts(container: &Value, field: &str) -> Amounts {
-    container.pointer(&format!("/resources/{field}")).map(quantities).unwrap_or_default()
-}
-
-/// What a Pod asks for: its containers and sidecars together, or what is there while an init container runs.
-fn of_pod(pod: &Value, field: &str) -> Amounts {
-    let list = |name: &str| pod["spec"][name].as_array().cloned().unwrap_or_default();
-    let (mut lasting, mut most) = (Amounts::new(), Amounts::new());
-    for container in list("initContainers") {
-        let mut now = lasting.clone();
-        add(&mut now, amounts(&container, field));
-        if container["restartPolicy"] == "Always" {
-            lasting = now;
-            continue;
-        }
-        for (name, amount) in now {
-            let known = most.entry(name).or_insert(Quantity::ZERO);
-            *known = (*known).max(amount);
-        }
-    }
-    list("containers").iter().for_each(|container| add(&mut lasting, amounts(container, field)));
-    for (name, amount) in most {
-        let known = lasting.entry(name).or_insert(Quantity::ZERO);
-        *known = (*known).max(amount);
-    }
-    lasting
-}
-
-fn add(total: &mut Amounts, more: Amounts) {
-    for (name, amount) in more {
-        let known = total.entry(name).or_insert(Quantity::ZERO);
-        *known = *known + amount;
     }
 }
 
