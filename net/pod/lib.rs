@@ -5,10 +5,11 @@
 //!   node: 10.244.1.7/32 dev skp…      10.244.2.0/24 via node-2's address      …
 //! ```
 //!
-//! [`cni`] is the plugin that the container runtime calls for each Pod; [`routes`] are the ways to the other nodes'
+//! [`cni`] is the plugin that the container runtime calls for each Pod; [`policy`] says which packets pass; [`routes`] are the ways to the other nodes'
 //! ranges, which is a stage: nodes must share a link. Tunnels between networks come later.
 
 pub mod cni;
+pub mod policy;
 pub mod routes;
 
 use std::io::Write;

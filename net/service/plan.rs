@@ -1,22 +1,14 @@
-//! What the rules should be, and how to get there from what they are. Pure.
+//! What the rules should be. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use skein_nft::Rules;
 
 /// Marks packets that must come back by way of this node: kube-proxy's bit.
 const MASQUERADE: &str = "0x4000";
-
-/// Everything in the table that changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// A chain's one or two rules, by its name.
-    pub chains: BTreeMap<String, Vec<String>>,
-    /// By map or set, its elements: key and, in a map, verdict.
-    pub elements: BTreeMap<&'static str, BTreeMap<String, String>>,
-}
 
 /// The node that the rules are for.
 pub struct Node<'a> {
@@ -29,11 +21,8 @@ const REFUSED: &str = "refused";
 const REFUSED_PORTS: &str = "refused_ports";
 const HAIRPIN: &str = "hairpin";
 
-/// What is always there. nft takes the script as one transaction, so packets never meet half of it.
-const BASE: &str = "add table ip skein
-delete table ip skein
-table ip skein {
-  map services { type ipv4_addr . inet_proto . inet_service : verdict; }
+/// What is always there.
+pub const BASE: &str = "  map services { type ipv4_addr . inet_proto . inet_service : verdict; }
   map node_ports { type inet_proto . inet_service : verdict; }
   map refused { type ipv4_addr . inet_proto . inet_service : verdict; }
   map refused_ports { type inet_proto . inet_service : verdict; }
@@ -56,7 +45,6 @@ table ip skein {
   chain refuse_forward { type filter hook forward priority 0; ct state new ip daddr . meta l4proto . th dport vmap @refused; }
   chain refuse_output { type filter hook output priority 0; ct state new ip daddr . meta l4proto . th dport vmap @refused; }
   chain refuse_input { type filter hook input priority 0; ct state new meta l4proto . th dport vmap @refused_ports; }
-}
 ";
 
 /// One endpoint of a port: where to, and whether it is on this node.
@@ -75,7 +63,7 @@ pub fn plan<'a>(node: &Node<'_>, services: impl Iterator<Item = &'a Service>, sl
         let service = labels.and_then(|l| l.get("kubernetes.io/service-name")).map_or("", String::as_str);
         by_service.entry((slice.metadata.namespace.as_deref().unwrap_or_default(), service)).or_default().push(slice);
     }
-    let mut rules = Rules::default();
+    let mut rules = Plan::default();
     for service in services {
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let name = service.metadata.name.as_deref().unwrap_or_default();
@@ -84,42 +72,16 @@ pub fn plan<'a>(node: &Node<'_>, services: impl Iterator<Item = &'a Service>, sl
             rules.add_port(node, service, port, slices);
         }
     }
-    rules
+    rules.0
 }
 
-/// The nft script from one set of rules to another; empty when they are the same.
-pub fn script(from: Option<&Rules>, to: &Rules) -> String {
-    let empty = Rules::default();
-    let mut text = if from.is_none() { BASE.to_string() } else { String::new() };
-    let from = from.unwrap_or(&empty);
-    let changed: Vec<_> = to.chains.iter().filter(|(name, lines)| from.chains.get(*name) != Some(lines)).collect();
-    // All chains before any rule: one may lead to another.
-    changed.iter().for_each(|(name, _)| text.push_str(&format!("add chain ip skein {name}\n")));
-    for (name, lines) in changed {
-        text.push_str(&format!("flush chain ip skein {name}\n"));
-        lines.iter().for_each(|line| text.push_str(&format!("add rule ip skein {name} {line}\n")));
-    }
-    for name in [SERVICES, NODE_PORTS, REFUSED, REFUSED_PORTS, HAIRPIN] {
-        let none = BTreeMap::new();
-        let (old, new) = (from.elements.get(name).unwrap_or(&none), to.elements.get(name).unwrap_or(&none));
-        for (key, _) in old.iter().filter(|(key, verdict)| new.get(*key) != Some(verdict)) {
-            text.push_str(&format!("delete element ip skein {name} {{ {key} }}\n"));
-        }
-        for (key, verdict) in new.iter().filter(|(key, verdict)| old.get(*key) != Some(verdict)) {
-            let verdict = if verdict.is_empty() { String::new() } else { format!(" : {verdict}") };
-            text.push_str(&format!("add element ip skein {name} {{ {key}{verdict} }}\n"));
-        }
-    }
-    // A chain can go only when no element leads to it any more, nor another chain.
-    let gone: Vec<&String> = from.chains.keys().filter(|name| !to.chains.contains_key(*name)).collect();
-    gone.iter().for_each(|name| text.push_str(&format!("flush chain ip skein {name}\n")));
-    gone.iter().for_each(|name| text.push_str(&format!("delete chain ip skein {name}\n")));
-    text
-}
+/// The rules as they grow.
+#[derive(Default)]
+struct Plan(Rules);
 
-// === impl Rules ===
+// === impl Plan ===
 
-impl Rules {
+impl Plan {
     fn add_port(&mut self, node: &Node<'_>, service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) {
         let Some(spec) = &service.spec else { return };
         if spec.type_.as_deref() == Some("ExternalName") || spec.cluster_ip.as_deref().is_none_or(|ip| ip == "None" || ip.is_empty()) {
@@ -131,7 +93,7 @@ impl Rules {
         let name = format!("{namespace}/{}/{protocol}/{number}", service.metadata.name.as_deref().unwrap_or_default());
         let all = targets(node, port, slices);
         for target in all.iter().filter(|t| t.local) {
-            self.element(HAIRPIN, format!("{0} . {0}", target.address), String::new());
+            self.0.element(HAIRPIN, format!("{0} . {0}", target.address), String::new());
         }
         let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
         let local: Vec<Target> = all.iter().filter(|t| t.local).cloned().collect();
@@ -143,7 +105,7 @@ impl Rules {
             _ => &all,
         };
         let inner = format!("svc/{name}");
-        self.chains.insert(inner.clone(), vec![translate(&protocol, inside, sticky)]);
+        self.0.chains.insert(inner.clone(), vec![translate(&protocol, inside, sticky)]);
         let cluster_ips = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()).filter(|ip| ip.parse::<Ipv4Addr>().is_ok());
         let refuse = all.is_empty();
         for ip in cluster_ips {
@@ -161,16 +123,16 @@ impl Rules {
         } else {
             vec![format!("meta mark set meta mark | {MASQUERADE}"), format!("goto {inner}")]
         };
-        self.chains.insert(outer.clone(), lines);
+        self.0.chains.insert(outer.clone(), lines);
         for ip in outside.into_iter().filter(|ip| ip.parse::<Ipv4Addr>().is_ok()) {
             self.lead(&format!("{ip} . {protocol} . {number}"), &outer, refuse);
         }
         if let Some(node_port) = port.node_port {
             let key = format!("{protocol} . {node_port}");
             if refuse {
-                self.element(REFUSED_PORTS, key, "goto refuse".into());
+                self.0.element(REFUSED_PORTS, key, "goto refuse".into());
             } else {
-                self.element(NODE_PORTS, key, format!("goto {outer}"));
+                self.0.element(NODE_PORTS, key, format!("goto {outer}"));
             }
         }
     }
@@ -178,14 +140,10 @@ impl Rules {
     /// To a chain, or, where there is nobody to take it, to a refusal that the client hears at once.
     fn lead(&mut self, key: &str, chain: &str, refuse: bool) {
         if refuse {
-            self.element(REFUSED, key.into(), "goto refuse".into());
+            self.0.element(REFUSED, key.into(), "goto refuse".into());
         } else {
-            self.element(SERVICES, key.into(), format!("goto {chain}"));
+            self.0.element(SERVICES, key.into(), format!("goto {chain}"));
         }
-    }
-
-    fn element(&mut self, map: &'static str, key: String, verdict: String) {
-        self.elements.entry(map).or_default().insert(key, verdict);
     }
 }
 
@@ -293,11 +251,7 @@ mod tests {
     fn a_change_of_one_endpoint_changes_one_chain() {
         let one = |ip: &str| rules(service(json!({})), &[slice(json!([{"addresses": [ip]}]))]);
         let (before, after) = (one("10.244.1.2"), one("10.244.1.3"));
-        assert_eq!(script(Some(&before), &before), "");
-        let text = script(Some(&before), &after);
+        let text = skein_nft::script("skein", &before, &after);
         assert_eq!(text.lines().count(), 3, "{text}");
-        assert!(script(None, &before).starts_with("add table"));
-        let gone = script(Some(&before), &Rules::default());
-        assert!(gone.ends_with("flush chain ip skein svc/n/w/tcp/80\ndelete chain ip skein svc/n/w/tcp/80\n"), "{gone}");
     }
 }

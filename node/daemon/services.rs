@@ -1,71 +1,25 @@
 //! Keeps this node's Service rules true, and answers for their names: from the local replica, also without a quorum.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde::de::DeserializeOwned;
 use skein_object::Key;
 use skein_service::plan::{Node, plan};
 use skein_service::zone::Source;
-use skein_service::{Table, dns};
-use skein_store::{Handle, View};
+use skein_service::{dns, table};
+use skein_store::Handle;
 use tracing::warn;
+
+use crate::kept::Kept;
 
 const SERVICES: &str = "services";
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 
-/// Events taken from the history at once.
-const EVENTS_MAX: usize = 4096;
 /// After nft has refused; what is wrong is told once a while.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// Objects of one kind, kept up to date from the history.
-struct Kept<T> {
-    resource: &'static str,
-    objects: BTreeMap<Key, T>,
-    cursor: u64,
-}
-
-// === impl Kept ===
-
-impl<T: k8s_openapi::Resource + DeserializeOwned> Kept<T> {
-    fn new(resource: &'static str, view: &View) -> Self {
-        let mut kept = Self { resource, objects: BTreeMap::new(), cursor: 0 };
-        kept.reload(view);
-        kept
-    }
-
-    fn reload(&mut self, view: &View) {
-        let prefix = format!("{}/", self.resource);
-        let all = view.state.range(&prefix, None);
-        self.objects = all.filter_map(|(key, entry)| Some((key.clone(), entry.record.typed(entry.revision)?))).collect();
-        self.cursor = view.state.revision();
-    }
-
-    /// Whether anything has changed.
-    fn observe(&mut self, store: &Handle) -> bool {
-        let mut changed = false;
-        loop {
-            let Ok(events) = store.events_since(self.resource, self.cursor, EVENTS_MAX) else {
-                self.reload(&store.local());
-                return true;
-            };
-            let Some(last) = events.last().map(|e| e.revision) else { return changed };
-            for event in &events {
-                changed = true;
-                match event.after.as_ref().and_then(|entry| entry.record.typed(entry.revision)) {
-                    Some(object) => drop(self.objects.insert(event.key.clone(), object)),
-                    None => drop(self.objects.remove(&event.key)),
-                }
-            }
-            self.cursor = last;
-        }
-    }
-}
 
 /// What names are made of, shared with the DNS server.
 struct Objects {
@@ -127,7 +81,7 @@ pub(crate) async fn run(store: Handle, node: String, dns: SocketAddr) {
     let objects = Objects { services: Kept::new(SERVICES, &view), slices: Kept::new(SLICES, &view), store: store.clone() };
     let objects = Arc::new(RwLock::new(objects));
     tokio::spawn(answer_names(dns, Arc::clone(&objects)));
-    let mut table = Table::default();
+    let mut table = table();
     let mut changes = store.watch();
     let mut stale = true;
     loop {
