@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::Response;
 use serde_json::{Map, Value, json};
+use skein_object::registry::Serving;
 use skein_object::{Resource, Status, schema};
 
 use crate::{Body, respond};
@@ -57,7 +58,7 @@ fn document_of(group: &str, version: &str, served: &[Arc<Resource>]) -> Value {
         }
         let base = format!("/{}{}", path_of(group, version), if resource.namespaced { "/namespaces/{namespace}" } else { "" });
         paths.insert(format!("{base}/{}", resource.plural), collection(resource));
-        if !resource.is_virtual {
+        if resource.serving != Serving::Asked {
             paths.insert(format!("{base}/{}/{{name}}", resource.plural), single(resource));
         }
     }
@@ -129,14 +130,19 @@ fn operation(resource: &Resource, action: &str, extra: &[&str]) -> Value {
 }
 
 fn collection(resource: &Resource) -> Value {
-    let post = operation(resource, "post", &[]);
-    if resource.is_virtual {
-        return json!({"post": post});
+    let post = || operation(resource, "post", &[]);
+    let list = || operation(resource, "list", &["labelSelector", "fieldSelector", "limit", "continue", "watch"]);
+    match resource.serving {
+        Serving::Asked => json!({"post": post()}),
+        Serving::Measured => json!({"get": list()}),
+        Serving::Stored => json!({"post": post(), "get": list()}),
     }
-    json!({"post": post, "get": operation(resource, "list", &["labelSelector", "fieldSelector", "limit", "continue", "watch"])})
 }
 
 fn single(resource: &Resource) -> Value {
+    if resource.serving == Serving::Measured {
+        return json!({"get": operation(resource, "get", &[])});
+    }
     json!({
         "get": operation(resource, "get", &[]),
         "put": operation(resource, "put", &[]),

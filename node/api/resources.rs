@@ -3,6 +3,7 @@
 pub(crate) mod binding;
 pub(crate) mod eviction;
 pub(crate) mod log;
+pub(crate) mod metrics;
 pub(crate) mod quota;
 pub(crate) mod review;
 pub(crate) mod scale;

@@ -4,7 +4,7 @@ mod author;
 mod create;
 pub(crate) mod delete;
 mod get;
-mod list;
+pub(crate) mod list;
 mod mutate;
 mod patch;
 mod update;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
-use skein_object::registry::Subresource;
+use skein_object::registry::{Serving, Subresource};
 use skein_object::{Resource, Status};
 use skein_state::Entry;
 use skein_store::View;
@@ -41,6 +41,9 @@ pub(crate) enum Consistency {
 
 pub(crate) async fn serve(verb: &str, context: Context, target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     match (target.subresource, verb) {
+        (None, "get" | "list") if target.resource.serving == Serving::Measured => {
+            resources::metrics::serve(verb, &context, &target, request.headers()).await
+        }
         (Some(Subresource::Log), "get") => resources::log::get(&context, &target, request).await,
         (Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward), "get" | "create") => {
             resources::stream::serve(&context, &target, request).await
@@ -61,7 +64,7 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
         (Some(_), _) => Err(Status::method_not_allowed()),
         (None, "list") => list::serve(&context, &target, request.headers()).await,
         (None, "watch") => watch::serve(&context, &target, request.headers()).await,
-        (None, "create") if target.resource.is_virtual => resources::review::create(&context, &target, request).await,
+        (None, "create") if target.resource.serving == Serving::Asked => resources::review::create(&context, &target, request).await,
         (None, "create") => create::serve(&context, &target, request).await,
         (None, "delete") => delete::serve(&context, &target, request).await,
         (None, "deletecollection") => delete::serve_collection(&context, &target, request).await,

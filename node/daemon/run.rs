@@ -15,7 +15,7 @@ use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
-use crate::{Error, Options, disk, found, join, report, runtime, services, tokens};
+use crate::{Error, Options, disk, found, join, policies, report, runtime, services, tokens};
 
 /// How a node's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     tokio::spawn(api.run());
     tokio::spawn(skein_lead::run(store.clone(), reports.clone()));
     tokio::spawn(keeper::run(store.clone(), directory));
-    tokio::spawn(report::send(store.clone(), endpoint.clone(), node.name.clone(), reports));
+    tokio::spawn(report::send(
+        store.clone(),
+        endpoint.clone(),
+        report::Source { name: node.name.clone(), stats: kubelet.stats.clone() },
+        reports,
+    ));
     tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
+    tokio::spawn(policies::run(store.clone(), kubelet.addresses.clone()));
     tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
     info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
     let ended = tokio::select! {
@@ -99,6 +105,8 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>) ->
         logs: options.logs,
         cluster_dns: found::DNS_SERVICE_IP.into(),
         tokens,
+        stats: skein_kubelet::Stats::default(),
+        addresses: skein_kubelet::Addresses::default(),
     }
 }
 

@@ -119,6 +119,11 @@ impl Runtime {
         Ok((answer.exit_code, String::from_utf8_lossy(&output).into_owned()))
     }
 
+    /// CPU time and memory of every container.
+    pub(crate) async fn container_stats(&self) -> Result<Vec<v1::ContainerStats>, Error> {
+        Ok(self.runtime.clone().list_container_stats(v1::ListContainerStatsRequest { filter: None }).await?.into_inner().stats)
+    }
+
     /// What happens to containers, as it happens. Not every runtime tells.
     pub(crate) async fn events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, Error> {
         Ok(self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await?.into_inner())

@@ -10,6 +10,7 @@
 //! by the labels on sandboxes and containers, so a restart of the daemon adopts what runs. It works from the local
 //! replica: without a quorum Pods go on, and their status is written when there is one again.
 
+mod addresses;
 mod agent;
 mod cri;
 mod dns;
@@ -25,6 +26,7 @@ mod resources;
 mod rotation;
 mod server;
 mod service_account;
+mod stats;
 mod status;
 mod stream;
 mod volumes;
@@ -39,7 +41,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 use skein_store::Handle as Store;
 
+pub use addresses::{Addresses, Known};
 pub use server::serve;
+pub use stats::Stats;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -56,6 +60,10 @@ pub struct Options {
     pub cluster_dns: String,
     /// Where Pods' tokens come from.
     pub tokens: Arc<dyn Tokens>,
+    /// Where what the node uses is put.
+    pub stats: Stats,
+    /// Where the addresses of this node's Pods are put.
+    pub addresses: Addresses,
 }
 
 /// Issues tokens for the ServiceAccounts of Pods on this node.
@@ -105,5 +113,6 @@ impl From<tonic::Status> for Error {
 
 /// Runs the kubelet for as long as the daemon runs.
 pub async fn run(options: Options, store: Store) {
+    tokio::spawn(options.stats.clone().run(cri::Runtime::new(&options.runtime_endpoint)));
     agent::run(options, store).await;
 }

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use prost::Message;
 use skein_cri::ContainerState;
 use skein_object::Key;
 use skein_object::query::pairs;
@@ -49,6 +50,10 @@ async fn answer(options: &Options, store: &Store, request: Request<Incoming>) ->
                 Err(why) => plain(StatusCode::BAD_REQUEST, why),
             }
         }
+        ["stats", "usage"] => match options.stats.newest() {
+            Some(usage) => Response::new(Full::new(Bytes::from(usage.encode_to_vec())).map_err(|never| match never {}).boxed()),
+            None => plain(StatusCode::SERVICE_UNAVAILABLE, "nothing has been measured yet".into()),
+        },
         _ => plain(StatusCode::NOT_FOUND, "404 page not found".into()),
     }
 }

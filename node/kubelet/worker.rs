@@ -117,11 +117,22 @@ impl Worker {
         }
         volumes::remove(&volumes::pod_directory(&self.shared.options.directory, &self.pods.borrow()));
         let _ = std::fs::remove_dir_all(logs::directory(&self.shared.options.directory, &self.pods.borrow()));
+        self.shared.options.addresses.forget(&self.key, &self.uid);
         self.wishes.send_replace(Wish::Gone);
+    }
+
+    /// Known here before any container of the Pod runs.
+    fn tell_address(&self, pod: &Pod, observed: &Observation) {
+        let is_own = pod.spec.as_ref().and_then(|s| s.host_network) != Some(true);
+        match observed.sandbox.as_ref().filter(|_| is_own).and_then(|sandbox| sandbox.ip.parse().ok()) {
+            Some(address) => self.shared.options.addresses.set(&self.key, &self.uid, address),
+            None => self.shared.options.addresses.forget(&self.key, &self.uid),
+        }
     }
 
     async fn pass(&mut self, pod: &Pod) -> Result<Pass, Error> {
         let observed = self.observe().await?;
+        self.tell_address(pod, &observed);
         let decided =
             step(&pod::Input { pod, observed: &observed, unhealthy: &self.unhealthy, started: &self.started, now: Timestamp::now() });
         self.keep_probes(pod, &observed);

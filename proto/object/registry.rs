@@ -6,6 +6,7 @@ mod apps;
 mod batch;
 mod core;
 mod extension;
+mod metrics;
 mod network;
 mod policy;
 mod storage;
@@ -43,8 +44,7 @@ pub struct Resource {
     pub has_generation: bool,
     /// Whether a PUT makes an object that is not there.
     pub made_by_update: bool,
-    /// Whether the resource is only asked, never stored (SelfSubjectAccessReview).
-    pub is_virtual: bool,
+    pub serving: Serving,
     /// Where another resource holds the objects that this one shows.
     pub view: Option<View>,
     pub(crate) default: fn(&mut Value),
@@ -56,6 +56,17 @@ pub struct Resource {
     pub(crate) columns: fn() -> Vec<Column>,
     /// What a custom resource has beyond this.
     pub custom: Option<Custom>,
+}
+
+/// Where a resource's objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// They are stored.
+    Stored,
+    /// One is made to ask something and holds the answer; nothing is stored (SelfSubjectAccessReview).
+    Asked,
+    /// They are measured when they are read (PodMetrics).
+    Measured,
 }
 
 /// A second face of stored objects: an older version, or Events in their new group.
@@ -210,8 +221,10 @@ impl Resource {
     }
 
     pub fn verbs(&self) -> &'static [&'static str] {
-        if self.is_virtual {
-            return &["create"];
+        match self.serving {
+            Serving::Asked => return &["create"],
+            Serving::Measured => return &["get", "list"],
+            Serving::Stored => {}
         }
         if self.stored == "namespaces" {
             return &["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -226,7 +239,7 @@ impl Resource {
 
     /// Whether objects rest under this resource's own keys.
     pub fn is_stored(&self) -> bool {
-        !self.is_virtual && self.view.is_none()
+        self.serving == Serving::Stored && self.view.is_none()
     }
 
     pub fn subresource(&self, name: &str) -> Option<Subresource> {
@@ -242,10 +255,8 @@ impl Resource {
 const IDLE: &[&str] = &[
     "certificatesigningrequests.certificates.k8s.io",
     "flowschemas.flowcontrol.apiserver.k8s.io",
-    "horizontalpodautoscalers.autoscaling",
     "mutatingadmissionpolicies.admissionregistration.k8s.io",
     "mutatingwebhookconfigurations.admissionregistration.k8s.io",
-    "networkpolicies.networking.k8s.io",
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
     "resourceclaims.resource.k8s.io",
     "storageversionmigrations.storagemigration.k8s.io",
@@ -259,7 +270,7 @@ pub fn all() -> &'static [Arc<Resource>] {
     static ALL: OnceLock<Vec<Arc<Resource>>> = OnceLock::new();
     ALL.get_or_init(|| {
         let groups = [core::resources(), apps::resources(), batch::resources(), access::resources(), network::resources()];
-        let more = [storage::resources(), policy::resources(), extension::resources()];
+        let more = [storage::resources(), policy::resources(), extension::resources(), metrics::resources()];
         groups.into_iter().chain(more).flatten().map(Arc::new).collect()
     })
 }
@@ -293,7 +304,7 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         name_rule: NameRule::Subdomain,
         has_generation: false,
         made_by_update: false,
-        is_virtual: false,
+        serving: Serving::Stored,
         view: None,
         default: |_| {},
         prepare: |_| {},

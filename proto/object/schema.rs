@@ -1,7 +1,7 @@
 //! Schemas of the built-in types, and the check of a value against one: types, unknown fields, quantities.
 //!
-//! The definitions are those that Kubernetes v1.37 publishes as OpenAPI (`schema/kubernetes-v1.37.json`); they say which
-//! fields there are, how lists merge, and what a field means. The same definitions are served as OpenAPI.
+//! The definitions are those that Kubernetes v1.37 publishes as OpenAPI (`schema/kubernetes-v1.37.json`), and those of
+//! metrics-server (`schema/metrics-v1beta1.json`); they say which fields there are, how lists merge, and what a field means. The same definitions are served as OpenAPI.
 
 mod shape;
 
@@ -17,7 +17,7 @@ use crate::quantity::canonical;
 /// The deepest nesting that a body may have. Kubernetes bounds it through its decoder.
 const DEPTH_MAX: usize = 100;
 
-const PUBLISHED: &str = include_str!("schema/kubernetes-v1.37.json");
+const PUBLISHED: [&str; 2] = [include_str!("schema/kubernetes-v1.37.json"), include_str!("schema/metrics-v1beta1.json")];
 
 /// What a check found. Unknown fields have been removed from the value.
 #[derive(Debug, Default, PartialEq)]
@@ -31,7 +31,11 @@ pub struct Findings {
 /// All definitions by name (`io.k8s.api.core.v1.Pod`), as JSON Schema with `$ref` to `#/components/schemas/NAME`.
 pub fn definitions() -> &'static Map<String, Value> {
     static DEFINITIONS: OnceLock<Map<String, Value>> = OnceLock::new();
-    DEFINITIONS.get_or_init(|| serde_json::from_str(PUBLISHED).expect("the published definitions are JSON"))
+    DEFINITIONS.get_or_init(|| {
+        let parsed =
+            PUBLISHED.iter().map(|text| serde_json::from_str::<Map<String, Value>>(text).expect("the published definitions are JSON"));
+        parsed.flatten().collect()
+    })
 }
 
 /// The name of the definition of a kind.

@@ -5,6 +5,7 @@ pub mod apps;
 pub mod batch;
 pub mod core;
 pub mod extension;
+pub mod metrics;
 pub mod network;
 pub mod policy;
 pub mod storage;

@@ -5,6 +5,7 @@
 //! the bytes of the log.
 
 use bytes::Bytes;
+use skein_object::usage::NodeUsage;
 
 /// The application protocol of the QUIC handshake; its number is the version of everything below it.
 pub const ALPN: &[u8] = b"skein/1";
@@ -137,4 +138,7 @@ pub struct NodeReport {
     pub node: String,
     #[prost(uint64, tag = "2")]
     pub applied: u64,
+    /// What the node and its Pods use, where that has been measured anew.
+    #[prost(message, optional, tag = "3")]
+    pub usage: Option<NodeUsage>,
 }

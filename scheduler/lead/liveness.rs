@@ -1,9 +1,10 @@
-//! Which nodes have been heard of, in ticks of the leader.
+//! What nodes report: that they live, in ticks of the leader, and what they use.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use skein_reconcile::Liveness;
+use skein_object::usage::NodeUsage;
+use skein_reconcile::{Liveness, Usage};
 
 /// The leader's tick. A stalled leader has no ticks, so its own stall makes nobody silent.
 pub(crate) const TICK_MS: u64 = 100;
@@ -12,6 +13,7 @@ pub(crate) const TICK_MS: u64 = 100;
 #[derive(Clone, Default)]
 pub struct Reports {
     silent_ticks: Arc<Mutex<BTreeMap<String, u64>>>,
+    usage: Arc<Mutex<Usage>>,
 }
 
 // === impl Reports ===
@@ -19,6 +21,15 @@ pub struct Reports {
 impl Reports {
     pub fn heard(&self, node: &str) {
         self.lock().insert(node.into(), 0);
+    }
+
+    /// What a node and its Pods use.
+    pub fn used(&self, node: &str, usage: NodeUsage) {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner).observe(node, usage);
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A new leader knows nothing yet: every node is given time from now on.

@@ -2,20 +2,21 @@
 
 mod schedule;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use skein_command::Transaction;
 use skein_object::Key;
 use skein_place::Fleet;
-use skein_reconcile::{Controller, LOST_AFTER_MS, Liveness, Mint, Snapshot, interested, is_finished, labels_of, reconcile};
+use skein_reconcile::{Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, interested, is_finished, labels_of, reconcile};
 use skein_state::Event;
 use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use crate::Reports;
+use crate::alarms::Alarms;
 use crate::liveness::TICK_MS;
 
 /// What goes into one log entry at most, in transactions; about 1 MiB of Pods.
@@ -43,12 +44,14 @@ struct Session<'a> {
     cursor: u64,
     queue: BTreeSet<Work>,
     /// Work that waits for a time.
-    later: BTreeMap<Instant, BTreeSet<Work>>,
+    later: Alarms<Work, Instant>,
     /// Pods without a node.
     pending: BTreeSet<Key>,
     retry_pending: Instant,
     /// Nodes that were silent for too long in the last tick.
     lost: BTreeSet<String>,
+    memory: Memory,
+    usage: Usage,
 }
 
 /// Leads until the store stops; the caller drops it when the term ends.
@@ -85,10 +88,12 @@ impl<'a> Session<'a> {
             fleet: Fleet::default(),
             cursor: 0,
             queue: BTreeSet::new(),
-            later: BTreeMap::new(),
+            later: Alarms::default(),
             pending: BTreeSet::new(),
             retry_pending: now,
             lost: BTreeSet::new(),
+            memory: Memory::default(),
+            usage: Usage::default(),
         };
         session.reload(view);
         session
@@ -190,15 +195,18 @@ impl<'a> Session<'a> {
 
     fn reconcile_some(&mut self, liveness: &Liveness, decided: &mut Vec<Decided>) {
         let mut mint = Mint::new(Timestamp::now(), rand::random(), liveness.clone());
+        mint.usage = self.usage.clone();
+        mint.memory = std::mem::take(&mut self.memory);
         while decided.len() < BATCH_TRANSACTIONS {
-            let Some((controller, key)) = self.queue.pop_first() else { return };
+            let Some((controller, key)) = self.queue.pop_first() else { break };
             let outcome = reconcile(controller, &self.snapshot, &key, &mut mint);
             if let Some(again_ms) = outcome.again_ms {
                 let at = Instant::now() + Duration::from_millis(again_ms);
-                self.later.entry(at).or_default().insert((controller, key.clone()));
+                self.later.set((controller, key.clone()), at);
             }
             decided.extend(outcome.transactions.into_iter().map(|t| (Some((controller, key.clone())), t)));
         }
+        self.memory = mint.memory;
     }
 
     /// Returns false when nothing was proposed, because the term has ended or there is no quorum.
@@ -211,7 +219,7 @@ impl<'a> Session<'a> {
                     let Err(refusal) = outcome.result() else { continue };
                     debug!(cause = ?refusal.cause(), ?origin, "a decision came too late");
                     match origin {
-                        Some(work) => drop(self.later.entry(Instant::now() + RETRY_REFUSED).or_default().insert(work)),
+                        Some(work) => self.later.set(work, Instant::now() + RETRY_REFUSED),
                         None => self.retry_pending = Instant::now() + RETRY_REFUSED,
                     }
                 }
@@ -227,15 +235,14 @@ impl<'a> Session<'a> {
 
     fn tick(&mut self, reports: &Reports) {
         let now = Instant::now();
-        while let Some(entry) = self.later.first_entry().filter(|e| *e.key() <= now) {
-            self.queue.extend(entry.remove());
-        }
+        self.queue.extend(self.later.due(now));
         for member in self.store.members() {
             reports.expect(&member.member.name);
         }
         // Silence is not an event: who falls silent, is silent, or is heard again is looked at here.
         let silent = reports.liveness().silent_ms;
         let lost: BTreeSet<String> = silent.into_iter().filter(|(_, ms)| *ms >= LOST_AFTER_MS).map(|(node, _)| node).collect();
+        self.usage = reports.usage();
         let known = lost.union(&self.lost).map(|node| (Controller::NodeLifecycle, Key::new("nodes", "", node)));
         self.queue.extend(known);
         self.lost = lost;

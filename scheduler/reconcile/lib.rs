@@ -8,6 +8,7 @@
 //!   Event ──▶ interested(event) ──▶ (controller, key) ──▶ reconcile ──▶ transactions ──▶ lead proposes
 //! ```
 
+mod autoscaler;
 mod backends;
 mod claim;
 mod cluster_role;
@@ -35,6 +36,7 @@ mod root_ca;
 mod service_account;
 mod snapshot;
 mod stateful_set;
+mod usage;
 mod write;
 
 use skein_command::Transaction;
@@ -44,16 +46,18 @@ use skein_object::quota::QUOTAS;
 use skein_state::Event;
 
 pub use claim::{placed, with_volumes};
-pub use mint::Mint;
+pub use mint::{Memory, Mint};
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
 pub use pods_of::is_finished;
 pub use preemption::{budgets, is_gated, preempted};
 pub use snapshot::{Snapshot, Stored, labels_of};
+pub use usage::Usage;
 pub use write::{Note, bind, event, unschedulable};
 
 /// Every controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
+    Autoscaler,
     ClusterRole,
     CronJob,
     CustomResource,
@@ -98,6 +102,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
     match controller {
         Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
         Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
+        Controller::Autoscaler => autoscaler::reconcile(snapshot, key, mint),
         Controller::ClusterRole => cluster_role::reconcile(snapshot, key).into(),
         Controller::RootCa => root_ca::reconcile(snapshot, key, mint).into(),
         Controller::CustomResource => custom_resource::reconcile(snapshot, key, mint).into(),
@@ -120,6 +125,12 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::Volume => claim::reconcile_volume(snapshot, key, mint).into(),
         Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
     }
+}
+
+/// Whether an event is more than a controller's own writing of the status.
+fn has_new_spec(event: &Event) -> bool {
+    let spec = |entry: &Option<skein_state::Entry>| entry.as_ref().and_then(|entry| entry.record.segment("spec").cloned());
+    event.before.is_none() || spec(&event.before) != spec(&event.after)
 }
 
 /// Which controllers must look at which objects because of an event; all of them, when a leader begins.
@@ -147,6 +158,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
             let homes = all.filter(|namespace| key.namespace() == root_ca::HOME || *namespace == own);
             homes.map(|namespace| (Controller::RootCa, namespace)).collect()
         }
+        autoscaler::AUTOSCALERS if has_new_spec(event) => vec![(Controller::Autoscaler, key.clone())],
         QUOTAS => vec![(Controller::ResourceQuota, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],

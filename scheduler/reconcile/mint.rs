@@ -1,19 +1,33 @@
 //! What controllers need beside the snapshot and must not make themselves: the time, ids, and how nodes fare.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
 
-use crate::Liveness;
+use jiff::Timestamp;
+use skein_object::Key;
+
+use crate::autoscaler::History;
+use crate::{Liveness, Usage};
 
 /// Supplied by the caller for each pass. Two passes with equal mints over equal snapshots give equal commands.
 pub struct Mint {
     pub now: Timestamp,
     pub liveness: Liveness,
+    /// What Pods use.
+    pub usage: Usage,
+    /// What controllers remember from one pass to the next.
+    pub memory: Memory,
     seed: u64,
+}
+
+/// What a leader's controllers remember and may forget: a new leader begins without it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    pub(crate) autoscalers: BTreeMap<Key, History>,
 }
 
 impl Mint {
     pub fn new(now: Timestamp, seed: u64, liveness: Liveness) -> Self {
-        Self { now, liveness, seed }
+        Self { now, liveness, usage: Usage::default(), memory: Memory::default(), seed }
     }
 
     /// A random (version 4) UUID from the seed.

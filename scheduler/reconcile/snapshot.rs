@@ -104,6 +104,13 @@ impl Snapshot {
         registry::by_key(key.resource()).or_else(|| self.custom.get(key.resource())).cloned()
     }
 
+    /// The resource with this kind in this version.
+    pub(crate) fn resource_of_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
+        let group = |api_version: &str| api_version.rsplit_once('/').map_or(String::new(), |(group, _)| group.into());
+        let same = |r: &&Arc<Resource>| r.kind == kind && r.group == group(api_version);
+        registry::by_kind(api_version, kind).or_else(|| self.custom.values().find(same)).cloned()
+    }
+
     pub(crate) fn custom_resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.custom.values()
     }

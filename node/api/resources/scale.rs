@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
-use skein_object::{Resource, Status, custom, meta, patch};
+use skein_object::scale::{self, Scale};
+use skein_object::{Resource, Status, meta, patch};
 
 use crate::route::Target;
 use crate::verbs::{Mutation, mutate, to_value, view};
@@ -44,19 +45,16 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, reques
 }
 
 fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> {
-    let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(json!(0));
-    if replicas.as_i64().is_none_or(|n| n < 0) {
+    let stated = scale.pointer("/spec/replicas").cloned().unwrap_or(json!(0));
+    let Some(replicas) = stated.as_i64().filter(|n| *n >= 0) else {
         let message = format!(
-            "Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0",
+            "Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {stated}: must be greater than or equal to 0",
             target.name
         );
         return Err(Status::failure(422, "Invalid", message));
-    }
+    };
     let mut new = old.clone();
-    match paths(&target.resource) {
-        Some(paths) => custom::put(&mut new, &paths.spec_replicas, replicas),
-        None => new["spec"]["replicas"] = replicas,
-    }
+    scale::set(&target.resource, &mut new, replicas);
     let version = meta::get(scale, "resourceVersion").cloned();
     match version {
         Some(version) => meta::edit(&mut new).insert("resourceVersion".into(), version),
@@ -65,34 +63,17 @@ fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> 
     Ok(new)
 }
 
-/// Where a custom resource has what is scaled.
-fn paths(resource: &Resource) -> Option<&custom::Scale> {
-    resource.custom.as_ref()?.scale.as_ref()
-}
-
 fn scale_of(resource: &Resource, object: &Value) -> Value {
     let metadata: serde_json::Map<String, Value> = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
         .iter()
         .filter_map(|field| Some(((*field).to_string(), meta::get(object, field)?.clone())))
         .collect();
-    let zero = || json!(0);
-    let (wanted, found, selector) = match paths(resource) {
-        Some(paths) => (
-            custom::at(object, &paths.spec_replicas).cloned(),
-            custom::at(object, &paths.status_replicas).cloned(),
-            paths.label_selector.as_deref().and_then(|path| custom::at(object, path)?.as_str()).unwrap_or_default().to_string(),
-        ),
-        None => (
-            object.pointer("/spec/replicas").cloned(),
-            object.pointer("/status/replicas").cloned(),
-            skein_object::table::selector_text(object),
-        ),
-    };
+    let Scale { wanted, found, selector } = scale::of(resource, object);
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": wanted.unwrap_or_else(zero)},
-        "status": {"replicas": found.unwrap_or_else(zero), "selector": selector},
+        "spec": {"replicas": wanted},
+        "status": {"replicas": found, "selector": selector},
     })
 }

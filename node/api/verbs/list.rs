@@ -18,7 +18,7 @@ use crate::route::Target;
 use crate::{Body, Context};
 
 /// Which objects a list or a watch is about.
-pub(super) struct Filter {
+pub(crate) struct Filter {
     pub(super) labels: Selector,
     pub(super) fields: FieldSelector,
 }
@@ -33,7 +33,7 @@ struct Continuation {
 // === impl Filter ===
 
 impl Filter {
-    pub(super) fn of(target: &Target) -> Result<Self, Status> {
+    pub(crate) fn of(target: &Target) -> Result<Self, Status> {
         let malformed = |e: skein_object::selector::Malformed| Status::bad_request(e.to_string());
         let labels = Selector::parse(target.query.get("labelSelector").unwrap_or_default()).map_err(malformed)?;
         let mut text = target.query.get("fieldSelector").unwrap_or_default().to_string();
@@ -49,9 +49,13 @@ impl Filter {
         Ok(Self { labels, fields })
     }
 
+    /// What can be told without the object's fields.
+    pub(crate) fn matches_labels(&self, entry: &Entry) -> bool {
+        self.labels.is_everything() || self.labels.matches(&labels_of(entry))
+    }
+
     pub(super) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
-        (self.labels.is_everything() || self.labels.matches(&labels_of(entry)))
-            && (self.fields.is_everything() || self.fields.matches(&to_value(resource, entry)))
+        self.matches_labels(entry) && (self.fields.is_everything() || self.fields.matches(&to_value(resource, entry)))
     }
 }
 

@@ -2,28 +2,35 @@
 
 use std::borrow::Cow;
 
-use super::{Resource, Subresource, entry};
+use super::{Resource, Serving, Subresource, entry};
 use crate::names::NameRule;
 use crate::{defaults, table, validate};
 
 pub(super) fn resources() -> Vec<Resource> {
     vec![
-        Resource { namespaced: false, is_virtual: true, ..entry("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews") },
-        Resource { namespaced: false, is_virtual: true, ..entry("authentication.k8s.io", "v1", "TokenReview", "tokenreviews") },
-        Resource { is_virtual: true, ..entry("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews") },
         Resource {
             namespaced: false,
-            is_virtual: true,
+            serving: Serving::Asked,
+            ..entry("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews")
+        },
+        Resource { namespaced: false, serving: Serving::Asked, ..entry("authentication.k8s.io", "v1", "TokenReview", "tokenreviews") },
+        Resource {
+            serving: Serving::Asked,
+            ..entry("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews")
+        },
+        Resource {
+            namespaced: false,
+            serving: Serving::Asked,
             ..entry("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews")
         },
         Resource {
             namespaced: false,
-            is_virtual: true,
+            serving: Serving::Asked,
             ..entry("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews")
         },
         Resource {
             namespaced: false,
-            is_virtual: true,
+            serving: Serving::Asked,
             ..entry("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews")
         },
         Resource {

@@ -116,6 +116,10 @@ pub(crate) fn pod() -> Vec<Column> {
 /// The STATUS column: `printPod` in `pkg/printers/internalversion`.
 fn pod_status(pod: &Value) -> String {
     let mut reason = text_or(pod, "/status/reason", &text_or(pod, "/status/phase", ""));
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    if conditions.into_iter().flatten().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
+        reason = "SchedulingGated".into();
+    }
     let inits = items(pod, "/status/initContainerStatuses");
     let total = items(pod, "/spec/initContainers").len();
     let mut initializing = false;
