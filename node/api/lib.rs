@@ -10,6 +10,7 @@
 //! There is one path for all resources; what differs between them is in `proto/object`'s registry and in `resources/`,
 //! where a few kinds have behaviour of their own. [`status`] is the only place where errors become HTTP.
 
+mod admit;
 mod authenticate;
 mod authorize;
 mod body;
@@ -32,6 +33,7 @@ use serde_json::Value;
 use skein_object::Status;
 use skein_store::Handle;
 
+pub use admit::Admitter;
 pub use authenticate::{Audience, Bound, TokenError, TokenKey};
 pub use server::{Error, Options, Service};
 

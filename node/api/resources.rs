@@ -13,7 +13,7 @@ pub(crate) mod token;
 
 use serde_json::{Value, json};
 use skein_command::Write;
-use skein_object::admission::{self, Surroundings};
+use skein_object::admission::{self, Surroundings, pod_security};
 use skein_object::meta::{self, Birth};
 use skein_object::{Key, Resource, Status, registry};
 
@@ -23,6 +23,17 @@ use crate::route::Target;
 /// What the admission plugins of Kubernetes add to a new object, or why they refuse it.
 pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Value) -> Result<(), Status> {
     let state = context.store.local().state;
+    let template = match target.resource.stored() {
+        "pods" => Some(&*object),
+        "cronjobs.batch" => object.pointer("/spec/jobTemplate/spec/template"),
+        _ => object.pointer("/spec/template").filter(|template| template.pointer("/spec/containers").is_some()),
+    };
+    if let Some(template) = template
+        && let Some(home) = state.show(&Key::new("namespaces", "", &target.namespace))
+        && let Some(warning) = pod_security::violation(pod_security::Mode::Warn, &home, template)
+    {
+        target.caller.warnings.add(warning);
+    }
     let (get, list) = (|key: &Key| state.show(key), |resource: &str| state.show_all(resource));
     match target.resource.stored() {
         "pods" | "persistentvolumeclaims" => {

@@ -9,6 +9,7 @@ use skein_object::query::pairs;
 use skein_object::registry::Subresource;
 use skein_object::{Key, Resource, Status};
 
+use crate::admit::{Caller, Warnings};
 use crate::authenticate::User;
 use crate::verbs::{self, Consistency};
 use crate::{Body, Context, authenticate, authorize, body, discovery, openapi, respond};
@@ -33,7 +34,7 @@ pub(crate) struct Target {
     pub(crate) subresource: Option<Subresource>,
     pub(crate) query: Query,
     pub(crate) consistency: Consistency,
-    pub(crate) user: User,
+    pub(crate) caller: Caller,
 }
 
 /// Query parameters, decoded.
@@ -90,12 +91,14 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
     let response = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => {
             let find = |plural: &str| context.catalog.find(&context.store.local().state, "", version, plural);
-            let target = target(&find, rest, query, consistency, user)?;
+            let caller = Caller { user, warnings: Warnings::default() };
+            let target = target(&find, rest, query, consistency, caller)?;
             serve_resource(context, target, request).await?
         }
         ["apis", group, version, rest @ ..] if !rest.is_empty() => {
             let find = |plural: &str| context.catalog.find(&context.store.local().state, group, version, plural);
-            let target = target(&find, rest, query, consistency, user)?;
+            let caller = Caller { user, warnings: Warnings::default() };
+            let target = target(&find, rest, query, consistency, caller)?;
             serve_resource(context, target, request).await?
         }
         _ => {
@@ -150,7 +153,7 @@ fn target(
     rest: &[&str],
     query: Query,
     consistency: Consistency,
-    user: User,
+    caller: Caller,
 ) -> Result<Target, Status> {
     let (resource, namespace, name, subresource) = match rest {
         // `namespaces/NS/...` is a namespace's content, but for the subresources of the Namespace itself.
@@ -169,7 +172,7 @@ fn target(
         Some(text) => Some(resource.subresource(text).ok_or_else(Status::page_not_found)?),
         None => None,
     };
-    Ok(Target { resource, namespace: namespace.into(), name: name.into(), subresource, query, consistency, user })
+    Ok(Target { resource, namespace: namespace.into(), name: name.into(), subresource, query, consistency, caller })
 }
 
 /// Kubernetes' verb of a request: it depends on the method, on whether there is a name, and on `?watch`.
@@ -198,11 +201,15 @@ async fn serve_resource(context: Context, target: Target, request: Request<Bytes
         name: &target.name,
         subresource: target.subresource.map(Subresource::name).unwrap_or_default(),
     };
-    authorize::check(&context, &target.user, &attributes)?;
+    authorize::check(&context, &target.caller.user, &attributes)?;
     if target.subresource.is_none() && !target.resource.verbs().contains(&verb) {
         return Err(Status::method_not_allowed());
     }
-    verbs::serve(verb, context, target, request).await
+    let warnings = target.caller.warnings.clone();
+    let answer = verbs::serve(verb, context, target, request).await;
+    // A refusal has warnings too.
+    let response = answer.unwrap_or_else(|status| respond::status(&status));
+    Ok(respond::with_warnings(response, &warnings.take()))
 }
 
 #[cfg(test)]
@@ -211,10 +218,10 @@ mod tests {
 
     #[test]
     fn takes_paths_apart() {
-        let user = User { name: "u".into(), ..User::default() };
+        let caller = Caller { user: User { name: "u".into(), ..User::default() }, warnings: Warnings::default() };
         let check = |rest: &[&str], expected: Option<(&str, &str, &str, Option<Subresource>)>| {
             let find = |plural: &str| skein_object::registry::find("", "v1", plural).cloned();
-            let found = target(&find, rest, Query::default(), Consistency::Linearizable, user.clone()).ok();
+            let found = target(&find, rest, Query::default(), Consistency::Linearizable, caller.clone()).ok();
             let found = found.as_ref().map(|t| (t.resource.plural, t.namespace.as_str(), t.name.as_str(), t.subresource));
             assert_eq!(found, expected, "{rest:?}");
         };

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::authenticate::User;
 use crate::resources::service::Range;
-use crate::{Body, Cluster, Context, Kubelets, TokenKey, body, respond, route};
+use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, body, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,6 +56,11 @@ pub struct Service {
 // === impl Service ===
 
 impl Service {
+    /// Admission for what does not come through this API.
+    pub fn admitter(&self) -> Admitter {
+        Admitter::new(self.context.clone())
+    }
+
     pub async fn bind(options: Options) -> Result<Self, Error> {
         let range = Range::parse(&options.cluster_ip_range).ok_or(Error::Range(options.cluster_ip_range))?;
         let listener = TcpListener::bind(options.bind).await.map_err(|source| Error::Bind { address: options.bind, source })?;

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use skein_lead::Reports;
+use skein_object::{Key, Record};
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
 use skein_store::{Handle, Member, Storage};
@@ -65,8 +67,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         cluster_ip_range: options.service_range.clone(),
     })
     .await?;
+    let admission = Arc::new(MadeByControllers(api.admitter()));
     tokio::spawn(api.run());
-    tokio::spawn(skein_lead::run(store.clone(), reports.clone()));
+    tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission));
     tokio::spawn(keeper::run(store.clone(), directory));
     tokio::spawn(report::send(
         store.clone(),
@@ -91,6 +94,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     store.stop().await;
     endpoint.close();
     Ok(ended)
+}
+
+/// What controllers make is admitted as what clients make.
+struct MadeByControllers(skein_api::Admitter);
+
+#[async_trait]
+impl skein_lead::Admission for MadeByControllers {
+    async fn admit(&self, user: &str, key: &Key, record: &Record) -> Result<Option<Record>, String> {
+        self.0.admit(user, key, record).await
+    }
 }
 
 fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>) -> skein_kubelet::Options {

@@ -1,9 +1,13 @@
-//! What Kubernetes' admission plugins add to new objects: LimitRanger, ServiceAccount and Priority to Pods, the
-//! default class and protection to claims.
+//! What Kubernetes' admission plugins add to new objects, and what they refuse: LimitRanger, ServiceAccount, Priority and
+//! PodSecurity for Pods, the default class and protection for claims.
 //!
 //! The API and the controllers make objects through these functions; what they must know of others they ask for.
 
+pub mod dynamic;
 mod limits;
+pub mod pod_security;
+pub mod policy;
+pub mod webhook;
 
 use serde_json::{Value, json};
 
@@ -31,7 +35,9 @@ pub fn pod(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Resul
     }
     limits::pod(pod, &ranges(namespace, around.list))?;
     prioritise(pod, around)?;
-    account(pod, namespace, around)
+    account(pod, namespace, around)?;
+    let home = (around.get)(&Key::new("namespaces", "", namespace)).unwrap_or_default();
+    pod_security::violation(pod_security::Mode::Enforce, &home, pod).map_or(Ok(()), Err)
 }
 
 /// The LimitRanges of a namespace.

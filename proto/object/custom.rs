@@ -3,7 +3,6 @@
 
 mod column;
 mod defaulting;
-mod kept;
 mod rules;
 mod validation;
 

@@ -256,13 +256,10 @@ const IDLE: &[&str] = &[
     "certificatesigningrequests.certificates.k8s.io",
     "flowschemas.flowcontrol.apiserver.k8s.io",
     "mutatingadmissionpolicies.admissionregistration.k8s.io",
-    "mutatingwebhookconfigurations.admissionregistration.k8s.io",
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
     "resourceclaims.resource.k8s.io",
     "storageversionmigrations.storagemigration.k8s.io",
     "apiservices.apiregistration.k8s.io",
-    "validatingadmissionpolicies.admissionregistration.k8s.io",
-    "validatingwebhookconfigurations.admissionregistration.k8s.io",
 ];
 
 /// Every built-in resource, in the order of discovery. Of several versions the preferred one comes first.

@@ -14,13 +14,22 @@ mod session;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use skein_object::{Key, Record};
 use skein_store::Handle;
 use tokio::sync::Notify;
 
 pub use liveness::Reports;
 
+/// Asked before a controller's new object is proposed, as the API asks before a client's.
+#[async_trait]
+pub trait Admission: Send + Sync + 'static {
+    /// What is stored instead, if it is not what it was; `Err` says why it may not be.
+    async fn admit(&self, user: &str, key: &Key, record: &Record) -> Result<Option<Record>, String>;
+}
+
 /// Leads whenever this node is elected; returns when the store stops.
-pub async fn run(store: Handle, reports: Reports) {
+pub async fn run(store: Handle, reports: Reports, admission: Arc<dyn Admission>) {
     loop {
         let mut term = None;
         store
@@ -40,7 +49,7 @@ pub async fn run(store: Handle, reports: Reports) {
             end.notify_one();
         });
         tokio::select! {
-            () = session::lead(&store, term, &reports) => {}
+            () = session::lead(&store, term, &reports, &*admission) => {}
             () = lost.notified() => {}
         }
         watching.abort();

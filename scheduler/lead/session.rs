@@ -6,18 +6,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use skein_command::Transaction;
+use skein_command::{Action, Expect, Transaction};
 use skein_object::Key;
 use skein_place::Fleet;
-use skein_reconcile::{Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, interested, is_finished, labels_of, reconcile};
+use skein_reconcile::{
+    Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, interested, is_finished, labels_of, reconcile, refused,
+};
 use skein_state::Event;
 use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
-use crate::Reports;
 use crate::alarms::Alarms;
 use crate::liveness::TICK_MS;
+use crate::{Admission, Reports};
 
 /// What goes into one log entry at most, in transactions; about 1 MiB of Pods.
 const BATCH_TRANSACTIONS: usize = 256;
@@ -36,6 +38,9 @@ type Decided = (Option<Work>, Transaction);
 /// A decision that was refused is made again after this, if no event has brought it back before.
 const RETRY_REFUSED: Duration = Duration::from_millis(200);
 
+/// What admission has refused is asked for again after this.
+const RETRY_UNADMITTED: Duration = Duration::from_secs(1);
+
 struct Session<'a> {
     store: &'a Handle,
     term: u64,
@@ -52,13 +57,14 @@ struct Session<'a> {
     lost: BTreeSet<String>,
     memory: Memory,
     usage: Usage,
+    admission: &'a dyn Admission,
 }
 
 /// Leads until the store stops; the caller drops it when the term ends.
-pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports) {
+pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports, admission: &dyn Admission) {
     // Everything that earlier leaders committed must be seen before the first decision.
     let Ok(view) = store.read().await else { return };
-    let mut session = Session::begin(store, term, &view);
+    let mut session = Session::begin(store, admission, (term, &view));
     // Every node counts from now on, so that the first look at each already has an opinion.
     store.members().iter().for_each(|member| reports.expect(&member.member.name));
     let mut changes = store.watch();
@@ -79,7 +85,7 @@ pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports) {
 // === impl Session ===
 
 impl<'a> Session<'a> {
-    fn begin(store: &'a Handle, term: u64, view: &View) -> Self {
+    fn begin(store: &'a Handle, admission: &'a dyn Admission, (term, view): (u64, &View)) -> Self {
         let now = Instant::now();
         let mut session = Self {
             store,
@@ -94,6 +100,7 @@ impl<'a> Session<'a> {
             lost: BTreeSet::new(),
             memory: Memory::default(),
             usage: Usage::default(),
+            admission,
         };
         session.reload(view);
         session
@@ -209,8 +216,40 @@ impl<'a> Session<'a> {
         self.memory = mint.memory;
     }
 
+    /// Asks admission about every new object that a controller makes; of one that may not be an Event tells.
+    async fn admit(&mut self, decided: Vec<Decided>) -> Vec<Decided> {
+        let mut admitted = Vec::with_capacity(decided.len());
+        for (origin, mut transaction) in decided {
+            let Some(work) = &origin else {
+                admitted.push((origin, transaction));
+                continue;
+            };
+            match self.admit_one(work.0, &mut transaction).await {
+                Ok(()) => admitted.push((origin, transaction)),
+                Err(why) => {
+                    let mut mint = Mint::new(Timestamp::now(), rand::random(), Liveness::default());
+                    admitted.extend(refused(&self.snapshot, &work.1, &why, &mut mint).map(|told| (None, told)));
+                    self.later.set(work.clone(), Instant::now() + RETRY_UNADMITTED);
+                }
+            }
+        }
+        admitted
+    }
+
+    async fn admit_one(&self, controller: Controller, transaction: &mut Transaction) -> Result<(), String> {
+        for write in &mut transaction.writes {
+            let (Some(Expect::Absent(_)), Some(Action::Put(record))) = (&write.expect, &mut write.action) else { continue };
+            let Some(key) = Key::parse(&write.key).filter(|key| key.resource() != "events") else { continue };
+            if let Some(other) = self.admission.admit(controller.account(), &key, record).await? {
+                *record = other;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns false when nothing was proposed, because the term has ended or there is no quorum.
     async fn propose(&mut self, decided: Vec<Decided>) -> bool {
+        let decided = self.admit(decided).await;
         let (origins, mut transactions): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
         transactions.iter_mut().for_each(|t| t.epoch = self.term);
         match self.store.propose_all(transactions).await {

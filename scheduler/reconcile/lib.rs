@@ -48,7 +48,7 @@ use skein_state::Event;
 pub use claim::{placed, with_volumes};
 pub use mint::{Memory, Mint};
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
-pub use pods_of::is_finished;
+pub use pods_of::{is_finished, refused};
 pub use preemption::{budgets, is_gated, preempted};
 pub use snapshot::{Snapshot, Stored, labels_of};
 pub use usage::Usage;
@@ -81,6 +81,26 @@ pub enum Controller {
     StatefulSet,
     VolumeClaim,
     Volume,
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Whom Kubernetes' controller of this name acts as.
+    pub fn account(self) -> &'static str {
+        match self {
+            Self::CronJob => "system:serviceaccount:kube-system:cronjob-controller",
+            Self::DaemonSet => "system:serviceaccount:kube-system:daemon-set-controller",
+            Self::Deployment => "system:serviceaccount:kube-system:deployment-controller",
+            Self::EndpointSlice => "system:serviceaccount:kube-system:endpointslice-controller",
+            Self::Endpoints => "system:serviceaccount:kube-system:endpoint-controller",
+            Self::ReplicaSet => "system:serviceaccount:kube-system:replicaset-controller",
+            Self::ReplicationController => "system:serviceaccount:kube-system:replication-controller",
+            Self::Job => "system:serviceaccount:kube-system:job-controller",
+            Self::StatefulSet => "system:serviceaccount:kube-system:statefulset-controller",
+            _ => "system:kube-controller-manager",
+        }
+    }
 }
 
 /// What a controller answers.

@@ -237,6 +237,12 @@ fn shrink(set: &Set<'_>, active: &mut [&Stored<Pod>], mint: &mut Mint, transacti
     }
 }
 
+/// The event of what admission refused to the controller of an object.
+pub fn refused(snapshot: &Snapshot, origin: &Key, why: &str, mint: &mut Mint) -> Option<Transaction> {
+    let uid = crate::snapshot::ties(&snapshot.state.get(origin)?.record).uid;
+    failed_create(snapshot, (origin, &uid, "admission"), why, mint)
+}
+
 /// Says in a set's status whether its Pods can be made.
 pub(crate) fn set_failure(object: &mut Value, failure: Option<&String>, mint: &Mint) {
     match failure {

@@ -4,6 +4,7 @@
 //! it fails.
 
 pub mod registry;
+pub mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

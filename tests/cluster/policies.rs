@@ -46,7 +46,9 @@ spec: {selector: {role: web}, ports: [{port: 8080, targetPort: http}]}
     );
     cluster.kubectl("node-2", &["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
     let address = cluster.kubectl("node-3", &["get", "pod", "web", "-o", "jsonpath={.status.podIP}"]);
-    let reaches = |from: &str, url: &str| cluster.try_kubectl("node-1", &["exec", from, "--", "busybox", "timeout", "1", "wget", "-qO-", url]).is_ok();
+    let reaches = |from: &str, url: &str| {
+        cluster.try_kubectl("node-1", &["exec", from, "--", "busybox", "timeout", "1", "wget", "-qO-", url]).is_ok()
+    };
     let direct = format!("http://{address}/");
     let both = |expected: (bool, bool), what: &str| {
         cluster.until(what, || {

@@ -15,11 +15,11 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
     let mut review = body::decode(&headers, request.body())?;
     body::conform(&mut review, &target.resource, body::FieldValidation::Ignore)?;
     let status = match target.resource.kind {
-        "SelfSubjectReview" => json!({"userInfo": target.user.info()}),
+        "SelfSubjectReview" => json!({"userInfo": target.caller.user.info()}),
         "TokenReview" => token(context, &review),
         "SelfSubjectRulesReview" => rules(context, target, &review)?,
         kind => {
-            let user = if kind == "SelfSubjectAccessReview" { target.user.clone() } else { subject(&target.resource, &review)? };
+            let user = if kind == "SelfSubjectAccessReview" { target.caller.user.clone() } else { subject(&target.resource, &review)? };
             access(context, target, &review, &user)?
         }
     };
@@ -94,11 +94,11 @@ fn rules(context: &Context, target: &Target, review: &Value) -> Result<Value, St
         return Err(Status::invalid(&target.resource, "", errors));
     }
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
-    if target.user.is_in("system:masters") {
+    if target.caller.user.is_in("system:masters") {
         resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
         paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
     }
-    for rule in context.grants.rules(&context.store, &target.user, &namespace) {
+    for rule in context.grants.rules(&context.store, &target.caller.user, &namespace) {
         let list = if rule.non_resource_urls.is_empty() { &mut resources } else { &mut paths };
         list.push(serde_json::to_value(rule).unwrap_or_default());
     }

@@ -10,6 +10,7 @@ use skein_object::meta::{self, Birth};
 use skein_object::{Key, Status};
 
 use super::{Author, object_response};
+use crate::admit::{Action, Admission};
 use crate::body::{self, FieldValidation, OBJECT_BYTES_MAX};
 use crate::route::Target;
 use crate::{Body, Context, resources, respond, status};
@@ -58,8 +59,19 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
     for _ in 0..ATTEMPTS {
         let mut candidate = object.clone();
         prepare(context, &mut candidate, target, origin)?;
+        let key = Key::new(resource.stored(), &target.namespace, meta::name(&candidate));
+        let action = Action { operation: "CREATE", resource, subresource: "", key: &key, dry_run: target.dry_run()? };
+        let admission = Admission::of(context, &target.caller, &action);
+        if let Some(admission) = &admission
+            && admission.mutate(&mut candidate, &Value::Null).await?
+        {
+            settle(&mut candidate, target, origin);
+        }
         let claims = resources::service::claims(context, resource, &mut candidate, None)?;
         check(&candidate, target)?;
+        if let Some(admission) = &admission {
+            admission.judge(&candidate, &Value::Null).await?;
+        }
         let record = resource.record(&candidate);
         if record.size() > OBJECT_BYTES_MAX {
             return Err(Status::too_large(format!(
@@ -67,7 +79,6 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
                 record.size()
             )));
         }
-        let key = Key::new(resource.stored(), &target.namespace, meta::name(&candidate));
         let state = context.store.local().state;
         let charges = resources::quota::charges(&state, resource, &key, &candidate, None)?;
         if target.dry_run()? {
@@ -108,6 +119,17 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         }
     }
     Err(last)
+}
+
+/// What webhooks changed gets its defaults, and its managers.
+fn settle(object: &mut Value, target: &Target, origin: &Origin) {
+    target.resource.conform(object);
+    target.resource.fill_managed(object);
+    if let Origin::Sent(author) = origin {
+        meta::edit(object).shift_remove("managedFields");
+        author.record(&target.resource, None, object);
+    }
+    target.resource.fill_defaults(object);
 }
 
 /// Everything the server adds to a new object.

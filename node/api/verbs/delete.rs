@@ -11,6 +11,7 @@ use skein_state::Entry;
 
 use super::list::Filter;
 use super::{to_value, view};
+use crate::admit::{Action, Admission};
 use crate::route::Target;
 use crate::{Body, Context, body, respond, status};
 
@@ -48,7 +49,7 @@ impl Options {
 
 pub(super) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let options = options(target, request).await?;
-    delete(context, &target.resource, &target.key(), &options, None).await.map(|value| respond::json(200, &value))
+    delete(context, target, &target.key(), &options, None).await.map(|value| respond::json(200, &value))
 }
 
 /// Deletes one object with `DeleteOptions` that came inside another request, together with another write.
@@ -57,7 +58,7 @@ pub(crate) async fn with(context: &Context, target: &Target, options: Value, oth
     if target.dry_run()? {
         options.dry_run = vec!["All".into()];
     }
-    delete(context, &target.resource, &target.key(), &options, other).await
+    delete(context, target, &target.key(), &options, other).await
 }
 
 pub(super) async fn serve_collection(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
@@ -67,7 +68,7 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
     let prefix = Key::prefix(target.resource.stored(), &target.namespace);
     let mut items = Vec::new();
     for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
-        match delete(context, &target.resource, key, &options, None).await {
+        match delete(context, target, key, &options, None).await {
             Ok(_) => items.push(to_value(&target.resource, entry)),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
@@ -106,7 +107,10 @@ async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, St
 /// Deletes or begins to delete; returns the object while it is still there, a Status when it is gone.
 ///
 /// `other` happens with it or not at all; where it no longer fits, somebody has been quicker, and the client asks again.
-async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Options, other: Option<Write>) -> Result<Value, Status> {
+async fn delete(context: &Context, target: &Target, key: &Key, options: &Options, other: Option<Write>) -> Result<Value, Status> {
+    let resource = &*target.resource;
+    let action = Action { operation: "DELETE", resource, subresource: "", key, dry_run: !options.dry_run.is_empty() };
+    let admission = Admission::of(context, &target.caller, &action);
     let mut fresh = false;
     for _ in 0..ATTEMPTS {
         let view = if fresh { context.store.read().await.map_err(|e| status::of_store(&e))? } else { context.store.local() };
@@ -119,6 +123,10 @@ async fn delete(context: &Context, resource: &Resource, key: &Key, options: &Opt
         };
         let old = to_value(resource, entry);
         check_preconditions(resource, key, &old, entry, &options.preconditions)?;
+        if let Some(admission) = &admission {
+            admission.mutate(&mut Value::Null, &old).await?;
+            admission.judge(&Value::Null, &old).await?;
+        }
         let (write, answer) = match plan(resource, &old, &options.wish(), Timestamp::now()) {
             Plan::Nothing => return Ok(old),
             Plan::Remove => (Write::delete(key, entry.revision), None),

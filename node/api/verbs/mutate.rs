@@ -13,6 +13,7 @@ use skein_object::{Key, Resource, Status, deletion, meta};
 use skein_state::Entry;
 
 use super::{Author, to_value};
+use crate::admit::{Action, Admission, Caller};
 use crate::body::OBJECT_BYTES_MAX;
 use crate::route::Target;
 use crate::{Context, resources, status};
@@ -31,6 +32,7 @@ pub(crate) struct Mutation {
     pub(crate) dry_run: bool,
     /// For whom the fields that change are recorded; `None` where the change has recorded that already.
     pub(crate) author: Option<Author>,
+    pub(crate) caller: Caller,
 }
 
 impl Mutation {
@@ -41,7 +43,14 @@ impl Mutation {
             subresource: target.subresource,
             dry_run: target.dry_run()?,
             author: Some(Author::of(target, headers)?),
+            caller: target.caller.clone(),
         })
+    }
+
+    fn admission<'a>(&'a self, context: &'a Context) -> Option<Admission<'a>> {
+        let subresource = self.subresource.map(Subresource::name).unwrap_or_default();
+        let action = Action { operation: "UPDATE", resource: &self.resource, subresource, key: &self.key, dry_run: self.dry_run };
+        Admission::of(context, &self.caller, &action)
     }
 }
 
@@ -74,7 +83,15 @@ pub(crate) async fn mutate(
             }
             return Err(Status::modified(resource, mutation.key.name()));
         }
+        let admission = mutation.admission(context);
+        let mut changed = changed;
+        if let Some(admission) = &admission {
+            admission.mutate(&mut changed, &old).await?;
+        }
         let new = settle(mutation, changed, &old)?;
+        if let Some(admission) = &admission {
+            admission.judge(&new, &old).await?;
+        }
         match write(context, mutation, entry, &old, new, fresh).await? {
             Step::Done(object) => return Ok(object),
             Step::Again => fresh = true,

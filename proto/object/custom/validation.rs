@@ -5,8 +5,8 @@ use std::sync::Arc;
 use regex::Regex;
 use serde_json::Value;
 
-use super::kept::Kept;
 use crate::field::{Errors, Path, Problem};
+use crate::kept::Kept;
 
 pub(super) fn validate(schema: &Value, object: &Value, errors: &mut Errors) {
     visit(schema, object, &Path::default(), true, errors);

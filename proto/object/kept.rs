@@ -1,4 +1,4 @@
-//! What is made of the texts in a schema, patterns and rules, made once.
+//! What is made of the texts in objects, patterns and expressions, made once.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,15 +6,15 @@ use std::sync::{Mutex, PoisonError};
 /// Beyond this many, all are made anew: a bound, not a limit on use.
 const KEPT_MAX: usize = 1024;
 
-pub(super) struct Kept<T>(Mutex<BTreeMap<String, T>>);
+pub(crate) struct Kept<T>(Mutex<BTreeMap<String, T>>);
 
 impl<T: Clone> Kept<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(BTreeMap::new()))
     }
 
     /// What was made of a text, or what `make` makes of it now; nobody else waits meanwhile.
-    pub(super) fn get(&self, text: &str, make: impl FnOnce() -> T) -> T {
+    pub(crate) fn get(&self, text: &str, make: impl FnOnce() -> T) -> T {
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
             return known.clone();
         }

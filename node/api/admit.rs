@@ -1,0 +1,257 @@
+//! Admission that is configured by objects: webhooks change and judge a request, policies judge it.
+//!
+//! ```text
+//!   mutate: webhooks, one after the other, some again ─▶ defaults, validation ─▶ judge: policies, then webhooks at once
+//! ```
+//!
+//! What is in force follows from the state that the node has; where nothing is, a request costs two look-ups.
+
+mod call;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::join_all;
+use serde_json::Value;
+use skein_object::admission::dynamic::{Attributes, Objects};
+use skein_object::admission::policy::{InForce, Violation, violations};
+use skein_object::admission::webhook::{Answer, Webhook, chosen};
+use skein_object::registry::by_key;
+use skein_object::status::Cause;
+use skein_object::{Key, Record, Resource, Status, patch};
+use skein_state::State;
+
+use crate::Context;
+use crate::authenticate::User;
+
+const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
+const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
+const POLICIES: &str = "validatingadmissionpolicies.admissionregistration.k8s.io";
+const BINDINGS: &str = "validatingadmissionpolicybindings.admissionregistration.k8s.io";
+
+/// What a request's client is told beside the answer. A cheap clone of one list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+/// Whoever makes a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) user: User,
+    pub(crate) warnings: Warnings,
+}
+
+/// What is done to which object.
+pub(crate) struct Action<'a> {
+    pub(crate) operation: &'static str,
+    pub(crate) resource: &'a Resource,
+    pub(crate) subresource: &'a str,
+    pub(crate) key: &'a Key,
+    pub(crate) dry_run: bool,
+}
+
+/// The admission of one request.
+pub(crate) struct Admission<'a> {
+    context: &'a Context,
+    attributes: Attributes<'a>,
+    state: State,
+    warnings: Warnings,
+}
+
+// === impl Warnings ===
+
+impl Warnings {
+    pub(crate) fn add(&self, warning: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === impl Admission ===
+
+impl<'a> Admission<'a> {
+    /// `None` where nothing is configured.
+    pub(crate) fn of(context: &'a Context, caller: &Caller, action: &Action<'a>) -> Option<Self> {
+        let state = context.store.local().state;
+        let is_any = |resource: &str| state.range(&Key::prefix(resource, ""), None).next().is_some();
+        if !is_any(MUTATING) && !is_any(VALIDATING) && !is_any(POLICIES) {
+            return None;
+        }
+        let namespace = action.key.namespace();
+        let namespace_object = if namespace.is_empty() { None } else { state.show(&Key::new("namespaces", "", namespace)) };
+        let attributes = Attributes {
+            operation: action.operation,
+            resource: action.resource,
+            subresource: action.subresource,
+            namespace,
+            name: action.key.name(),
+            namespace_object: namespace_object.unwrap_or_default(),
+            user: caller.user.info(),
+            dry_run: action.dry_run,
+        };
+        Some(Self { context, attributes, state, warnings: caller.warnings.clone() })
+    }
+
+    /// Lets webhooks change the object; returns whether any has.
+    pub(crate) async fn mutate(&self, object: &mut Value, old: &Value) -> Result<bool, Status> {
+        let configurations = self.state.show_all(MUTATING);
+        let mut called: Vec<(Webhook, Value)> = Vec::new();
+        for webhook in chosen(&configurations, &self.attributes, Objects { new: object, old }) {
+            let Some(webhook) = self.sure(webhook)? else { continue };
+            if self.ask_to_change(&webhook, object, old).await? || webhook.wants_again() {
+                called.push((webhook, object.clone()));
+            }
+        }
+        let mut changed = called.iter().any(|(_, seen)| seen != &*object) || !called.is_empty();
+        // Whoever wants to see what others made of the object after it sees that once.
+        for (webhook, seen) in called.iter().filter(|(webhook, _)| webhook.wants_again()) {
+            if *seen != *object {
+                changed |= self.ask_to_change(webhook, object, old).await?;
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn ask_to_change(&self, webhook: &Webhook, object: &mut Value, old: &Value) -> Result<bool, Status> {
+        let answer = self.ask(webhook, Objects { new: object, old }).await?;
+        let Some(change) = answer.and_then(|answer| answer.patch) else { return Ok(false) };
+        let patched = patch::apply(patch::Kind::Json, object, &change, self.attributes.resource.shape());
+        match patched {
+            Ok(patched) => {
+                let is_change = patched != *object;
+                *object = patched;
+                Ok(is_change)
+            }
+            Err(why) => self.failed(webhook, &format!("the webhook's patch cannot be applied: {why}")).map(|()| false),
+        }
+    }
+
+    /// Lets policies and webhooks judge what is to be.
+    pub(crate) async fn judge(&self, new: &Value, old: &Value) -> Result<(), Status> {
+        let objects = Objects { new, old };
+        self.judge_by_policies(objects)?;
+        let configurations = self.state.show_all(VALIDATING);
+        let mut webhooks = Vec::new();
+        for webhook in chosen(&configurations, &self.attributes, objects) {
+            webhooks.extend(self.sure(webhook)?);
+        }
+        let verdicts = join_all(webhooks.iter().map(|webhook| self.ask(webhook, objects))).await;
+        verdicts.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    }
+
+    fn judge_by_policies(&self, objects: Objects<'_>) -> Result<(), Status> {
+        let parameters = |kind: &str, namespace: &str, name: &str| parameters(self.context, &self.state, kind, namespace, name);
+        let (policies, bindings) = (self.state.show_all(POLICIES), self.state.show_all(BINDINGS));
+        let in_force = InForce { policies: &policies, bindings: &bindings, parameters: &parameters };
+        let mut denied = None;
+        for violation in violations(&in_force, &self.attributes, objects) {
+            let Violation { policy, binding, message, .. } = &violation;
+            if violation.actions.iter().any(|action| action == "Warn") {
+                self.warnings
+                    .add(format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"));
+            }
+            if violation.actions.iter().any(|action| action == "Deny") && denied.is_none() {
+                denied = Some(self.refusal(&violation));
+            }
+        }
+        denied.map_or(Ok(()), Err)
+    }
+
+    /// A webhook whose conditions could be told.
+    fn sure(&self, webhook: Result<Webhook, (Webhook, String)>) -> Result<Option<Webhook>, Status> {
+        match webhook {
+            Ok(webhook) => Ok(Some(webhook)),
+            Err((webhook, _)) if webhook.ignores_failure() => Ok(None),
+            Err((_, why)) => Err(Status::forbidden(self.attributes.resource, self.attributes.name, &why)),
+        }
+    }
+
+    /// What a webhook says; `None` where it could not be asked and that does not matter.
+    async fn ask(&self, webhook: &Webhook, objects: Objects<'_>) -> Result<Option<Answer>, Status> {
+        if self.attributes.dry_run && !webhook.may_dry_run() {
+            let why = format!("admission webhook \"{}\" does not support dry run", webhook.name());
+            return Err(Status::bad_request(why));
+        }
+        let uid = uuid::Uuid::new_v4().to_string();
+        let review = webhook.review(&self.attributes, objects, &uid);
+        let answer = call::post(&self.state, webhook, &review).await;
+        match answer.and_then(|answer| webhook.verdict(&answer, &uid)) {
+            Ok(Ok(answer)) => {
+                answer.warnings.iter().for_each(|warning| self.warnings.add(warning.clone()));
+                Ok(Some(answer))
+            }
+            Ok(Err(denial)) => {
+                denial.warnings.iter().for_each(|warning| self.warnings.add(warning.clone()));
+                Err(Status::failure(denial.code, &denial.reason, denial.message))
+            }
+            Err(why) => self.failed(webhook, &why).map(|()| None),
+        }
+    }
+
+    fn failed(&self, webhook: &Webhook, why: &str) -> Result<(), Status> {
+        if webhook.ignores_failure() {
+            tracing::warn!(webhook = webhook.name(), why, "failed open");
+            return Ok(());
+        }
+        Err(Status::internal(format!("failed calling webhook \"{}\": failed to call webhook: {why}", webhook.name())))
+    }
+
+    fn refusal(&self, violation: &Violation) -> Status {
+        let Violation { policy, binding, message, reason, .. } = violation;
+        let why = format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {message}");
+        let mut status = Status::forbidden(self.attributes.resource, self.attributes.name, &why);
+        status.code = match reason.as_str() {
+            "Unauthorized" => 401,
+            "Forbidden" => 403,
+            "RequestEntityTooLarge" => 413,
+            _ => 422,
+        };
+        status.reason.clone_from(reason);
+        if let Some(details) = &mut status.details {
+            details.causes.push(Cause { reason: String::new(), message: why, field: String::new() });
+        }
+        status
+    }
+}
+
+/// The objects that a binding may name as parameters: `kind` is `v1/ConfigMap`, `example.com/v1/Limit`.
+fn parameters(context: &Context, state: &State, kind: &str, namespace: &str, name: &str) -> Vec<Value> {
+    let Some((api_version, kind)) = kind.rsplit_once('/') else { return Vec::new() };
+    let all = context.catalog.all(state);
+    let Some(resource) = all.iter().find(|r| r.kind == kind && r.api_version() == api_version) else { return Vec::new() };
+    let namespace = if resource.namespaced { namespace } else { "" };
+    let prefix = Key::prefix(resource.stored(), namespace);
+    let found = state.range(&prefix, None).filter(|(key, _)| name.is_empty() || key.name() == name);
+    found.map(|(_, entry)| resource.show(&entry.record, entry.revision)).collect()
+}
+
+/// Admission for what the leader's controllers make without asking the API. A cheap clone.
+#[derive(Clone)]
+pub struct Admitter(Context);
+
+// === impl Admitter ===
+
+impl Admitter {
+    pub(crate) fn new(context: Context) -> Self {
+        Self(context)
+    }
+
+    /// What is stored instead of a new object that this user makes, if it is not what it was; `Err` says why it may not be.
+    pub async fn admit(&self, user: &str, key: &Key, record: &Record) -> Result<Option<Record>, String> {
+        let state = self.0.store.local().state;
+        let served = || self.0.catalog.all(&state).into_iter().find(|resource| resource.stored() == key.resource());
+        let Some(resource) = by_key(key.resource()).cloned().or_else(served) else { return Ok(None) };
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"].map(String::from).into();
+        let caller = Caller { user: User { name: user.into(), groups, ..User::default() }, warnings: Warnings::default() };
+        let action = Action { operation: "CREATE", resource: &resource, subresource: "", key, dry_run: false };
+        let Some(admission) = Admission::of(&self.0, &caller, &action) else { return Ok(None) };
+        let mut object = resource.show(record, 0);
+        let changed = admission.mutate(&mut object, &Value::Null).await.map_err(|status| status.message)?;
+        if changed {
+            resource.fill_defaults(&mut object);
+        }
+        admission.judge(&object, &Value::Null).await.map_err(|status| status.message)?;
+        Ok(changed.then(|| resource.record(&object)))
+    }
+}

@@ -1,0 +1,108 @@
+//! The call of a webhook: HTTPS to a Service or a URL, trusted by the bundle that its configuration carries.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::Request;
+use http::header::{CONTENT_TYPE, HOST};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use skein_object::Key;
+use skein_object::admission::webhook::Webhook;
+use skein_state::State;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// An answer is at most this large.
+const ANSWER_BYTES_MAX: usize = 3 << 20;
+
+/// Where a webhook is: how it is called in its certificate, where it listens, what is asked.
+struct Place {
+    name: String,
+    host: String,
+    port: u16,
+    path: String,
+    /// As it stands in errors.
+    shown: String,
+}
+
+/// Asks a webhook; `Err` says why there is no answer.
+pub(super) async fn post(state: &State, webhook: &Webhook, review: &Value) -> Result<Value, String> {
+    let place = place(state, webhook.client())?;
+    let seconds = webhook.timeout_seconds();
+    let shown = format!("Post \"{}?timeout={seconds}s\"", place.shown);
+    match tokio::time::timeout(Duration::from_secs(seconds), exchange(&place, webhook.client(), review, seconds)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(why)) => Err(format!("{shown}: {why}")),
+        Err(_) => Err(format!("{shown}: context deadline exceeded")),
+    }
+}
+
+fn place(state: &State, client: &Value) -> Result<Place, String> {
+    if let Some(url) = client["url"].as_str() {
+        let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url:?} is not an https URL"))?;
+        let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| format!("{url:?} has no valid port"))?),
+            _ => (authority, 443),
+        };
+        let host = host.trim_matches(['[', ']']).to_string();
+        return Ok(Place { name: host.clone(), host, port, path: path.into(), shown: url.into() });
+    }
+    let service = &client["service"];
+    let text = |field: &str| service[field].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
+    let path = format!("/{}", text("path").trim_start_matches('/'));
+    let dns = format!("{name}.{namespace}.svc");
+    let shown = format!("https://{dns}:{port}{path}");
+    let found = state.show(&Key::new("services", namespace, name)).ok_or_else(|| format!("service \"{name}\" not found"))?;
+    let host = found.pointer("/spec/clusterIP").and_then(Value::as_str).filter(|ip| !ip.is_empty() && *ip != "None");
+    let host = host.ok_or_else(|| format!("service \"{name}\" has no cluster IP"))?.to_string();
+    Ok(Place { name: dns, host, port, path, shown })
+}
+
+async fn exchange(place: &Place, client: &Value, review: &Value, seconds: u64) -> Result<Value, String> {
+    let said = |why: &dyn std::fmt::Display| why.to_string();
+    let name = ServerName::try_from(place.name.clone()).map_err(|why| said(&why))?;
+    let connector = TlsConnector::from(Arc::new(trust(client)?));
+    let mut addresses = tokio::net::lookup_host((place.host.as_str(), place.port)).await.map_err(|why| said(&why))?;
+    let address: SocketAddr = addresses.next().ok_or_else(|| format!("lookup {}: no such host", place.host))?;
+    let tcp = TcpStream::connect(address).await.map_err(|why| format!("dial tcp {address}: {why}"))?;
+    let tls = connector.connect(name, tcp).await.map_err(|why| format!("tls: {why}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|why| said(&why))?;
+    tokio::spawn(connection);
+    let request = Request::post(format!("{}?timeout={seconds}s", place.path))
+        .header(HOST, format!("{}:{}", place.name, place.port))
+        .header(CONTENT_TYPE, "application/json")
+        .header("accept", "application/json")
+        .body(Full::new(bytes::Bytes::from(review.to_string())))
+        .map_err(|why| said(&why))?;
+    let response = sender.send_request(request).await.map_err(|why| said(&why))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|why| said(&why))?.to_bytes();
+    if !status.is_success() {
+        return Err(format!("the server answered {status}: {}", String::from_utf8_lossy(&body).chars().take(200).collect::<String>()));
+    }
+    serde_json::from_slice(&body).map_err(|why| format!("couldn't decode the answer: {why}"))
+}
+
+/// The certificates of `caBundle`; nobody is trusted without.
+fn trust(client: &Value) -> Result<ClientConfig, String> {
+    let bundle = STANDARD.decode(client["caBundle"].as_str().unwrap_or_default()).map_err(|why| format!("caBundle: {why}"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&bundle) {
+        let certificate = certificate.map_err(|why| format!("caBundle: {why}"))?;
+        roots.add(certificate).map_err(|why| format!("caBundle: {why}"))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|why| why.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

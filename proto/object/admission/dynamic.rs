@@ -1,0 +1,191 @@
+//! What webhooks and policies for admission have in common: which requests they are about, and what they see of one.
+
+use serde_json::{Value, json};
+
+use crate::expression::{self, Cel, Failure, to_cel};
+use crate::selector::Selector;
+use crate::{Resource, meta};
+
+/// A request as admission sees it (`admission.k8s.io/v1`, AdmissionRequest, without the objects).
+#[derive(Clone)]
+pub struct Attributes<'a> {
+    /// CREATE, UPDATE or DELETE.
+    pub operation: &'static str,
+    pub resource: &'a Resource,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// The labels of the namespace, as an object; null for what is in none.
+    pub namespace_object: Value,
+    /// `authentication/v1` UserInfo.
+    pub user: Value,
+    pub dry_run: bool,
+}
+
+/// The object as it is to be and as it was; null where there is none.
+#[derive(Clone, Copy)]
+pub struct Objects<'a> {
+    pub new: &'a Value,
+    pub old: &'a Value,
+}
+
+impl Attributes<'_> {
+    /// The request without its objects.
+    pub fn request(&self, uid: &str) -> Value {
+        let resource = self.resource;
+        let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
+        let plural = json!({"group": resource.group, "version": resource.version, "resource": resource.plural});
+        let options = match self.operation {
+            "CREATE" => "CreateOptions",
+            "UPDATE" => "UpdateOptions",
+            _ => "DeleteOptions",
+        };
+        let mut request = json!({
+            "uid": uid, "kind": kind, "resource": plural, "requestKind": kind, "requestResource": plural, "name": self.name,
+            "operation": self.operation, "userInfo": self.user, "dryRun": self.dry_run,
+            "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
+        });
+        if !self.subresource.is_empty() {
+            request["subResource"] = self.subresource.into();
+            request["requestSubResource"] = self.subresource.into();
+        }
+        if !self.namespace.is_empty() {
+            request["namespace"] = self.namespace.into();
+        }
+        request
+    }
+
+    /// Whether one of these rules (`RuleWithOperations`) is about the request.
+    pub fn is_in(&self, rules: &Value) -> bool {
+        rules.as_array().into_iter().flatten().any(|rule| self.is_in_rule(rule))
+    }
+
+    fn is_in_rule(&self, rule: &Value) -> bool {
+        let names = |field: &str, found: &str| rule[field].as_array().into_iter().flatten().any(|name| name == "*" || name == found);
+        let scope = match rule["scope"].as_str() {
+            Some("Cluster") => self.namespace.is_empty() || self.resource.stored() == "namespaces",
+            Some("Namespaced") => !self.namespace.is_empty() && self.resource.stored() != "namespaces",
+            _ => true,
+        };
+        let of_resource = |pattern: &str| {
+            let (resource, subresource) = pattern.split_once('/').unwrap_or((pattern, ""));
+            (resource == "*" || resource == self.resource.plural)
+                && (subresource == self.subresource
+                    || subresource == "*" && (pattern == "*/*" || !self.subresource.is_empty() || resource != "*"))
+        };
+        let named = rule["resourceNames"].as_array().is_none_or(|list| list.is_empty() || list.iter().any(|name| name == self.name));
+        scope
+            && named
+            && names("operations", self.operation)
+            && names("apiGroups", self.resource.group)
+            && names("apiVersions", self.resource.version)
+            && rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str).any(of_resource)
+    }
+
+    /// Whether the selectors of namespaces and objects let the request through.
+    pub fn is_selected(&self, by: &Value, objects: Objects<'_>) -> bool {
+        let selector = |field: &str| {
+            let stated = by.get(field).filter(|s| s.is_object())?;
+            serde_json::from_value(stated.clone()).ok().map(|s| Selector::from_label_selector(&s))
+        };
+        let in_namespace = selector("namespaceSelector").is_none_or(|selector| {
+            let labels = if self.resource.stored() == "namespaces" {
+                let subject = if objects.new.is_null() { objects.old } else { objects.new };
+                meta::labels(subject)
+            } else {
+                meta::labels(&self.namespace_object)
+            };
+            (self.namespace.is_empty() && self.resource.stored() != "namespaces") || selector.matches(&labels)
+        });
+        let matches = |selector: &Selector, object: &Value| !object.is_null() && selector.matches(&meta::labels(object));
+        in_namespace && selector("objectSelector").is_none_or(|s| matches(&s, objects.new) || matches(&s, objects.old))
+    }
+
+    /// The variables that every expression may use.
+    pub fn variables(&self, objects: Objects<'_>) -> Vec<(&'static str, Cel)> {
+        let dynamic = |value: &Value| to_cel(&Value::Null, value);
+        vec![
+            ("object", dynamic(objects.new)),
+            ("oldObject", dynamic(objects.old)),
+            ("request", dynamic(&self.request(""))),
+            ("namespaceObject", dynamic(&self.namespace_object)),
+        ]
+    }
+}
+
+/// Whether all conditions hold; `Err` names the first that cannot be told.
+pub fn conditions_hold(conditions: &Value, variables: &[(&str, Cel)]) -> Result<bool, String> {
+    let mut failed = None;
+    for condition in conditions.as_array().into_iter().flatten() {
+        let source = condition["expression"].as_str().unwrap_or_default();
+        match holds(source, variables) {
+            Ok(true) => {}
+            // One that does not hold decides, whatever another came to.
+            Ok(false) => return Ok(false),
+            Err(why) => drop(failed.get_or_insert(format!("{}: {why}", condition["name"].as_str().unwrap_or_default()))),
+        }
+    }
+    failed.map_or(Ok(true), Err)
+}
+
+/// Evaluates an expression that must be true or false.
+pub(crate) fn holds(source: &str, variables: &[(&str, Cel)]) -> Result<bool, String> {
+    let program = expression::compile(source)?;
+    match expression::evaluate(&program, variables) {
+        Ok(Cel::Bool(holds)) => Ok(holds),
+        Ok(_) => Err("must evaluate to bool".into()),
+        Err(Failure::Unsupported) => Err("undeclared reference".into()),
+        Err(Failure::Failed(why)) => Err(why),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::registry;
+
+    pub(crate) fn creation(plural: &str) -> Attributes<'static> {
+        Attributes {
+            operation: "CREATE",
+            resource: registry::find("", "v1", plural).expect("a resource"),
+            subresource: "",
+            namespace: "n",
+            name: "x",
+            namespace_object: json!({"metadata": {"name": "n", "labels": {"team": "a"}}}),
+            user: json!({"username": "u"}),
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn rules_choose_requests() {
+        let check = |rule: Value, expected: bool| {
+            let mut full = json!({"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+            rule.as_object().into_iter().flatten().for_each(|(field, value)| full[field] = value.clone());
+            assert_eq!(creation("pods").is_in(&json!([full])), expected, "{rule}");
+        };
+        check(json!({}), true);
+        check(json!({"operations": ["UPDATE", "DELETE"]}), false);
+        check(json!({"apiGroups": ["apps"]}), false);
+        check(json!({"resources": ["*"]}), true);
+        check(json!({"resources": ["*/*"]}), true);
+        check(json!({"resources": ["pods/*"]}), true);
+        check(json!({"resources": ["pods/status"]}), false);
+        check(json!({"scope": "Cluster"}), false);
+        check(json!({"scope": "Namespaced"}), true);
+    }
+
+    #[test]
+    fn selectors_look_at_namespace_and_object() {
+        let object = json!({"metadata": {"labels": {"app": "web"}}});
+        let check = |by: Value, expected: bool| {
+            let objects = Objects { new: &object, old: &Value::Null };
+            assert_eq!(creation("pods").is_selected(&by, objects), expected, "{by}");
+        };
+        check(json!({}), true);
+        check(json!({"namespaceSelector": {"matchLabels": {"team": "a"}}, "objectSelector": {"matchLabels": {"app": "web"}}}), true);
+        check(json!({"namespaceSelector": {"matchLabels": {"team": "b"}}}), false);
+        check(json!({"objectSelector": {"matchLabels": {"app": "db"}}}), false);
+    }
+}

@@ -1,0 +1,178 @@
+//! Admission webhooks: which are called, what they are asked, what their answers mean (`admission.k8s.io/v1`).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::dynamic::{Attributes, Objects, conditions_hold};
+use crate::meta;
+
+/// The default of `timeoutSeconds`.
+const TIMEOUT_SECONDS: u64 = 10;
+
+/// One webhook of a configuration.
+#[derive(Clone, Debug)]
+pub struct Webhook(Value);
+
+/// What a webhook answered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// A JSON patch, where it changes the object.
+    pub patch: Option<Value>,
+    pub warnings: Vec<String>,
+}
+
+/// A webhook that does not allow the request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denial {
+    pub code: u16,
+    pub reason: String,
+    pub message: String,
+    pub warnings: Vec<String>,
+}
+
+/// What a call came to, as far as the answer could be understood.
+pub type Verdict = Result<Result<Answer, Denial>, String>;
+
+/// The webhooks of all configurations that may be about a request, in the order in which they are called.
+pub fn chosen(configurations: &[Value], attributes: &Attributes<'_>, objects: Objects<'_>) -> Vec<Result<Webhook, (Webhook, String)>> {
+    if attributes.resource.group == "admissionregistration.k8s.io" {
+        return Vec::new();
+    }
+    let mut sorted: Vec<&Value> = configurations.iter().collect();
+    sorted.sort_by_key(|configuration| meta::name(configuration).to_string());
+    let webhooks = sorted.into_iter().flat_map(|configuration| configuration["webhooks"].as_array()).flatten();
+    let variables = attributes.variables(objects);
+    webhooks
+        .filter(|webhook| attributes.is_in(&webhook["rules"]) && attributes.is_selected(webhook, objects))
+        .filter_map(|webhook| match conditions_hold(&webhook["matchConditions"], &variables) {
+            Ok(true) => Some(Ok(Webhook(webhook.clone()))),
+            Ok(false) => None,
+            Err(why) => Some(Err((Webhook(webhook.clone()), why))),
+        })
+        .collect()
+}
+
+// === impl Webhook ===
+
+impl Webhook {
+    pub fn name(&self) -> &str {
+        self.0["name"].as_str().unwrap_or_default()
+    }
+
+    pub fn client(&self) -> &Value {
+        &self.0["clientConfig"]
+    }
+
+    pub fn timeout_seconds(&self) -> u64 {
+        self.0["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_SECONDS)
+    }
+
+    /// Whether a request passes that the webhook cannot be asked about.
+    pub fn ignores_failure(&self) -> bool {
+        self.0["failurePolicy"] == "Ignore"
+    }
+
+    /// Whether it wants to see what others make of the object after it.
+    pub fn wants_again(&self) -> bool {
+        self.0["reinvocationPolicy"] == "IfNeeded"
+    }
+
+    /// Whether a dry run may ask it: only one that says it has no side effects then.
+    pub fn may_dry_run(&self) -> bool {
+        matches!(self.0["sideEffects"].as_str(), Some("None" | "NoneOnDryRun"))
+    }
+
+    pub fn review(&self, attributes: &Attributes<'_>, objects: Objects<'_>, uid: &str) -> Value {
+        let mut request = attributes.request(uid);
+        request["object"] = objects.new.clone();
+        request["oldObject"] = objects.old.clone();
+        json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
+    }
+
+    pub fn verdict(&self, review: &Value, uid: &str) -> Verdict {
+        let response = &review["response"];
+        if review["kind"] != "AdmissionReview" || review["apiVersion"] != "admission.k8s.io/v1" {
+            let found =
+                format!("{}, Kind={}", review["apiVersion"].as_str().unwrap_or_default(), review["kind"].as_str().unwrap_or_default());
+            return Err(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {found}"));
+        }
+        if response["uid"] != uid {
+            return Err(format!("expected response.uid=\"{uid}\", got {}", response["uid"]));
+        }
+        let warnings = response["warnings"].as_array().into_iter().flatten().filter_map(|w| w.as_str().map(String::from)).collect();
+        if response["allowed"] != true {
+            return Ok(Err(self.denial(&response["status"], warnings)));
+        }
+        let Some(patch) = response["patch"].as_str().filter(|patch| !patch.is_empty()) else {
+            return Ok(Ok(Answer { patch: None, warnings }));
+        };
+        if response["patchType"] != "JSONPatch" {
+            return Err(format!("webhook returned response.patch but response.patchType of {}", response["patchType"]));
+        }
+        let bytes = STANDARD.decode(patch).map_err(|why| format!("response.patch is no base64: {why}"))?;
+        let patch = serde_json::from_slice(&bytes).map_err(|why| format!("response.patch is no JSON: {why}"))?;
+        Ok(Ok(Answer { patch: Some(patch), warnings }))
+    }
+
+    /// `ToStatusErr`: a refusal in the webhook's words and with its code, where it has them.
+    fn denial(&self, status: &Value, warnings: Vec<String>) -> Denial {
+        let text = |field: &str| status[field].as_str().filter(|text| !text.is_empty());
+        let prefix = format!("admission webhook \"{}\" denied the request", self.name());
+        let message = match (text("message"), text("reason")) {
+            (Some(message), _) => format!("{prefix}: {message}"),
+            (None, Some(reason)) => format!("{prefix}: {reason}"),
+            (None, None) => format!("{prefix} without explanation"),
+        };
+        let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| (400..600).contains(code));
+        let reason = text("reason").map_or_else(|| if code.is_none() { "Forbidden".into() } else { String::new() }, String::from);
+        Denial { code: code.unwrap_or(403), reason, message, warnings }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dynamic::tests::creation;
+    use super::*;
+
+    fn configuration(name: &str, extra: Value) -> Value {
+        let mut webhook = json!({"name": name,
+            "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]});
+        extra.as_object().into_iter().flatten().for_each(|(field, value)| webhook[field] = value.clone());
+        json!({"metadata": {"name": name}, "webhooks": [webhook]})
+    }
+
+    #[test]
+    fn calls_those_that_are_meant_in_the_order_of_their_names() {
+        let condition = |expression: &str| json!({"matchConditions": [{"name": "c", "expression": expression}]});
+        let configurations = [
+            configuration("b", json!({})),
+            configuration("a", condition("object.metadata.name == 'x'")),
+            configuration("c", condition("request.userInfo.username == 'somebody else'")),
+            configuration("d", condition("object.spec.nothing > 1")),
+        ];
+        let object = json!({"metadata": {"name": "x"}, "spec": {}});
+        let found = chosen(&configurations, &creation("pods"), Objects { new: &object, old: &Value::Null });
+        let names: Vec<Result<&str, &str>> =
+            found.iter().map(|w| w.as_ref().map(Webhook::name).map_err(|(webhook, _)| webhook.name())).collect();
+        assert_eq!(names, [Ok("a"), Ok("b"), Err("d")]);
+    }
+
+    #[test]
+    fn understands_answers() {
+        let webhook = Webhook(json!({"name": "w.example.com"}));
+        let verdict = |response: Value| {
+            webhook.verdict(&json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}), "u")
+        };
+        assert_eq!(verdict(json!({"uid": "u", "allowed": true})), Ok(Ok(Answer::default())));
+        assert!(verdict(json!({"uid": "v", "allowed": true})).is_err());
+        let denied =
+            |status: Value| verdict(json!({"uid": "u", "allowed": false, "status": status})).map(|v| v.map_err(|d| (d.code, d.message)));
+        let message = "admission webhook \"w.example.com\" denied the request";
+        assert_eq!(denied(json!({})), Ok(Err((403, format!("{message} without explanation")))));
+        assert_eq!(denied(json!({"message": "no", "code": 418})), Ok(Err((418, format!("{message}: no")))));
+        let patch = STANDARD.encode(r#"[{"op": "add", "path": "/a", "value": 1}]"#);
+        let answer = verdict(json!({"uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": patch}));
+        assert_eq!(answer, Ok(Ok(Answer { patch: Some(json!([{"op": "add", "path": "/a", "value": 1}])), warnings: Vec::new() })));
+    }
+}

@@ -1,0 +1,176 @@
+//! Expressions in CEL, as custom resources' rules and admission policies use them.
+//!
+//! An expression comes from whoever may write the object that holds it, and the interpreter is not ours: its length, its
+//! nesting and what it may visit are bounded, and a panic stays with the expression.
+
+mod library;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+
+use cel::objects::{Key, Map};
+use cel::{Context, Env, ExecutionError, Program};
+use serde_json::Value;
+
+pub use cel::Value as Cel;
+
+use crate::kept::Kept;
+
+/// An expression's text, and how many brackets and signs it may open: the parser recurses.
+const BYTES_MAX: usize = 16 << 10;
+pub(crate) const OPENINGS_MAX: usize = 256;
+
+/// What one evaluation may cost: the elements that it may visit.
+pub(crate) const VISITS_MAX: u64 = 1 << 22;
+
+/// Why an expression has no value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure {
+    /// It calls a function that is not here.
+    Unsupported,
+    Failed(String),
+}
+
+/// CEL's own functions, its extension for strings, and Kubernetes' libraries as far as they are here.
+fn environment() -> &'static Arc<Env> {
+    static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
+        let mut env = Env::stdlib();
+        env.add_extension(cel::extensions::strings).expect("the strings extension fits the standard library");
+        Arc::new(env)
+    })
+}
+
+/// An expression, compiled once for all who use it; `Err` says why it cannot be.
+pub fn compile(source: &str) -> Result<Arc<Program>, String> {
+    static COMPILED: Kept<Result<Arc<Program>, String>> = Kept::new();
+    COMPILED.get(source, || {
+        let openings = source.chars().filter(|c| matches!(c, '(' | '[' | '{' | '!' | '-' | '?')).count();
+        if source.len() > BYTES_MAX || openings > OPENINGS_MAX {
+            return Err("the rule is too long or nests too deeply".into());
+        }
+        match catch_unwind(|| environment().compile(source)) {
+            Ok(Ok(program)) => Ok(Arc::new(program)),
+            Ok(Err(why)) => Err(why.to_string()),
+            Err(_) => Err("the rule cannot be parsed".into()),
+        }
+    })
+}
+
+/// Evaluates a compiled expression with these variables.
+pub fn evaluate(program: &Program, variables: &[(&str, Cel)]) -> Result<Cel, Failure> {
+    let run = || {
+        let mut context = Context::with_env(Arc::clone(environment()));
+        library::add(&mut context).expect("the functions have names of their own");
+        for (name, value) in variables {
+            context.add_variable_from_value(*name, value.clone());
+        }
+        program.execute(&context)
+    };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(ExecutionError::UndeclaredReference(_))) => Err(Failure::Unsupported),
+        Ok(Err(ExecutionError::NoSuchKey(key))) => Err(Failure::Failed(format!("no such key: {key}"))),
+        Ok(Err(why)) => Err(Failure::Failed(why.to_string())),
+        Err(_) => Err(Failure::Failed("internal error".into())),
+    }
+}
+
+/// A value as expressions see it: integers are integers, and numbers doubles where the schema says so.
+pub fn to_cel(schema: &Value, value: &Value) -> Cel {
+    match value {
+        Value::Null => Cel::Null,
+        Value::Bool(flag) => Cel::Bool(*flag),
+        Value::String(text) => Cel::String(Arc::new(text.clone())),
+        Value::Number(number) if schema.get("type").and_then(Value::as_str) == Some("number") => Cel::Float(number.as_f64().unwrap_or(0.0)),
+        Value::Number(number) => number.as_i64().map_or_else(|| Cel::Float(number.as_f64().unwrap_or(0.0)), Cel::Int),
+        Value::Array(list) => {
+            let items = schema.get("items").unwrap_or(&Value::Null);
+            Cel::List(Arc::new(list.iter().map(|item| to_cel(items, item)).collect()))
+        }
+        Value::Object(map) => {
+            let entry = |(name, child): (&String, &Value)| {
+                let below = schema.get("properties").and_then(|p| p.get(name)).or_else(|| schema.get("additionalProperties"));
+                (Key::String(Arc::new(name.clone())), to_cel(below.unwrap_or(&Value::Null), child))
+            };
+            let entries: HashMap<Key, Cel> = map.iter().map(entry).collect();
+            Cel::Map(Map { map: Arc::new(entries) })
+        }
+    }
+}
+
+/// A value that an expression made, as JSON; `None` for what JSON does not have.
+pub fn to_json(value: &Cel) -> Option<Value> {
+    Some(match value {
+        Cel::Null => Value::Null,
+        Cel::Bool(flag) => (*flag).into(),
+        Cel::Int(number) => (*number).into(),
+        Cel::UInt(number) => (*number).into(),
+        Cel::Float(number) => (*number).into(),
+        Cel::String(text) => text.as_str().into(),
+        Cel::List(list) => list.iter().map(to_json).collect::<Option<Vec<Value>>>()?.into(),
+        Cel::Map(map) => {
+            let mut entries: Vec<(String, Value)> =
+                map.map.iter().map(|(key, value)| Some((key.to_string(), to_json(value)?))).collect::<Option<_>>()?;
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        _ => return None,
+    })
+}
+
+/// An upper bound of the elements that an expression visits: all there are, once for each macro inside another.
+pub(crate) fn cost(source: &str, value: &Value) -> u64 {
+    const MACROS: &[&str] = &[".all(", ".exists(", ".exists_one(", ".map(", ".filter("];
+    let macros = u32::try_from(MACROS.iter().map(|m| source.matches(m).count()).sum::<usize>()).unwrap_or(u32::MAX);
+    fn elements(value: &Value) -> u64 {
+        match value {
+            Value::Array(list) => list.iter().map(elements).sum::<u64>() + 1,
+            Value::Object(map) => map.values().map(elements).sum::<u64>() + 1,
+            Value::String(text) => 1 + text.len() as u64 / 64,
+            _ => 1,
+        }
+    }
+    elements(value).saturating_pow(macros.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bombs_do_not_go_off() {
+        assert!(compile(&"(".repeat(5000)).is_err());
+        // As deep as is allowed, and no stack overflows.
+        let _ = compile(&format!("{}1{}", "(".repeat(OPENINGS_MAX), ")".repeat(OPENINGS_MAX)));
+        let _ = compile(&"!".repeat(OPENINGS_MAX));
+        assert!(compile("self.a <= ").is_err());
+        let list: Vec<u32> = (0..5000).collect();
+        assert!(cost("self.all(a, self.all(b, a != b || true))", &json!(list)) > VISITS_MAX);
+    }
+
+    #[test]
+    fn has_kubernetes_functions() {
+        let check = |source: &str, expected: Value| {
+            let program = compile(source).expect("it compiles");
+            let found = evaluate(&program, &[("self", to_cel(&Value::Null, &json!({"cpu": "500m", "tags": ["a", "b"]})))]);
+            assert_eq!(found.ok().as_ref().and_then(to_json), Some(expected), "{source}");
+        };
+        check("quantity(self.cpu).isLessThan(quantity('1'))", json!(true));
+        check("quantity('1Gi').compareTo(quantity('1024Mi'))", json!(0));
+        check("quantity('2').add(quantity('500m')).isGreaterThan(quantity('2'))", json!(true));
+        check("isQuantity('x')", json!(false));
+        check("quantity('3k').asInteger()", json!(3000));
+        check("'abc 123'.find('[0-9]+')", json!("123"));
+        check("'a1b22'.findAll('[0-9]+')", json!(["1", "22"]));
+        check("isURL('https://example.com:8443/a') && url('https://example.com:8443/a').getPort() == '8443'", json!(true));
+        check("url('https://example.com/a?b=c').getHostname() + url('https://e.com/a').getEscapedPath()", json!("example.com/a"));
+        check("isIP('10.0.0.1') && !isIP('10.0.0') && ip('::1').family() == 6", json!(true));
+        check("cidr('10.0.0.0/8').containsIP('10.1.2.3') && isCIDR('10.0.0.0/8')", json!(true));
+        check("self.tags.isSorted() && [1, 2].sum() == 3", json!(true));
+        check("'a,b'.split(',').join('-').upperAscii()", json!("A-B"));
+        check("duration('90s') > duration('1m')", json!(true));
+    }
+}

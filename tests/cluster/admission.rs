@@ -1,0 +1,179 @@
+//! Admission by objects: policies in CEL and webhooks, for clients and for what controllers make.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use skein_cluster_tests::webhook::Webhook;
+use skein_cluster_tests::{BUSYBOX, Cluster};
+
+/// Kubernetes gives a changed policy as long to take effect on every server.
+fn refused(cluster: &Cluster, node: &str, manifest: &str) -> String {
+    cluster.until("it is refused", || {
+        let tried = cluster.try_kubectl(node, &["apply", "-f", &cluster.manifest(manifest)]);
+        if tried.is_ok() {
+            cluster.kubectl(node, &["delete", "--ignore-not-found", "-f", &cluster.manifest(manifest)]);
+        }
+        tried.err()
+    })
+}
+
+fn deployment(name: &str, replicas: u32) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{{name: c, image: "{BUSYBOX}", command: [sleep, "3600"]}}]
+"#
+    )
+}
+
+#[test]
+fn policies_hold_on_every_node() {
+    let cluster = Cluster::start();
+    cluster.apply(
+        "node-1",
+        r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: bounds}
+data: {most: "5"}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: replicas}
+spec:
+  failurePolicy: Fail
+  paramKind: {apiVersion: v1, kind: ConfigMap}
+  matchConstraints:
+    resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [deployments]}]
+  variables: [{name: most, expression: "int(params.data.most)"}]
+  validations:
+  - expression: object.spec.replicas <= variables.most
+    messageExpression: "'at most ' + string(variables.most) + ' replicas, not ' + string(object.spec.replicas)"
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: replicas}
+spec:
+  policyName: replicas
+  validationActions: [Deny]
+  paramRef: {name: bounds, namespace: default, parameterNotFoundAction: Deny}
+"#,
+    );
+    let why = "ValidatingAdmissionPolicy 'replicas' with binding 'replicas' denied request: at most 5 replicas, not 9";
+    for node in ["node-1", "node-2", "node-3"] {
+        let told = refused(&cluster, node, &deployment("many", 9));
+        assert!(told.contains(why) && told.contains("\"many\" is invalid"), "{told}");
+    }
+    cluster.apply("node-2", &deployment("few", 1));
+    // Parameters are looked up for each request.
+    cluster.kubectl("node-3", &["patch", "configmap", "bounds", "-p", r#"{"data": {"most": "20"}}"#]);
+    cluster.until("more are allowed", || cluster.try_kubectl("node-1", &["apply", "-f", &cluster.manifest(&deployment("many", 9))]).ok());
+}
+
+/// Gives Pods a label and keeps those away that ask for it.
+fn judge(request: &Value) -> Value {
+    let object = &request["object"];
+    if object.pointer("/metadata/labels/unwanted").is_some() {
+        return json!({"allowed": false, "status": {"message": "this one is unwanted", "code": 403}});
+    }
+    let by = request.pointer("/userInfo/username").and_then(Value::as_str).unwrap_or_default().replace(':', ".");
+    let has_labels = object.pointer("/metadata/labels").is_some();
+    let mut patch = vec![json!({"op": "add", "path": "/metadata/labels/made-by", "value": by})];
+    if !has_labels {
+        patch.insert(0, json!({"op": "add", "path": "/metadata/labels", "value": {}}));
+    }
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(json!(patch).to_string()), "warnings": ["seen by the webhook"]})
+}
+
+#[test]
+fn webhooks_change_and_refuse_what_clients_and_controllers_make() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let webhook = Webhook::serve("198.18.0.1", judge);
+    let configuration = |name: &str, url: &str, policy: &str| {
+        format!(
+            r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {{name: {name}}}
+webhooks:
+- name: {name}.skein.test
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: {policy}
+  timeoutSeconds: 5
+  clientConfig: {{url: "{url}", caBundle: {}}}
+  rules: [{{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}}]
+  namespaceSelector: {{matchExpressions: [{{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system]}}]}}
+"#,
+            webhook.bundle
+        )
+    };
+    cluster.apply("node-1", &configuration("labels", &format!("https://{}/judge", webhook.address), "Fail"));
+    let pod = |name: &str, labels: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{{labels}}}}}\nspec: {{nodeSelector: {{no: where}}, containers: [{{name: c, image: {BUSYBOX}}}]}}\n"
+        )
+    };
+    let told = refused(&cluster, "node-3", &pod("bad", "unwanted: \"1\""));
+    assert!(told.contains("admission webhook \"labels.skein.test\" denied the request: this one is unwanted"), "{told}");
+    cluster.apply("node-2", &pod("good", "a: b"));
+    let made_by = |selector: &str| {
+        let pods = cluster.kubectl_json("node-1", &["get", "pods", "-l", selector]);
+        pods["items"].as_array().into_iter().flatten().map(|p| p["metadata"]["labels"]["made-by"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(made_by("a=b"), ["admin"]);
+    // What a controller makes is no exception.
+    cluster.apply("node-1", &deployment("web", 2));
+    cluster.kubectl("node-1", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    assert_eq!(made_by("app=web"), ["system.serviceaccount.kube-system.replicaset-controller"; 2]);
+    cluster.apply("node-2", &deployment("unwanted", 1).replace("{app: unwanted}", "{app: unwanted, unwanted: \"1\"}"));
+    cluster.until("an event says why there is no Pod", || {
+        let events = cluster.kubectl("node-3", &["get", "events", "--field-selector", "reason=FailedCreate"]);
+        events.contains("Error creating: admission webhook \"labels.skein.test\" denied the request").then_some(())
+    });
+
+    // Nobody answers: that is for the failure policy to say.
+    cluster.kubectl("node-1", &["delete", "mutatingwebhookconfiguration", "labels"]);
+    cluster.apply("node-1", &configuration("gone", "https://198.18.0.1:1/", "Ignore"));
+    cluster.apply("node-2", &pod("ignored", "c: d"));
+    assert_eq!(made_by("c=d"), [Value::Null]);
+    cluster.apply("node-1", &configuration("gone", "https://198.18.0.1:1/", "Fail"));
+    let told = refused(&cluster, "node-3", &pod("failed", "e: f"));
+    assert!(
+        told.contains("failed calling webhook \"gone.skein.test\": failed to call webhook: Post \"https://198.18.0.1:1/?timeout=5s\""),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_namespace_says_what_its_pods_may_ask_for() {
+    let cluster = Cluster::start();
+    cluster.kubectl("node-1", &["create", "namespace", "strict"]);
+    let labels = ["pod-security.kubernetes.io/enforce=baseline", "pod-security.kubernetes.io/warn=restricted"];
+    cluster.kubectl("node-2", &["label", "namespace", "strict", labels[0], labels[1]]);
+    let pod = |extra: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: strict}}\nspec: {{{extra}containers: [{{name: c, image: {BUSYBOX}}}]}}\n"
+        )
+    };
+    let told = refused(&cluster, "node-3", &pod("hostNetwork: true, "));
+    assert!(told.contains("is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"), "{told}");
+    cluster.apply("node-1", &pod(""));
+    // A controller's Pods are held to the same, and its template is warned about.
+    let privileged = deployment("web", 1).replace("metadata: {name: web}", "metadata: {name: web, namespace: strict}");
+    cluster.apply("node-2", &privileged.replace("terminationGracePeriodSeconds: 1", "hostPID: true"));
+    cluster.until("an event says why there is no Pod", || {
+        let events = cluster.kubectl("node-3", &["get", "events", "-n", "strict", "--field-selector", "reason=FailedCreate"]);
+        events.contains("violates PodSecurity").then_some(())
+    });
+}
