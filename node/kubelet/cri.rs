@@ -144,8 +144,8 @@ impl Runtime {
         Ok(self.runtime.clone().attach(request).await?.into_inner().url)
     }
 
-    pub(crate) async fn port_forward_url(&self, sandbox: &str) -> Result<String, Error> {
-        let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.into(), port: Vec::new() };
+    pub(crate) async fn port_forward_url(&self, sandbox: &str, port: Vec<i32>) -> Result<String, Error> {
+        let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.into(), port };
         Ok(self.runtime.clone().port_forward(request).await?.into_inner().url)
     }
 

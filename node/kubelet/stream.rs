@@ -64,7 +64,9 @@ async fn runtime_url(options: &Options, store: &Store, parts: &[&str], query: &s
             let sandboxes = runtime.sandboxes(pod.metadata.uid.as_deref()).await.map_err(internal)?;
             let ready = sandboxes.into_iter().find(|s| s.state == i32::from(v1::PodSandboxState::SandboxReady));
             let ready = ready.ok_or_else(|| not_found(format!("not found (\"{namespace}/{name}\")")))?;
-            runtime.port_forward_url(&ready.id).await
+            // Only clients that speak websocket say their ports here.
+            let ports = query.all("port").into_iter().chain(query.all("ports")).filter_map(|port| port.parse().ok()).collect();
+            runtime.port_forward_url(&ready.id, ports).await
         }
         [kind, namespace, name, container] => {
             let pod = pod(store, &Key::new("pods", namespace, name)).map_err(not_found)?;

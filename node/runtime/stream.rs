@@ -1,9 +1,12 @@
-//! The streaming server: exec and attach over websocket, as CRI's `Exec` and `Attach` announce them.
+//! The streaming server: exec and attach over websocket, port-forward over websocket and SPDY, as CRI's `Exec`, `Attach`
+//! and `PortForward` announce them.
 //!
 //! A URL is good for one connection and one minute. It listens on the node's loopback only: the kubelet is its client,
 //! and hands on what the API's client speaks.
 
+mod port_forward;
 mod process;
+mod spdy;
 mod websocket;
 
 use std::collections::HashMap;
@@ -42,6 +45,7 @@ pub(crate) struct Streams {
 pub(crate) enum Wanted {
     Exec(v1::ExecRequest),
     Attach(v1::AttachRequest),
+    PortForward(v1::PortForwardRequest),
 }
 
 // === impl Streams ===
@@ -93,9 +97,12 @@ fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -
         *response.status_mut() = code;
         response
     };
+    if names(request.headers(), UPGRADE.as_str()).any(|u| u.eq_ignore_ascii_case(spdy::NAME)) {
+        return over_spdy(streams, pods, request);
+    }
     let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let Some(key) = key.filter(|_| names(request.headers(), UPGRADE.as_str()).any(|u| u.eq_ignore_ascii_case("websocket"))) else {
-        return refused(StatusCode::BAD_REQUEST, "this runtime streams over websocket only");
+        return refused(StatusCode::BAD_REQUEST, "Upgrade request required");
     };
     let offered: Vec<&str> = names(request.headers(), SEC_WEBSOCKET_PROTOCOL.as_str()).collect();
     let Some(protocol) = websocket::choose(&offered) else {
@@ -110,6 +117,13 @@ fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        if let Wanted::PortForward(asked) = &wanted {
+            let ports: Vec<u16> = asked.port.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
+            if let Some(network) = network(&pods, &asked.pod_sandbox_id) {
+                let _ = port_forward::over_websocket(network, &ports, socket).await;
+            }
+            return;
+        }
         if let Err(why) = process::stream(&pods, wanted, socket, protocol).await {
             debug!(%why, "a stream broke off");
         }
@@ -124,6 +138,41 @@ fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol.name()));
     }
     response
+}
+
+/// Port-forward over SPDY; what else is streamed goes over websocket.
+fn over_spdy(streams: &Streams, pods: &Pods, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let refused = |code: StatusCode, why: &'static str| {
+        let mut response = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
+        *response.status_mut() = code;
+        response
+    };
+    let token = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let network = match streams.take(token) {
+        Some(Wanted::PortForward(asked)) => network(pods, &asked.pod_sandbox_id),
+        Some(_) => return refused(StatusCode::BAD_REQUEST, "this runtime streams processes over websocket only"),
+        None => return refused(StatusCode::NOT_FOUND, "the stream was fetched already, or its time is over"),
+    };
+    let Some(network) = network else { return refused(StatusCode::NOT_FOUND, "the Pod has no network") };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        if let Err(why) = port_forward::over_spdy(network, TokioIo::new(upgraded)).await {
+            debug!(%why, "a stream broke off");
+        }
+    });
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static(spdy::NAME));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert("x-stream-protocol-version", HeaderValue::from_static(port_forward::PROTOCOL));
+    response
+}
+
+fn network(pods: &Pods, id: &str) -> Option<Arc<port_forward::Network>> {
+    let namespace = pods.network_namespace(id)?;
+    Some(Arc::new(port_forward::Network { namespace, pod: id.into() }))
 }
 
 /// The values of a header that is a list.

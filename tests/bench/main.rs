@@ -4,6 +4,7 @@
 
 mod client;
 mod measure;
+mod scheduler;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,10 +28,18 @@ struct Arguments {
     /// How often the leader is killed
     #[arg(long, default_value_t = 20)]
     rounds: usize,
+    /// Only what needs no cluster: the scheduler
+    #[arg(long)]
+    scheduler: bool,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    println!("{:<46} {:>12}", "the scheduler alone", "per second");
+    scheduler::run(|what, rate| println!("{what:<46} {rate:>12.0}"))?;
+    if arguments.scheduler {
+        return Ok(());
+    }
     let program = std::env::current_exe()?.with_file_name("skein");
     let lab = Lab::open(Layout { program, ..Layout::default() })?;
     lab.down()?;

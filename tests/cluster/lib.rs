@@ -153,6 +153,22 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// kubectl in the background; the caller ends it.
+    pub fn spawn_kubectl(&self, node: &str, arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Child {
+        let kubeconfig = self.lab.kubeconfig(None).expect("the laboratory has a kubeconfig");
+        Command::new(&self.kubectl)
+            .env("KUBECONFIG", kubeconfig)
+            .env("HOME", &self.directory)
+            .envs(environment.iter().copied())
+            .args(["--context", node])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("kubectl can be run")
+    }
+
     pub fn kubectl(&self, node: &str, arguments: &[&str]) -> String {
         self.try_kubectl(node, arguments).unwrap_or_else(|why| panic!("kubectl {}: {why}", arguments.join(" ")))
     }

@@ -8,6 +8,7 @@ skein_cluster_tests::on_both_runtimes!(
     containers_restart_fail_and_end_as_kubernetes_says,
     nginx_and_a_replication_controller_serve,
     commands_run_in_containers,
+    ports_are_forwarded,
     sidecars_surround_the_main_containers
 );
 
@@ -405,4 +406,43 @@ fn sidecars_surround_the_main_containers(runtime: Runtime) {
     });
     assert_eq!(late["status"]["reason"], "DeadlineExceeded");
     assert_eq!(late["status"]["message"], "Pod was active on the node longer than the specified deadline");
+}
+
+fn ports_are_forwarded(runtime: Runtime) {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    let serve = "mkdir -p /www; seq 1 200000 > /www/index.html; exec httpd -f -p 127.0.0.1:80 -h /www";
+    cluster.apply(
+        "node-1",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: c, image: \"{BUSYBOX}\", command: [sh, -c, \"{serve}\"]}}\n"
+        ),
+    );
+    cluster.kubectl("node-2", &["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
+    let fetch = |port: &str| {
+        let output = std::process::Command::new("curl").args(["-sS", "--max-time", "10", &format!("http://127.0.0.1:{port}/")]).output();
+        String::from_utf8_lossy(&output.expect("curl can be run").stdout).into_owned()
+    };
+    let whole: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+    // As kubectl does it today, SPDY inside a websocket, and as it did before.
+    for (port, websocket) in [("18081", "true"), ("18082", "false")] {
+        let mut forward = cluster.spawn_kubectl(
+            "node-3",
+            &["port-forward", "pod/web", &format!("{port}:80")],
+            &[("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket)],
+        );
+        cluster.until("the port is forwarded", || (fetch(port) == whole).then_some(()));
+        // Several connections, one after the other and at once.
+        let again: Vec<_> = std::thread::scope(|scope| {
+            (0..4).map(|_| scope.spawn(|| fetch(port))).collect::<Vec<_>>().into_iter().map(|t| t.join()).collect()
+        });
+        assert!(again.into_iter().all(|page| page.is_ok_and(|page| page == whole)));
+        let _ = forward.kill();
+        let _ = forward.wait();
+    }
+    let mut nowhere = cluster.spawn_kubectl("node-1", &["port-forward", "pod/web", "18083:81"], &[]);
+    cluster.until("kubectl listens", || std::net::TcpStream::connect("127.0.0.1:18083").ok());
+    assert_eq!(fetch("18083"), "");
+    let _ = nowhere.kill();
+    let _ = nowhere.wait();
 }

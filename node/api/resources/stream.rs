@@ -1,19 +1,29 @@
 //! `pods/exec`, `pods/attach`, `pods/portforward`: the client's connection, upgraded, joined with one to the kubelet
-//! that runs the Pod. What is spoken on it (websocket, SPDY) is between the client and the container runtime.
+//! that runs the Pod. What is spoken on it (websocket, SPDY) is between the client and the container runtime, but for
+//! SPDY inside a websocket, which is unwrapped here.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderName, UPGRADE};
+use futures::{SinkExt, StreamExt};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use skein_object::Status;
 use skein_object::registry::Subresource;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::resources::container;
 use crate::route::Target;
 use crate::verbs::view;
 use crate::{Body, Context, respond};
+
+/// The subprotocol of a websocket that carries SPDY.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
 /// What of the client's headers the other end needs: which protocol, and its handshake.
 fn is_of_the_handshake(name: &HeaderName) -> bool {
@@ -39,7 +49,12 @@ pub(crate) async fn serve(context: &Context, target: &Target, mut request: Reque
     }
     let uri = format!("{path}?{}", request.uri().query().unwrap_or_default());
     let mut forward = Request::builder().method(request.method()).uri(uri).body(respond::full("")).map_err(Status::internal)?;
-    copy_handshake(request.headers(), forward.headers_mut());
+    let tunnel = tunnelled(target, request.headers());
+    if tunnel.is_some() {
+        spdy_handshake(forward.headers_mut());
+    } else {
+        copy_handshake(request.headers(), forward.headers_mut());
+    }
     let client = hyper::upgrade::on(&mut request);
     let answered = context.kubelets.send(node, forward).await;
     let mut answer = answered.map_err(|why| Status::internal(format!("cannot reach the kubelet of node {node}: {why}")))?;
@@ -51,15 +66,76 @@ pub(crate) async fn serve(context: &Context, target: &Target, mut request: Reque
     }
     let mut response = Response::new(respond::full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    copy_handshake(answer.headers(), response.headers_mut());
+    match &tunnel {
+        Some(key) => websocket_handshake(key, response.headers_mut()),
+        None => copy_handshake(answer.headers(), response.headers_mut()),
+    }
     let kubelet = hyper::upgrade::on(&mut answer);
     tokio::spawn(async move {
         if let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) {
+            if tunnel.is_some() {
+                let socket = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
+                return carry(socket, TokioIo::new(kubelet)).await;
+            }
             // Either end may hang up: then so does the other.
             let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(kubelet)).await;
         }
     });
     Ok(response)
+}
+
+/// The key of a client that speaks SPDY inside a websocket (KEP-4006); the kubelet gets the SPDY alone.
+fn tunnelled(target: &Target, headers: &HeaderMap) -> Option<String> {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let is_meant = target.subresource == Some(Subresource::PortForward) && { offers }.any(|offer| offer.trim() == TUNNEL);
+    headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_meant).map(|key| derive_accept_key(key.as_bytes()))
+}
+
+fn spdy_handshake(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    headers.insert("x-stream-protocol-version", HeaderValue::from_static("portforward.k8s.io"));
+}
+
+fn websocket_handshake(key: &str, headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(TUNNEL));
+    if let Ok(key) = HeaderValue::from_str(key) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, key);
+    }
+}
+
+/// The bytes of binary messages one way, as they come; what comes back as messages the other way.
+async fn carry<C, K>(client: WebSocketStream<C>, kubelet: K)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    K: AsyncRead + AsyncWrite,
+{
+    let (mut sink, mut source) = client.split();
+    let (mut from, mut to) = tokio::io::split(kubelet);
+    let upwards = async {
+        while let Some(Ok(message)) = source.next().await {
+            match message {
+                Message::Binary(bytes) if to.write_all(&bytes).await.is_ok() && to.flush().await.is_ok() => {}
+                Message::Ping(_) | Message::Pong(_) => {}
+                _ => return,
+            }
+        }
+    };
+    let downwards = async {
+        let mut buffer = vec![0; 32 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            if sink.send(Message::Binary(Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.close().await;
+    };
+    tokio::select! {
+        () = upwards => {}
+        () = downwards => {}
+    }
 }
 
 fn copy_handshake(from: &HeaderMap, to: &mut HeaderMap) {

@@ -361,8 +361,10 @@ impl RuntimeService for Service {
         Ok(Response::new(v1::AttachResponse { url: self.streams.expect("attach", Wanted::Attach(request)) }))
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Result<Response<v1::PortForwardResponse>, Status> {
-        Err(Status::unimplemented("PortForward is not implemented by this runtime"))
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Result<Response<v1::PortForwardResponse>, Status> {
+        let request = request.into_inner();
+        self.pods.sandbox(&request.pod_sandbox_id)?;
+        Ok(Response::new(v1::PortForwardResponse { url: self.streams.expect("portforward", Wanted::PortForward(request)) }))
     }
 
     async fn stream_pod_sandbox_metrics(

@@ -117,6 +117,13 @@ impl Pods {
         self.tell(v1::ContainerEventType::ContainerDeletedEvent, &sandbox.id);
         Ok(())
     }
+
+    /// The network namespace of a sandbox that runs.
+    pub(crate) fn network_namespace(&self, id: &str) -> Option<String> {
+        let sandbox = self.sandbox(id).ok()?;
+        let namespace = target(&sandbox).namespace;
+        (!namespace.is_empty()).then_some(namespace)
+    }
 }
 
 fn target(sandbox: &Sandbox) -> Target<'_> {

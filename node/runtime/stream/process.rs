@@ -75,6 +75,7 @@ async fn join(pods: &Pods, wanted: Wanted) -> Result<Joined, crate::Error> {
             };
             Ok(Joined { stdio, process: Some(process) })
         }
+        Wanted::PortForward(_) => Err(made()(io::Error::from(io::ErrorKind::Unsupported))),
         Wanted::Attach(request) => {
             let terminal = pods.attach(&request.container_id, theirs).await?;
             let stdio = ours(request.stdin).map_err(made())?;
