@@ -26,7 +26,7 @@ const SHAPES: &[Shape] = &[
                 json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["zone-0", "zone-1"]}]}]);
             json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
         },
-        per_node: 50,
+        per_node: 30,
     },
     Shape {
         name: "topology spread over zones",
@@ -52,7 +52,7 @@ const SHAPES: &[Shape] = &[
         },
         per_node: 10,
     },
-    Shape { name: "mixed, 16 kinds", spec: |i| json!({"priority": i % 16, "nodeSelector": {"disk": ["ssd", "hdd"][i % 2]}}), per_node: 50 },
+    Shape { name: "mixed, 16 kinds", spec: |i| json!({"priority": i % 16, "nodeSelector": {"disk": disk(i)}}), per_node: 50 },
 ];
 
 /// A line of the table for each shape and size.
@@ -92,7 +92,7 @@ fn preemptions(nodes: usize) -> Result<f64> {
     }
     let begin = Instant::now();
     let mut count = 0u32;
-    while begin.elapsed() < BUDGET && victims.len() > 4 {
+    while begin.elapsed() < BUDGET && victims.len() > nodes {
         let mut urgent = pod(1_000_000 + count as usize, json!({"priority": 1000}));
         set_cpu(&mut urgent, "3");
         let Preemption::Victims { node, pods } = fleet.preempt(&urgent, &[]) else { bail!("there is somebody to preempt") };
@@ -106,11 +106,15 @@ fn preemptions(nodes: usize) -> Result<f64> {
     Ok(f64::from(count) / begin.elapsed().as_secs_f64())
 }
 
+fn disk(index: usize) -> &'static str {
+    if index % 2 == 0 { "ssd" } else { "hdd" }
+}
+
 fn fleet(nodes: usize) -> Fleet {
     let mut fleet = Fleet::default();
     for index in 0..nodes {
         let labels = json!({"kubernetes.io/hostname": format!("node-{index}"), "topology.kubernetes.io/zone": format!("zone-{}", index % 5),
-            "disk": ["ssd", "hdd"][index % 2]});
+            "disk": disk(index)});
         let node: Node = serde_json::from_value(json!({"metadata": {"name": format!("node-{index}"), "labels": labels},
             "status": {"allocatable": {"cpu": "4", "memory": "32Gi", "pods": "110"}}}))
         .expect("a Node");
