@@ -235,7 +235,12 @@ fn subresource_kind(resource: &Resource, subresource: Subresource) -> (&'static 
         Subresource::Attach => ("", "v1", "PodAttachOptions"),
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions"),
         Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest"),
-        Subresource::Status | Subresource::Log | Subresource::Finalize | Subresource::Approval => {
+        Subresource::Proxy => match resource.kind {
+            "Node" => ("", "v1", "NodeProxyOptions"),
+            "Service" => ("", "v1", "ServiceProxyOptions"),
+            _ => ("", "v1", "PodProxyOptions"),
+        },
+        Subresource::Status | Subresource::Log | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers => {
             (resource.group, resource.version, resource.kind)
         }
     }
@@ -243,7 +248,8 @@ fn subresource_kind(resource: &Resource, subresource: Subresource) -> (&'static 
 
 fn subresource_verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
+        Subresource::Status | Subresource::Scale | Subresource::Approval | Subresource::EphemeralContainers => &["get", "patch", "update"],
+        Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
         Subresource::Log => &["get"],
         Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
         Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],

@@ -4,6 +4,7 @@ pub(crate) mod binding;
 pub(crate) mod eviction;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod proxy;
 pub(crate) mod quota;
 pub(crate) mod review;
 pub(crate) mod scale;
@@ -74,9 +75,9 @@ pub(crate) fn container(pod: &Value, target: &Target) -> Result<String, Status> 
         let list = pod.pointer(&format!("/spec/{field}")).and_then(Value::as_array).into_iter().flatten();
         list.filter_map(|c| c["name"].as_str().map(String::from)).collect()
     };
-    let (containers, inits) = (names("containers"), names("initContainers"));
+    let (containers, inits, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
     match (target.query.get("container"), containers.as_slice()) {
-        (Some(name), _) if containers.iter().chain(&inits).any(|c| c == name) => Ok(name.into()),
+        (Some(name), _) if containers.iter().chain(&inits).chain(&ephemeral).any(|c| c == name) => Ok(name.into()),
         (Some(name), _) => Err(Status::bad_request(format!("container {name} is not valid for pod {}", target.name))),
         (None, [one]) => Ok(one.clone()),
         (None, many) => {

@@ -32,6 +32,8 @@ pub(crate) struct Target {
     /// Empty for a collection.
     pub(crate) name: String,
     pub(crate) subresource: Option<Subresource>,
+    /// What follows `proxy` in the path.
+    pub(crate) tail: String,
     pub(crate) query: Query,
     pub(crate) consistency: Consistency,
     pub(crate) caller: Caller,
@@ -92,13 +94,15 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
         ["api", version, rest @ ..] if !rest.is_empty() => {
             let find = |plural: &str| context.catalog.find(&context.store.local().state, "", version, plural);
             let caller = Caller { user, warnings: Warnings::default() };
-            let target = target(&find, rest, query, consistency, caller)?;
+            let mut target = target(&find, rest, query, consistency, caller)?;
+            target.tail = tail_of(path);
             serve_resource(context, target, request).await?
         }
         ["apis", group, version, rest @ ..] if !rest.is_empty() => {
             let find = |plural: &str| context.catalog.find(&context.store.local().state, group, version, plural);
             let caller = Caller { user, warnings: Warnings::default() };
-            let target = target(&find, rest, query, consistency, caller)?;
+            let mut target = target(&find, rest, query, consistency, caller)?;
+            target.tail = tail_of(path);
             serve_resource(context, target, request).await?
         }
         _ => {
@@ -165,14 +169,20 @@ fn target(
     };
     let resource = resource.ok_or_else(Status::page_not_found)?;
     let depth_max = if namespace.is_empty() { 3 } else { 5 };
-    if rest.len() > depth_max || (resource.namespaced && namespace.is_empty() && !name.is_empty()) {
+    let is_proxy = subresource.is_some_and(|text| *text == Subresource::Proxy.name());
+    if (rest.len() > depth_max && !is_proxy) || (resource.namespaced && namespace.is_empty() && !name.is_empty()) {
         return Err(Status::page_not_found());
     }
     let subresource = match subresource {
         Some(text) => Some(resource.subresource(text).ok_or_else(Status::page_not_found)?),
         None => None,
     };
-    Ok(Target { resource, namespace: namespace.into(), name: name.into(), subresource, query, consistency, caller })
+    Ok(Target { resource, namespace: namespace.into(), name: name.into(), subresource, tail: String::new(), query, consistency, caller })
+}
+
+/// `/a/b/` of `…/pods/NAME/proxy/a/b/`: as it was sent, for the other end to read.
+fn tail_of(path: &str) -> String {
+    path.find("/proxy").map(|at| path[at + "/proxy".len()..].to_string()).unwrap_or_default()
 }
 
 /// Kubernetes' verb of a request: it depends on the method, on whether there is a name, and on `?watch`.

@@ -48,17 +48,18 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
         (Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward), "get" | "create") => {
             resources::stream::serve(&context, &target, request).await
         }
+        (Some(Subresource::Proxy), _) => resources::proxy::serve(&context, &target, request).await,
         (Some(Subresource::Scale), _) => resources::scale::serve(verb, &context, &target, request).await,
         (Some(Subresource::Token), "create") => resources::token::create(&context, &target, request).await,
         (Some(Subresource::Binding), "create") => resources::binding::create(&context, &target, request).await,
         (Some(Subresource::Eviction), "create") => resources::eviction::create(&context, &target, request).await,
-        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval) | None, "get") => {
+        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers) | None, "get") => {
             get::serve(&context, &target, request.headers()).await
         }
-        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval) | None, "update") => {
+        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers) | None, "update") => {
             update::serve(&context, &target, request).await
         }
-        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval) | None, "patch") => {
+        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers) | None, "patch") => {
             patch::serve(&context, &target, request).await
         }
         (Some(_), _) => Err(Status::method_not_allowed()),

@@ -152,6 +152,12 @@ pub(crate) fn is_initialized(pod: &Pod, observed: &Observation, started: &BTreeM
     spec.containers.iter().any(|c| observed.containers.contains_key(&c.name)) || spec.init_containers.iter().flatten().all(done)
 }
 
+/// Containers that somebody has added to look into the Pod (KEP-277), as the containers that they are.
+pub(crate) fn ephemeral(pod: &Pod) -> Vec<Container> {
+    let stated = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    stated.filter_map(|one| serde_json::from_value(serde_json::to_value(one).ok()?).ok()).collect()
+}
+
 fn terminate(observed: &Observation, step: &mut Step) {
     let running = observed.containers.values().any(|c| !matches!(c.state, State::Exited { .. }));
     if running || observed.sandbox.is_some() {
@@ -190,6 +196,9 @@ fn run(input: &Input<'_>, step: &mut Step) {
     }
     for container in &spec.containers {
         consider(input, container, policy, step);
+    }
+    for container in &ephemeral(input.pod) {
+        consider(input, container, "Never", step);
     }
 }
 

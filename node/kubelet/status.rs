@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 use skein_object::meta;
 
-use crate::pod::{Observation, Observed, State, deadline_left_ms, has_ended, has_started, is_initialized, is_sidecar, should_restart};
+use crate::pod::{
+    Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar, should_restart,
+};
 
 /// Why a container does not run, where the runtime cannot say.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +91,10 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
     });
     if !init_statuses.is_empty() {
         status["initContainerStatuses"] = init_statuses.into();
+    }
+    let ephemeral: Vec<Value> = ephemeral(input.pod).iter().map(|c| container_status(input, c, true)).collect();
+    if !ephemeral.is_empty() {
+        status["ephemeralContainerStatuses"] = ephemeral.into();
     }
     let ip = match &input.observed.sandbox {
         Some(sandbox) if spec.host_network == Some(true) => Some(input.host_ip.to_string()).filter(|_| !sandbox.id.is_empty()),

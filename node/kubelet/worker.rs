@@ -284,9 +284,10 @@ impl Worker {
         if self.retry_at.get(name).is_some_and(|at| Instant::now() < *at) {
             return false;
         }
-        let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+        let ephemeral = pod::ephemeral(pod);
+        let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).chain(&ephemeral);
         let (Some(container), Some(sandbox)) = (all.into_iter().find(|c| c.name == name), &observed.sandbox) else { return false };
-        match Box::pin(self.try_start(pod, container, sandbox, attempt)).await {
+        match Box::pin(self.try_start(pod, (container, target_of(pod, observed, name)), sandbox, attempt)).await {
             Ok(()) => {
                 self.waiting.remove(name);
                 self.retry_at.remove(name);
@@ -318,7 +319,14 @@ impl Worker {
         }
     }
 
-    async fn try_start(&mut self, pod: &Pod, container: &Container, sandbox: &Sandbox, attempt: u32) -> Result<(), Waiting> {
+    /// `target` is the container whose processes the new one sees.
+    async fn try_start(
+        &mut self,
+        pod: &Pod,
+        (container, target): (&Container, Option<String>),
+        sandbox: &Sandbox,
+        attempt: u32,
+    ) -> Result<(), Waiting> {
         let waiting = |reason: &'static str| move |why: Error| Waiting { reason: reason.into(), message: why.to_string() };
         let name = &container.name;
         let sandbox_config = self.sandbox_config(pod, sandbox.attempt);
@@ -344,7 +352,12 @@ impl Worker {
             resources::verify_non_root(pod, container, &known)
                 .map_err(|message| Waiting { reason: "CreateContainerConfigError".into(), message })?;
         }
-        let config = self.container_config(pod, container, sandbox, attempt, image)?;
+        let mut config = self.container_config(pod, container, sandbox, attempt, image)?;
+        let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+        if let (Some(target), Some(namespaces)) = (target, security.and_then(|s| s.namespace_options.as_mut())) {
+            namespaces.set_pid(v1::NamespaceMode::Target);
+            namespaces.target_id = target;
+        }
         let started = Box::pin(self.shared.runtime.start_container(&sandbox.id, config, sandbox_config)).await;
         let id = started.map_err(waiting("RunContainerError"))?;
         self.note("Created", format!("Created container: {name}"), false, name);
@@ -655,4 +668,11 @@ fn hostname(pod: &Pod) -> String {
 /// CRI counts nanoseconds; 0 is no time.
 fn time(nanoseconds: i64) -> Option<Timestamp> {
     if nanoseconds == 0 { None } else { Timestamp::from_nanosecond(nanoseconds.into()).ok() }
+}
+
+/// The container that an ephemeral one is to look into, as the runtime knows it.
+fn target_of(pod: &Pod, observed: &Observation, name: &str) -> Option<String> {
+    let stated = pod.spec.as_ref()?.ephemeral_containers.as_ref()?.iter().find(|one| one.name == name)?;
+    let target = observed.containers.get(stated.target_container_name.as_ref()?)?;
+    Some(target.id.clone())
 }

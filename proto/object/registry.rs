@@ -93,6 +93,8 @@ pub enum Subresource {
     Finalize,
     Token,
     Approval,
+    Proxy,
+    EphemeralContainers,
 }
 
 impl Subresource {
@@ -109,6 +111,8 @@ impl Subresource {
             Self::Finalize => "finalize",
             Self::Token => "token",
             Self::Approval => "approval",
+            Self::Proxy => "proxy",
+            Self::EphemeralContainers => "ephemeralcontainers",
         }
     }
 }

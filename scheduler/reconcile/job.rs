@@ -4,7 +4,9 @@
 //! no leader counts it again and none forgets it, also when the Pod is removed later (KEP-2307 needs finalizers for
 //! that, because an API server has no transactions).
 
-use std::collections::BTreeSet;
+mod policy;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
 
+use self::policy::{Failure, judge};
 use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_active, is_finished, is_ready, of_template, phase};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove, set_condition};
@@ -20,6 +23,7 @@ use crate::{Mint, Outcome};
 /// On a Pod whose end is in its Job's status.
 const COUNTED: &str = "skein.dev/counted-by-job";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 const COMPONENT: &str = "job-controller";
 
 /// Between a failure and the next Pod: 10 s, doubled with each further failure, up to 10 minutes.
@@ -30,7 +34,7 @@ const BURST: usize = 500;
 
 /// Why a Job is over.
 enum End {
-    Complete,
+    Complete { reason: &'static str, message: String },
     Failed { reason: &'static str, message: String },
 }
 
@@ -44,8 +48,13 @@ struct Pass<'a> {
     failed: i64,
     /// Ends that are counted in this pass.
     newly_counted: Vec<&'a Stored<Pod>>,
-    /// Of an Indexed Job, the indexes that have succeeded.
+    /// Of an Indexed Job, the indexes that have succeeded, and those that are given up.
     done: BTreeSet<i64>,
+    given_up: BTreeSet<i64>,
+    /// Of each index, how many of its Pods have failed, and when the last of them did.
+    index_failures: BTreeMap<i64, (i64, i64)>,
+    /// Why a Pod's failure is that of the Job.
+    fatal: Option<String>,
     transactions: Vec<Transaction>,
     again_ms: Option<u64>,
 }
@@ -84,12 +93,21 @@ impl<'a> Pass<'a> {
             failed: status.failed.unwrap_or(0).into(),
             newly_counted: Vec::new(),
             done: parse_indexes(status.completed_indexes.as_deref().unwrap_or_default()),
+            given_up: parse_indexes(status.failed_indexes.as_deref().unwrap_or_default()),
+            index_failures: BTreeMap::new(),
+            fatal: None,
             transactions: Vec::new(),
             again_ms: None,
         };
         let uid = stored.object.metadata.uid.as_deref();
+        let spec = pass.spec();
         for pod in snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid) {
             let counted = pod.object.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(COUNTED));
+            let failure = (phase(&pod.object) == "Failed").then(|| judge(&spec, &pod.object));
+            if let (Some(index), Some(Failure::Counts | Failure::FailsIndex)) = (index_of(&pod.object), &failure) {
+                let known = pass.index_failures.entry(index).or_default();
+                *known = (known.0 + 1, known.1.max(ended_at(&pod.object)));
+            }
             if is_finished(&pod.object) && !counted {
                 pass.newly_counted.push(pod);
                 if phase(&pod.object) == "Succeeded" {
@@ -97,7 +115,7 @@ impl<'a> Pass<'a> {
                     let new = !pass.indexed() || index_of(&pod.object).is_some_and(|index| pass.done.insert(index));
                     pass.succeeded += i64::from(new);
                 } else {
-                    pass.failed += 1;
+                    pass.fail(&pod.object, failure);
                 }
             } else if is_active(&pod.object) {
                 pass.active.push(pod);
@@ -105,7 +123,26 @@ impl<'a> Pass<'a> {
                 pass.terminating += 1;
             }
         }
+        pass.give_up_indexes(spec.backoff_limit_per_index);
         pass
+    }
+
+    fn fail(&mut self, pod: &Pod, failure: Option<Failure>) {
+        match failure {
+            Some(Failure::Ignored) => return,
+            Some(Failure::FailsIndex) => self.given_up.extend(index_of(pod)),
+            Some(Failure::FailsJob(why)) => drop(self.fatal.get_or_insert(why)),
+            Some(Failure::Counts) | None => {}
+        }
+        self.failed += 1;
+    }
+
+    /// An index that has failed more often than it may is not tried again (KEP-3850).
+    fn give_up_indexes(&mut self, limit: Option<i32>) {
+        let Some(limit) = limit else { return };
+        let over = self.index_failures.iter().filter(|(_, (failures, _))| *failures > i64::from(limit)).map(|(index, _)| *index);
+        self.given_up.extend(over.collect::<Vec<_>>());
+        self.given_up.retain(|index| !self.done.contains(index));
     }
 
     fn spec(&self) -> k8s_openapi::api::batch::v1::JobSpec {
@@ -122,6 +159,12 @@ impl<'a> Pass<'a> {
         let statuses = self.active.iter().flat_map(|p| p.object.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
         let restarts: i64 = statuses.map(|c| i64::from(c.restart_count)).sum();
         let failures = self.failed + restarts;
+        if let Some(message) = self.fatal.take() {
+            return Some(End::Failed { reason: "PodFailurePolicy", message });
+        }
+        if let Some(message) = policy::is_enough(&spec, &self.done) {
+            return Some(End::Complete { reason: "SuccessPolicy", message });
+        }
         if failures > i64::from(spec.backoff_limit.unwrap_or(6)) {
             return Some(End::Failed { reason: "BackoffLimitExceeded", message: "Job has reached the specified backoff limit".into() });
         }
@@ -133,12 +176,21 @@ impl<'a> Pass<'a> {
             }
             self.look_again(left);
         }
+        let given_up = i64::try_from(self.given_up.len()).unwrap_or(i64::MAX);
+        if spec.max_failed_indexes.is_some_and(|most| given_up > i64::from(most)) {
+            let message = "Job has exceeded the specified maximal number of failed indexes".into();
+            return Some(End::Failed { reason: "MaxFailedIndexesExceeded", message });
+        }
+        if given_up > 0 && self.active.is_empty() && spec.completions.is_some_and(|all| self.succeeded + given_up >= i64::from(all)) {
+            return Some(End::Failed { reason: "FailedIndexes", message: "Job has failed indexes".into() });
+        }
         let complete = match spec.completions {
             Some(wanted) => self.succeeded >= i64::from(wanted),
             // A queue of work is done when one has said so and all have ended.
             None => self.succeeded > 0 && self.active.is_empty() && self.terminating == 0,
         };
-        complete.then_some(End::Complete)
+        let message = "Reached expected number of succeeded pods";
+        complete.then(|| End::Complete { reason: "CompletionsReached", message: message.into() })
     }
 
     fn look_again(&mut self, seconds: i64) {
@@ -150,7 +202,7 @@ impl<'a> Pass<'a> {
         let spec = self.spec();
         let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
         let left = match spec.completions {
-            Some(wanted) => usize::try_from(i64::from(wanted) - self.succeeded).unwrap_or(0),
+            Some(wanted) => usize::try_from(i64::from(wanted) - self.succeeded).unwrap_or(0).saturating_sub(self.given_up.len()),
             None if self.succeeded > 0 => self.active.len(),
             None => parallelism,
         };
@@ -162,13 +214,23 @@ impl<'a> Pass<'a> {
         if missing == 0 {
             return;
         }
-        if let Some(wait) = self.back_off(mint).filter(|wait| *wait > 0) {
+        let by_index = spec.backoff_limit_per_index.is_some();
+        if let Some(wait) = self.back_off(mint).filter(|wait| *wait > 0 && !by_index) {
             return self.look_again(wait);
         }
         if self.indexed() {
-            let taken: BTreeSet<i64> = self.active.iter().filter_map(|p| index_of(&p.object)).chain(self.done.iter().copied()).collect();
-            let free = (0..i64::from(spec.completions.unwrap_or(0))).filter(|index| !taken.contains(index)).take(missing.min(BURST));
-            free.collect::<Vec<_>>().into_iter().for_each(|index| self.make(Some(index), mint));
+            let active = self.active.iter().filter_map(|p| index_of(&p.object));
+            let taken: BTreeSet<i64> = active.chain(self.done.iter().copied()).chain(self.given_up.iter().copied()).collect();
+            let free: Vec<i64> = (0..i64::from(spec.completions.unwrap_or(0))).filter(|index| !taken.contains(index)).collect();
+            // Each index waits for itself where failures are counted by index.
+            let waits = |pass: &Self, index: i64| {
+                pass.index_failures.get(&index).filter(|_| by_index).map_or(0, |known| back_off_left(*known, mint))
+            };
+            let (ready, waiting): (Vec<i64>, Vec<i64>) = free.into_iter().partition(|index| waits(self, *index) <= 0);
+            if let Some(wait) = waiting.iter().map(|index| waits(self, *index)).min() {
+                self.look_again(wait);
+            }
+            ready.into_iter().take(missing.min(BURST)).for_each(|index| self.make(Some(index), mint));
         } else {
             (0..missing.min(BURST)).for_each(|_| self.make(None, mint));
         }
@@ -176,18 +238,14 @@ impl<'a> Pass<'a> {
 
     /// Seconds until the next Pod may be made, after failures.
     fn back_off(&self, mint: &Mint) -> Option<i64> {
-        let failures = u32::try_from(self.failed).ok().filter(|f| *f > 0)?;
+        let failures = Some(self.failed).filter(|failures| *failures > 0)?;
         // The last failure that is known: that of a Pod counted now, or the one that an annotation tells.
         let annotated =
             self.stored.object.metadata.annotations.as_ref().and_then(|a| a.get(LAST_FAILURE)).and_then(|t| t.parse::<i64>().ok());
         let now = mint.now.as_second();
         let failed_now = self.newly_counted.iter().any(|p| phase(&p.object) == "Failed");
         let since = if failed_now { now } else { annotated? };
-        let wait = BACK_OFF_SECONDS_MIN
-            .checked_shl(failures - 1)
-            .unwrap_or(BACK_OFF_SECONDS_MAX)
-            .clamp(BACK_OFF_SECONDS_MIN, BACK_OFF_SECONDS_MAX);
-        Some(since + wait - now)
+        Some(back_off_left((failures, since), mint))
     }
 
     fn make(&mut self, index: Option<i64>, mint: &mut Mint) {
@@ -198,6 +256,11 @@ impl<'a> Pass<'a> {
         let base = match index {
             Some(index) => {
                 give_index(&mut template, index, key.name());
+                if self.spec().backoff_limit_per_index.is_some() {
+                    let failures = self.index_failures.get(&index).map_or(0, |(failures, _)| *failures);
+                    let annotations = skein_object::meta::edit(&mut template).entry("annotations").or_insert_with(|| json!({}));
+                    annotations[INDEX_FAILURES] = failures.to_string().into();
+                }
                 format!("{}-{index}", key.name())
             }
             None => key.name().to_string(),
@@ -253,6 +316,9 @@ impl<'a> Pass<'a> {
             if self.indexed() && !self.done.is_empty() {
                 status["completedIndexes"] = format_indexes(&self.done).into();
             }
+            if self.spec().backoff_limit_per_index.is_some() {
+                status["failedIndexes"] = format_indexes(&self.given_up).into();
+            }
             status["uncountedTerminatedPods"] = json!({});
             if suspended {
                 // The time that it is active for begins again when it is resumed.
@@ -267,8 +333,7 @@ impl<'a> Pass<'a> {
                 set_condition(object, condition("Suspended", holds, reason, message, &now));
             }
             match &end {
-                Some(End::Complete) => {
-                    let (reason, message) = ("CompletionsReached", "Reached expected number of succeeded pods");
+                Some(End::Complete { reason, message }) => {
                     set_condition(object, condition("SuccessCriteriaMet", "True", reason, message, &now));
                     set_condition(object, condition("Complete", "True", reason, message, &now));
                     object["status"]["completionTime"] = now.clone().into();
@@ -288,7 +353,7 @@ impl<'a> Pass<'a> {
             transaction.writes.extend(marked.into_iter().flat_map(|t| t.writes));
         }
         let told = match &end {
-            Some(End::Complete) => Some(("Completed", "Job completed".to_string(), false)),
+            Some(End::Complete { .. }) => Some(("Completed", "Job completed".to_string(), false)),
             Some(End::Failed { reason, message }) => Some((*reason, message.clone(), true)),
             None => None,
         };
@@ -308,6 +373,20 @@ impl<'a> Pass<'a> {
 
 /// Unix seconds of the last failure, on the Job: what the back-off counts from, also under another leader.
 const LAST_FAILURE: &str = "skein.dev/last-failure";
+
+/// Seconds that are left to wait after so many failures, the last of them at a time.
+fn back_off_left((failures, since): (i64, i64), mint: &Mint) -> i64 {
+    let doublings = u32::try_from(failures - 1).unwrap_or(0).min(16);
+    let wait = (BACK_OFF_SECONDS_MIN << doublings).clamp(BACK_OFF_SECONDS_MIN, BACK_OFF_SECONDS_MAX);
+    since + wait - mint.now.as_second()
+}
+
+/// When the last of a Pod's containers ended, in Unix seconds.
+fn ended_at(pod: &Pod) -> i64 {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let ended = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    ended.map(|time| time.0.as_second()).max().unwrap_or(0)
+}
 
 fn condition(kind: &str, status: &str, reason: &str, message: &str, now: &str) -> Value {
     json!({"type": kind, "status": status, "reason": reason, "message": message, "lastProbeTime": now, "lastTransitionTime": now})

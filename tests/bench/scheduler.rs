@@ -107,7 +107,7 @@ fn preemptions(nodes: usize) -> Result<f64> {
 }
 
 fn disk(index: usize) -> &'static str {
-    if index % 2 == 0 { "ssd" } else { "hdd" }
+    if index.is_multiple_of(2) { "ssd" } else { "hdd" }
 }
 
 fn fleet(nodes: usize) -> Fleet {

@@ -28,6 +28,21 @@ fn jobs_run_to_completion_and_fail_as_kubernetes_says() {
         job("slow", "  activeDeadlineSeconds: 2\n", "sleep 1000"),
         job("short", "  ttlSecondsAfterFinished: 1\n", "true"),
         job("held", "  suspend: true\n", "true"),
+        job(
+            "picky",
+            "  backoffLimit: 5\n  podFailurePolicy: {rules: [{action: FailJob, onExitCodes: {operator: In, values: [42]}}]}\n",
+            "exit 42",
+        ),
+        job(
+            "each",
+            "  completions: 3\n  parallelism: 3\n  completionMode: Indexed\n  backoffLimitPerIndex: 0\n",
+            "test $JOB_COMPLETION_INDEX != 1",
+        ),
+        job(
+            "enough",
+            "  completions: 3\n  parallelism: 3\n  completionMode: Indexed\n  successPolicy: {rules: [{succeededIndexes: \"0\"}]}\n",
+            "test $JOB_COMPLETION_INDEX = 0 || sleep 1000",
+        ),
     ];
     cluster.apply("node-2", &manifest.concat());
     let condition = |name: &str, kind: &str| {
@@ -40,6 +55,12 @@ fn jobs_run_to_completion_and_fail_as_kubernetes_says() {
     cluster.until("all indexes have", || (field(&cluster, "node-2", "job/indexed", ".status.completedIndexes") == "0-2").then_some(()));
     let logs = cluster.kubectl("node-1", &["logs", "-l", "batch.kubernetes.io/job-completion-index=1,job-name=indexed"]);
     assert_eq!(logs.trim(), "index 1 on indexed-1");
+    cluster.until("an exit code fails its Job", || (condition("picky", "Failed") == "PodFailurePolicy").then_some(()));
+    assert_eq!(field(&cluster, "node-3", "job/picky", ".status.failed"), "1");
+    cluster.until("an index fails alone", || (condition("each", "Failed") == "FailedIndexes").then_some(()));
+    let indexes = |which: &str| field(&cluster, "node-2", "job/each", &format!(".status.{which}Indexes"));
+    assert_eq!((indexes("failed"), indexes("completed")), ("1".into(), "0,2".into()));
+    cluster.until("one index is enough", || (condition("enough", "Complete") == "SuccessPolicy").then_some(()));
     cluster.until("the bad one has failed", || (condition("bad", "Failed") == "BackoffLimitExceeded").then_some(()));
     cluster.until("the slow one has, too", || (condition("slow", "Failed") == "DeadlineExceeded").then_some(()));
     cluster.until("its Pod is gone", || {

@@ -9,6 +9,7 @@ skein_cluster_tests::on_both_runtimes!(
     nginx_and_a_replication_controller_serve,
     commands_run_in_containers,
     ports_are_forwarded,
+    pods_are_looked_into_from_outside_and_inside,
     sidecars_surround_the_main_containers
 );
 
@@ -445,4 +446,60 @@ fn ports_are_forwarded(runtime: Runtime) {
     assert_eq!(fetch("18083"), "");
     let _ = nowhere.kill();
     let _ = nowhere.wait();
+}
+
+fn pods_are_looked_into_from_outside_and_inside(runtime: Runtime) {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    cluster.apply(
+        "node-1",
+        &format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: web, labels: {{app: web}}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: "{BUSYBOX}"
+    command: [sh, -c, "mkdir -p /www/deep; echo outer > /www/index.html; echo inner > /www/deep/index.html; exec httpd -f -p 8080 -h /www"]
+    ports: [{{name: http, containerPort: 8080}}]
+    readinessProbe: {{httpGet: {{path: /, port: http}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{selector: {{app: web}}, ports: [{{name: web, port: 80, targetPort: http}}]}}
+"#
+        ),
+    );
+    cluster.kubectl("node-2", &["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
+    for node in ["node-1", "node-2", "node-3"] {
+        let get = |path: &str| cluster.try_kubectl(node, &["get", "--raw", &format!("/api/v1/namespaces/default/{path}")]);
+        assert_eq!(get("pods/web/proxy/").as_deref(), Ok("outer\n"));
+        assert_eq!(get("pods/web:8080/proxy/deep/").as_deref(), Ok("inner\n"));
+        cluster.until("the Service has an endpoint", || {
+            (get("services/web:web/proxy/deep/index.html").as_deref() == Ok("inner\n")).then_some(())
+        });
+        assert!(get("pods/web/proxy/nothing").is_err_and(|why| why.contains("could not find")), "the answer's code is passed on");
+        assert!(get("services/gone/proxy/").is_err_and(|why| why.contains("not found")));
+    }
+
+    // A container that looks at another's processes, added while the Pod runs.
+    let arguments =
+        ["debug", "web", "--image", BUSYBOX, "--target=c", "--container=look", "--profile=general", "--", "sh", "-c", "ps; echo looked"];
+    cluster.kubectl("node-3", &arguments);
+    let log = cluster.until("it has looked", || {
+        let log = cluster.try_kubectl("node-1", &["logs", "web", "-c", "look"]).ok()?;
+        log.contains("looked").then_some(log)
+    });
+    assert!(log.contains("httpd -f -p 8080"), "{log}");
+    cluster.until("its end is told", || {
+        let pod = cluster.kubectl_json("node-2", &["get", "pod", "web"]);
+        let status = pod.pointer("/status/ephemeralContainerStatuses/0").cloned()?;
+        (status["name"] == "look" && status.pointer("/state/terminated/exitCode") == Some(&0.into())).then_some(())
+    });
+    let pod = cluster.kubectl_json("node-2", &["get", "pod", "web"]);
+    assert_eq!((&pod["status"]["phase"], &pod["status"]["containerStatuses"][0]["restartCount"]), (&"Running".into(), &0.into()));
 }

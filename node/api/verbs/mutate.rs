@@ -145,6 +145,14 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
             }
         }
         changed = object;
+    } else if mutation.subresource == Some(Subresource::EphemeralContainers) {
+        let mut object = old.clone();
+        object["spec"]["ephemeralContainers"] = changed.pointer("/spec/ephemeralContainers").cloned().unwrap_or_default();
+        match meta::get(&changed, "resourceVersion").cloned() {
+            Some(version) => meta::edit(&mut object).insert("resourceVersion".into(), version),
+            None => meta::edit(&mut object).shift_remove("resourceVersion"),
+        };
+        changed = object;
     } else if keeps_status && let Some(map) = changed.as_object_mut() {
         match old.get("status") {
             Some(status) => map.insert("status".into(), status.clone()),
@@ -159,8 +167,10 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
     meta::validate_update(&changed, old, &mut errors);
     meta::at_update(&mut changed, old, resource);
     meta::validate(&changed, resource, &mut errors);
-    if mutation.subresource.is_none() {
-        resource.check(&changed, Some(old), &mut errors);
+    match mutation.subresource {
+        None => resource.check(&changed, Some(old), &mut errors),
+        Some(Subresource::EphemeralContainers) => skein_object::validate::pod::ephemeral(&changed, old, &mut errors),
+        Some(_) => {}
     }
     if errors.is_empty() { Ok(changed) } else { Err(Status::invalid(resource, mutation.key.name(), errors)) }
 }

@@ -45,7 +45,7 @@ pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
         default(spec, "serviceAccount", account);
     }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    for list in ["containers", "initContainers"] {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
         for one in each(spec, list) {
             container(one, host_network);
         }

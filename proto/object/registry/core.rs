@@ -57,7 +57,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: Cow::Borrowed(&["no"]),
             namespaced: false,
-            subresources: Cow::Borrowed(&[Subresource::Status]),
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Proxy]),
             validate: validate::node,
             selectable: Cow::Borrowed(&["spec.unschedulable"]),
             columns: table::core::node,
@@ -74,6 +74,8 @@ pub(super) fn resources() -> Vec<Resource> {
                 Subresource::PortForward,
                 Subresource::Binding,
                 Subresource::Eviction,
+                Subresource::Proxy,
+                Subresource::EphemeralContainers,
             ]),
             has_generation: true,
             default: defaults::pod::pod,
@@ -118,7 +120,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: Cow::Borrowed(&["svc"]),
             categories: Cow::Borrowed(&["all"]),
-            subresources: Cow::Borrowed(&[Subresource::Status]),
+            subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Proxy]),
             name_rule: NameRule::Label,
             default: defaults::service::service,
             prepare: defaults::service::prepare_service,

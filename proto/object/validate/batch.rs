@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::workload::any_pod_template;
-use super::{immutable, non_negative, one_of, text};
+use super::{immutable, list, non_negative, one_of, text};
 use crate::cron::Schedule;
 use crate::field::{Errors, Path};
 
@@ -33,12 +33,7 @@ fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     if text(spec, "completionMode") == "Indexed" && spec.get("completions").is_none_or(Value::is_null) {
         errors.required(&path.child("completions"), "when completion mode is Indexed");
     }
-    // What would change which Pods count is refused rather than ignored.
-    for field in ["podFailurePolicy", "successPolicy", "backoffLimitPerIndex"] {
-        if spec.get(field).is_some_and(|v| !v.is_null()) {
-            errors.forbidden(&path.child(field), "not supported by this server yet");
-        }
-    }
+    policies(spec, path, errors);
     let Some(template) = spec.get("template").filter(|t| t.is_object()) else {
         errors.required(&path.child("template"), "");
         return;
@@ -50,6 +45,51 @@ fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
         let path = path.child("spec").child("restartPolicy");
         let shown = if policy == "Always" || policy.is_empty() { "Always" } else { policy };
         errors.unsupported(&path, shown, &["OnFailure", "Never"]);
+    }
+}
+
+/// Policies about which failures and successes count (`validateJobSpec`).
+fn policies(spec: &Value, path: &Path, errors: &mut Errors) {
+    let is_said = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
+    let is_indexed = text(spec, "completionMode") == "Indexed";
+    for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
+        if is_said(field) && !is_indexed {
+            errors.invalid(&path.child(field), spec[field].clone(), "requires indexed completion mode");
+        }
+    }
+    if is_said("maxFailedIndexes") && !is_said("backoffLimitPerIndex") {
+        errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if is_said("podFailurePolicy") {
+        if spec.pointer("/template/spec/restartPolicy").and_then(Value::as_str) != Some("Never") {
+            let shown = spec.pointer("/template/spec/restartPolicy").cloned().unwrap_or_default();
+            let place = path.child("template").child("spec").child("restartPolicy");
+            errors.invalid(&place, shown, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        for (index, rule) in list(&spec["podFailurePolicy"], "rules").iter().enumerate() {
+            let place = path.child("podFailurePolicy").child("rules").index(index);
+            let actions = ["Count", "FailIndex", "FailJob", "Ignore"];
+            match text(rule, "action") {
+                "" => errors.required(&place.child("action"), "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\""),
+                "FailIndex" if !is_said("backoffLimitPerIndex") => {
+                    errors.invalid(&place.child("action"), "FailIndex", "requires the backoffLimitPerIndex to be set");
+                }
+                action if !actions.contains(&action) => errors.unsupported(&place.child("action"), action, &actions),
+                _ => {}
+            }
+            let (codes, conditions) = (rule["onExitCodes"].is_object(), !list(rule, "onPodConditions").is_empty());
+            if codes == conditions {
+                let why = "specifying one of OnExitCodes and OnPodConditions is required";
+                let both = "specifying both OnExitCodes and OnPodConditions is not supported";
+                errors.invalid(&place, "", if codes { both } else { why });
+            }
+        }
+    }
+    if is_said("successPolicy") && list(&spec["successPolicy"], "rules").is_empty() {
+        errors.required(
+            &path.child("successPolicy").child("rules"),
+            "at least one rules must be specified when the successPolicy is specified",
+        );
     }
 }
 

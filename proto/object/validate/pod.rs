@@ -55,6 +55,46 @@ fn update(spec: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
+/// Ephemeral containers are only ever added (KEP-277), with a name and an image, for a container that is there.
+pub fn ephemeral(pod: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec").child("ephemeralContainers");
+    let (spec, known) = (&pod["spec"], list(&old["spec"], "ephemeralContainers"));
+    for before in known {
+        let name = text(before, "name");
+        match list(spec, "ephemeralContainers").iter().find(|now| now["name"] == before["name"]) {
+            None => errors.forbidden(&path, &format!("existing ephemeral containers \"{name}\" may not be removed\n")),
+            Some(now) if now != before => {
+                errors.forbidden(&path, &format!("existing ephemeral containers \"{name}\" may not be changed\n"))
+            }
+            Some(_) => {}
+        }
+    }
+    let others: Vec<&str> = ["containers", "initContainers"].iter().flat_map(|field| list(spec, field)).map(|c| text(c, "name")).collect();
+    let mut seen = BTreeSet::new();
+    for (index, one) in list(spec, "ephemeralContainers").iter().enumerate() {
+        let path = path.index(index);
+        let name = text(one, "name");
+        if name.is_empty() {
+            errors.required(&path.child("name"), "");
+        } else if !seen.insert(name) || others.contains(&name) {
+            errors.duplicate(&path.child("name"), name);
+        }
+        if text(one, "image").is_empty() {
+            errors.required(&path.child("image"), "");
+        }
+        let target = text(one, "targetContainerName");
+        if !target.is_empty() && !others.contains(&target) {
+            errors.not_found(&path.child("targetContainerName"), target);
+        }
+        for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy"] {
+            let is_said = one.get(field).is_some_and(|value| value.as_array().map_or(!value.is_null(), |list| !list.is_empty()));
+            if is_said {
+                errors.forbidden(&path.child(field), "cannot be set for an Ephemeral Container");
+            }
+        }
+    }
+}
+
 pub(super) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     let volumes = volumes(spec, &path.child("volumes"), errors);
     let mut seen = BTreeSet::new();
