@@ -11,6 +11,8 @@ use crate::route::Attributes;
 /// A node that asks to join shows a token instead of credentials.
 const JOIN: &str = "/skein/v1/join";
 
+const STATUS: &str = "/skein/v1/status";
+
 /// Kubernetes' own answers to those who may or may not.
 pub(crate) fn check(context: &Context, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
     if is_allowed(context, user, attributes) { Ok(()) } else { Err(refusal(user, attributes)) }
@@ -22,8 +24,9 @@ pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes
     }
     match attributes {
         Attributes::Path { path, .. } if *path == JOIN => true,
-        // The cluster's own status is for whoever has credentials.
-        Attributes::Path { verb, path } if path.starts_with("/skein/v1/") && *verb == "get" => user.is_in("system:authenticated"),
+        // The cluster's own status is for whoever has credentials; what else is there only for administrators.
+        Attributes::Path { verb, path } if *path == STATUS && *verb == "get" => user.is_in("system:authenticated"),
+        Attributes::Path { path, .. } if path.starts_with("/skein/v1/") => false,
         _ => context.grants.allow(&context.store, user, attributes),
     }
 }
@@ -32,7 +35,7 @@ pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes
 fn is_for_nodes(user: &User, attributes: &Attributes<'_>) -> bool {
     user.is_in("system:nodes")
         && match attributes {
-            Attributes::Path { verb, .. } => *verb == "get",
+            Attributes::Path { verb, path } => *verb == "get" && (!path.starts_with("/skein/v1/") || *path == STATUS),
             Attributes::Resource { verb, resource, .. } => matches!(*verb, "get" | "list" | "watch") && *resource != "secrets",
         }
 }

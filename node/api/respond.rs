@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_object::table::{Include, definitions, partial, row};
@@ -70,6 +71,19 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 pub(crate) fn bytes(code: u16, content_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(content));
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A body that is made as it is sent.
+pub(crate) fn stream(content_type: &'static str, parts: Box<dyn Iterator<Item = Vec<u8>> + Send>) -> Response<Body> {
+    // Bodies must be `Sync`, which an iterator behind a lock is.
+    let parts = std::sync::Mutex::new(parts);
+    let frames = futures::stream::poll_fn(move |_| {
+        let next = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        std::task::Poll::Ready(next.map(|part| Ok(Frame::data(Bytes::from(part)))))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

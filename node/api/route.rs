@@ -140,6 +140,7 @@ async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -
             Ok(respond::bytes(500, "text/plain; charset=utf-8", "[-]quorum failed: no leader is known\nreadyz check failed\n"))
         }
         ["skein", "v1", "status"] => Ok(respond::json(200, &context.cluster.status().await)),
+        ["skein", "v1", "backup"] => Ok(respond::stream("application/octet-stream", context.cluster.backup().await?)),
         ["skein", "v1", "join"] if request.method() == Method::POST => {
             let join = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(200, &context.cluster.join(join).await?))

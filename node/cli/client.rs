@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
@@ -33,6 +34,16 @@ impl Access {
 
     /// Asks the first node that answers.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.send(method, path, body).await?;
+        Ok(serde_json::from_slice(&answer.collect().await?.to_bytes()).unwrap_or_default())
+    }
+
+    /// A long answer, as it comes.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Incoming> {
+        self.send("GET", path, None).await
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Incoming> {
         let file = self.path();
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {} (give --kubeconfig)", file.display()))?;
         let config: Value = serde_yaml_ng::from_str(&text).with_context(|| format!("{} is not a kubeconfig", file.display()))?;
@@ -44,8 +55,8 @@ impl Access {
             if !wanted {
                 continue;
             }
-            match ask(&config, cluster, server, method, path, body).await {
-                Ok(value) => return Ok(value),
+            match send(&config, cluster, server, method, path, body).await {
+                Ok(answer) => return Ok(answer),
                 Err(why) => last = why.context(format!("node {name} at {server}")),
             }
         }
@@ -53,7 +64,7 @@ impl Access {
     }
 }
 
-async fn ask(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+async fn send(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Incoming> {
     let decode =
         |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
     let user = &config["users"][0]["user"];
@@ -86,10 +97,10 @@ async fn ask(config: &Value, cluster: &Value, server: &str, method: &str, path: 
         .body(Full::new(Bytes::from(content)))?;
     let answer = sender.send_request(request).await?;
     let code = answer.status();
-    let bytes = answer.into_body().collect().await?.to_bytes();
-    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     if !code.is_success() {
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         bail!("{}", value["message"].as_str().unwrap_or(code.as_str()));
     }
-    Ok(value)
+    Ok(answer.into_body())
 }

@@ -1,9 +1,11 @@
 //! The command line: one file per verb.
 
+mod backup;
 mod client;
 mod image;
 mod kubeconfig;
 mod lab;
+mod restore;
 mod runtime;
 mod status;
 mod token;
@@ -30,6 +32,11 @@ enum Verb {
     Status(status::Arguments),
     /// Print a kubeconfig for kubectl.
     Kubeconfig(kubeconfig::Arguments),
+    /// Write the whole cluster into a file, or check such a file.
+    #[command(subcommand)]
+    Backup(backup::Verb),
+    /// Found a new cluster with the state of a backup.
+    Restore(restore::Arguments),
     /// Load images from archives.
     #[command(subcommand)]
     Image(image::Verb),
@@ -52,6 +59,8 @@ fn main() -> std::process::ExitCode {
         Verb::Token(verb) => token::run(verb).map(|()| 0),
         Verb::Status(arguments) => status::run(&arguments).map(|()| 0),
         Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments).map(|()| 0),
+        Verb::Backup(verb) => backup::run(verb).map(|()| 0),
+        Verb::Restore(arguments) => restore::run(arguments).map(|()| 0),
         Verb::Image(verb) => image::run(verb).map(|()| 0),
         Verb::Runtime(arguments) => runtime::run(arguments).map(|()| 0),
         Verb::Lab(verb) => lab::run(verb),

@@ -95,14 +95,21 @@ fn container_runtime(arguments: &Arguments) -> Result<Runtime> {
     })
 }
 
+/// The name that was given, or the host's.
+pub(crate) fn node_name(given: Option<String>) -> Result<String> {
+    match given {
+        Some(name) => Ok(name),
+        None => {
+            Ok(std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name: give --name")?.trim().to_string())
+        }
+    }
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     crate::log_to_stderr();
     let runtime = container_runtime(&arguments)?;
     let join = arguments.join.as_deref().map(str::parse::<Token>).transpose()?;
-    let name = match arguments.name {
-        Some(name) => name,
-        None => std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name: give --name")?.trim().to_string(),
-    };
+    let name = node_name(arguments.name)?;
     let options = Options {
         name,
         directory: arguments.data_dir,

@@ -12,6 +12,7 @@ use skein_quic::Subject;
 use skein_quic::authority::{certificate_hash, request_key_hash};
 use skein_store::{Handle, Member, Role};
 
+use crate::backup::Frames;
 use crate::directory::Directory;
 use crate::{Token, found};
 
@@ -114,6 +115,16 @@ impl Cluster for Endpoints {
             "answeredBy": name_of(self.store.id()), "failure": self.store.failure(), "leader": leadership.leader.and_then(name_of), "term": leadership.term,
             "quorum": self.store.has_quorum(), "revision": view.state.revision(), "applied": view.applied, "nodes": nodes,
         })
+    }
+
+    async fn backup(&self) -> Result<Box<dyn Iterator<Item = Vec<u8>> + Send>, Status> {
+        let authority = self.directory.authority().ok().flatten();
+        let no_key = || {
+            Status::failure(503, "ServiceUnavailable", "this node does not vote, so it has no copy of the cluster's keys: ask another one")
+        };
+        let authority = authority.ok_or_else(no_key)?;
+        let view = self.store.read().await.map_err(|e| Status::timeout(e.to_string()))?;
+        Ok(Box::new(Frames::of(&view.state, &authority)))
     }
 
     async fn create_token(&self, request: Value) -> Result<Value, Status> {

@@ -27,15 +27,19 @@ pub(crate) struct Ports {
 
 /// Makes the CA, the node's identity and the administrator's kubeconfig.
 pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFile, Error> {
-    let authority = Authority::create("skein")?;
+    let node = NodeFile { format: 1, name: options.name.clone(), id: draw_id(), address: options.address, founder: true };
+    equip(directory, &Authority::create("skein")?, &node, options.api_port)?;
+    Ok(node)
+}
+
+/// Gives a directory what the first node of a cluster with this CA has; the node's own file comes last.
+pub(crate) fn equip(directory: &Directory, authority: &Authority, node: &NodeFile, api_port: u16) -> Result<(), Error> {
     directory.save_authority(&authority.certificate_pem, &authority.key_pem)?;
-    let identity = authority.issue(&Subject::node(&options.name), &names(&options.name, &options.address.to_string()))?;
+    let identity = authority.issue(&Subject::node(&node.name), &names(&node.name, &node.address.to_string()))?;
     directory.save_identity(&identity)?;
     let admin = Subject { user: "admin".into(), groups: vec!["system:masters".into()] };
-    directory.save_admin(&authority.issue(&admin, &[])?, options.address, options.api_port)?;
-    let node = NodeFile { format: 1, name: options.name.clone(), id: draw_id(), address: options.address, founder: true };
-    directory.save_node(&node)?;
-    Ok(node)
+    directory.save_admin(&authority.issue(&admin, &[])?, node.address, api_port)?;
+    directory.save_node(node)
 }
 
 /// Node ids are random and never reused; 53 bits pass through JSON unharmed.

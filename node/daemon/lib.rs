@@ -7,6 +7,7 @@
 //!                                          └─▶ streams from peers ─▶ store, kubelet, liveness
 //! ```
 
+mod backup;
 mod cluster;
 mod directory;
 mod disk;
@@ -27,6 +28,7 @@ mod tokens;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use backup::{About, Backup, BackupError, Place, Sealer};
 pub use directory::admin_kubeconfig;
 pub use run::{Ended, run};
 pub use skein_kubelet::LogLimits;

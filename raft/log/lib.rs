@@ -12,6 +12,7 @@
 
 mod disk;
 mod entry;
+mod found;
 mod machine;
 mod medium;
 mod rocks;
@@ -21,6 +22,7 @@ mod types;
 
 pub use disk::{Disk, Loaded};
 pub use entry::{decode_entry, encode_entry, log_id};
+pub use found::found_with;
 pub use machine::{Machine, Opened, View};
 pub use medium::{Batch, Change, Done, Each, Medium, Storage};
 pub use rocks::Rocks;

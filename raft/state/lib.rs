@@ -98,6 +98,12 @@ impl State {
         iter.take_while(move |(key, _)| key.as_str().starts_with(prefix))
     }
 
+    /// The objects for which `keep` says so, at the same revision; no replies are remembered.
+    pub fn retained(&self, keep: impl Fn(&Key, &Entry) -> bool) -> Self {
+        let kept = self.objects.iter().filter(|(key, entry)| keep(key, entry));
+        Self { objects: kept.map(|(key, entry)| (key.clone(), entry.clone())).collect(), revision: self.revision, ..Self::default() }
+    }
+
     /// Puts back an object as it was stored, without a new revision: for loading from disk.
     pub fn restore(&mut self, key: Key, entry: Entry) {
         self.revision = self.revision.max(entry.revision);

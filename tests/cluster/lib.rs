@@ -326,7 +326,7 @@ pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Optio
 }
 
 /// The daemon that was built beside this test.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     let program = test.ancestors().nth(2).expect("the target directory").join("skein");
     assert!(program.exists(), "{} is missing: run `make build`", program.display());
