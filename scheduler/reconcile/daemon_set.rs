@@ -7,18 +7,17 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
 
 use crate::deployment::template_hash;
+use crate::disruption::scaled;
 use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_active, of_template, phase, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove};
-use crate::{Mint, Outcome};
+use crate::{Mint, Outcome, revision};
 
-const HASH: &str = "controller-revision-hash";
 const COMPONENT: &str = "daemonset-controller";
 
 /// Tolerated by every Pod of a DaemonSet: key and effect (`AddOrUpdateDaemonPodTolerations`).
@@ -60,22 +59,39 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let template = stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
     let hash = template_hash(&template);
     let mut pass = Pass { snapshot, stored, template: daemon_template(template, &hash), hash, transactions: Vec::new(), again_ms: None };
+    pass.keep_revision(mint);
     let by_node = pods_by_node(snapshot, stored);
+    let surge = pass.surge(snapshot.nodes.len());
     let mut counts = Counts::default();
     let mut old: Vec<(&Stored<Pod>, bool)> = Vec::new();
+    // Nodes where a new Pod may run beside the old one, and how many do already.
+    let (mut behind, mut surging): (Vec<&str>, usize) = (Vec::new(), 0);
     for (name, node) in &snapshot.nodes {
         let name = name.name();
         let mine = by_node.get(name).map_or(&[][..], Vec::as_slice);
         let belongs = pass.belongs(&node.object, name);
-        let mut kept = None;
+        let mut kept: Option<&Stored<Pod>> = None;
+        let has_successor = surge > 0 && pass.has_successor(mine, mint);
         for pod in mine {
             let ended = matches!(phase(&pod.object), "Succeeded" | "Failed");
             let going = pod.object.metadata.deletion_timestamp.is_some();
             if going {
                 continue;
             }
+            let is_old = label(pod) != pass.hash;
+            // Where Pods surge, an old one and a new one are together until the new one is available.
+            if !ended
+                && belongs
+                && surge > 0
+                && is_old
+                && !has_successor
+                && mine.iter().any(|p| is_active(&p.object) && label(p) == pass.hash)
+            {
+                surging += 1;
+                continue;
+            }
             // One that has ended is made anew; a second one on a node is one too many.
-            if ended || !belongs || kept.is_some() {
+            if ended || !belongs || kept.is_some() || (has_successor && is_old) {
                 pass.remove(pod, mint);
             } else {
                 kept = Some(*pod);
@@ -91,6 +107,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
                 let available = pass.count(pod, mint, &mut counts);
                 if label(pod) != pass.hash {
                     old.push((pod, available));
+                    behind.push(name);
                 }
             }
             // A Pod that is still going keeps its place until it has gone.
@@ -98,7 +115,11 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
             None => {}
         }
     }
-    pass.update(&old, &counts, mint);
+    if surge > 0 && !pass.is_on_delete() {
+        behind.iter().take(surge.saturating_sub(surging)).for_each(|node| pass.make(node, mint));
+    } else {
+        pass.update(&old, &counts, mint);
+    }
     pass.write_status(&counts);
     Outcome { transactions: pass.transactions, again_ms: pass.again_ms }
 }
@@ -106,6 +127,48 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
 // === impl Pass ===
 
 impl Pass<'_> {
+    /// Writes down the template, for `kubectl rollout undo`.
+    fn keep_revision(&mut self, mint: &mut Mint) {
+        let template = self.stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
+        let key = &self.stored.key;
+        let name = |hash: &str| format!("{}-{hash}", key.name());
+        let used: Vec<String> = pods_by_node(self.snapshot, self.stored).values().flatten().map(|pod| name(label(pod))).collect();
+        let current = revision::Current {
+            set: key,
+            uid: self.stored.object.metadata.uid.as_deref().unwrap_or_default(),
+            reference: self.reference(),
+            template: &template,
+            name: &name(&self.hash),
+            label: &self.hash,
+            limit: self.stored.object.spec.revision_history_limit,
+        };
+        let written = revision::keep(self.snapshot, &current, |name| used.iter().any(|known| known == name), mint);
+        self.transactions.extend(written);
+    }
+
+    fn reference(&self) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": self.stored.key.name(), "uid": self.stored.object.metadata.uid,
+            "controller": true, "blockOwnerDeletion": true})
+    }
+
+    fn is_on_delete(&self) -> bool {
+        self.stored.object.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("OnDelete")
+    }
+
+    /// On how many nodes a new Pod may run beside the old one (`maxSurge`).
+    fn surge(&self, nodes: usize) -> usize {
+        let strategy = self.stored.object.spec.update_strategy.as_ref();
+        let stated = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_surge.as_ref());
+        stated.map_or(0, |value| scaled(value, nodes))
+    }
+
+    /// Whether a node has an available Pod of the new template.
+    fn has_successor(&self, mine: &[&Stored<Pod>], mint: &Mint) -> bool {
+        let min_ready = i64::from(self.stored.object.spec.min_ready_seconds.unwrap_or(0));
+        let is_available = |pod: &Pod| ready_since(pod).is_some_and(|since| mint.now.as_second() - since >= min_ready);
+        mine.iter().any(|pod| label(pod) == self.hash && is_active(&pod.object) && is_available(&pod.object))
+    }
+
     fn belongs(&self, node: &Node, name: &str) -> bool {
         let pod = json!({"metadata": {}, "spec": self.template["spec"]});
         let pod: Pod = serde_json::from_value(on_node(pod, name)).unwrap_or_default();
@@ -113,8 +176,7 @@ impl Pass<'_> {
     }
 
     fn make(&mut self, node: &str, mint: &mut Mint) {
-        let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": self.stored.key.name(),
-            "uid": self.stored.object.metadata.uid, "controller": true, "blockOwnerDeletion": true});
+        let owner = self.reference();
         let key = &self.stored.key;
         let made =
             Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), name: Name::Generated(key.name()), owner };
@@ -158,18 +220,11 @@ impl Pass<'_> {
     /// Replaces Pods of an older template, as many at a time as may be unavailable.
     fn update(&mut self, old: &[(&Stored<Pod>, bool)], counts: &Counts, mint: &mut Mint) {
         let strategy = self.stored.object.spec.update_strategy.clone().unwrap_or_default();
-        if strategy.type_.as_deref() == Some("OnDelete") {
+        if self.is_on_delete() {
             return;
         }
         let stated = strategy.rolling_update.and_then(|r| r.max_unavailable);
-        let max = match stated {
-            Some(IntOrString::Int(number)) => usize::try_from(number).unwrap_or(0),
-            Some(IntOrString::String(text)) => {
-                let percent: usize = text.trim_end_matches('%').parse().unwrap_or(0);
-                (counts.desired * percent).div_ceil(100)
-            }
-            None => 1,
-        };
+        let max = stated.map_or(1, |value| scaled(&value, counts.desired));
         let mut room = max.max(1).saturating_sub(counts.desired - counts.available.min(counts.desired));
         for (pod, available) in old {
             // One that does not work is no loss.
@@ -199,12 +254,12 @@ impl Pass<'_> {
 }
 
 fn label(pod: &Stored<Pod>) -> &str {
-    pod.object.metadata.labels.as_ref().and_then(|l| l.get(HASH)).map_or("", String::as_str)
+    pod.object.metadata.labels.as_ref().and_then(|l| l.get(revision::LABEL)).map_or("", String::as_str)
 }
 
 /// The template with its hash and the tolerations.
 fn daemon_template(mut template: Value, hash: &str) -> Value {
-    skein_object::meta::edit(&mut template).entry("labels").or_insert_with(|| json!({}))[HASH] = hash.into();
+    skein_object::meta::edit(&mut template).entry("labels").or_insert_with(|| json!({}))[revision::LABEL] = hash.into();
     let mut tolerations = template.pointer("/spec/tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
     for (key, effect) in TOLERATED {
         tolerations.push(json!({"key": key, "operator": "Exists", "effect": effect}));

@@ -80,7 +80,7 @@ fn expected(
 }
 
 /// A number, or a share of a number, rounded up.
-fn scaled(value: &IntOrString, of: usize) -> usize {
+pub(crate) fn scaled(value: &IntOrString, of: usize) -> usize {
     match value {
         IntOrString::Int(number) => usize::try_from(*number).unwrap_or(0),
         IntOrString::String(text) => (of * text.trim_end_matches('%').parse::<usize>().unwrap_or(0)).div_ceil(100),

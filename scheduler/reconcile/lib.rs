@@ -32,6 +32,7 @@ mod preemption;
 mod replica_set;
 mod replication_controller;
 mod resource_quota;
+mod revision;
 mod root_ca;
 mod service_account;
 mod snapshot;

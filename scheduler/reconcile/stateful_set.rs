@@ -13,10 +13,9 @@ use crate::deployment::template_hash;
 use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_finished, of_template, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, delete, edit, event, remove};
-use crate::{Mint, Outcome};
+use crate::{Mint, Outcome, revision};
 
 const COMPONENT: &str = "statefulset-controller";
-const REVISION: &str = "controller-revision-hash";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
@@ -144,7 +143,7 @@ impl<'a> Pass<'a> {
         let rolling = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
         let partition = rolling.and_then(|r| r.partition).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let waits = self.current != self.update && (number < partition || self.still_rolling(number));
-        let kept = Key::new(REVISIONS, self.stored.key.namespace(), &self.current);
+        let kept = Key::new(revision::REVISIONS, self.stored.key.namespace(), &self.current);
         let old = self.snapshot.state.get(&kept).and_then(|entry| entry.record.field("data"));
         match old.and_then(|data| data.pointer("/spec/template").cloned()).filter(|_| waits) {
             Some(mut template) => {
@@ -168,7 +167,7 @@ impl<'a> Pass<'a> {
             return;
         }
         let labels = meta::edit(&mut template).entry("labels").or_insert_with(|| json!({}));
-        for (label, value) in [(REVISION, revision), (POD_NAME, name.clone()), (POD_INDEX, number.to_string())] {
+        for (label, value) in [(revision::LABEL, revision), (POD_NAME, name.clone()), (POD_INDEX, number.to_string())] {
             labels[label] = value.into();
         }
         template["spec"]["hostname"] = name.clone().into();
@@ -267,32 +266,21 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Writes down the template, so that Pods of it can be made when there is a newer one, and drops old ones.
+    /// Writes down the template, so that Pods of it can be made when there is a newer one.
     fn keep_revision(&mut self, mint: &mut Mint) {
-        let resource = registry::by_key(REVISIONS).expect("the registry has revisions");
-        let uid = self.stored.object.metadata.uid.clone().unwrap_or_default();
-        let mut known: Vec<(i64, &Key)> = Vec::new();
-        for key in self.snapshot.dependents(&uid).filter(|key| key.resource() == REVISIONS) {
-            let revision = self.snapshot.state.get(key).and_then(|e| e.record.field("revision")).and_then(|r| r.as_i64());
-            known.push((revision.unwrap_or(0), key));
-        }
-        known.sort();
-        if !known.iter().any(|(_, key)| key.name() == self.update) {
-            let mut data = template(self.stored);
-            data["$patch"] = "replace".into();
-            let next = known.last().map_or(1, |(revision, _)| revision + 1);
-            let object = json!({"metadata": {"name": self.update, "ownerReferences": [self.reference()], "labels": template(self.stored)["metadata"]["labels"]},
-                "revision": next, "data": {"spec": {"template": data}}});
-            self.transactions.push(create(resource, self.stored.key.namespace(), object, mint));
-        }
-        let limit = self.spec.revision_history_limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(10);
-        let used = |name: &str| name == self.update || name == self.current || self.pods.iter().any(|(_, pod)| label(pod) == name);
-        let old: Vec<&Key> = known.iter().map(|(_, key)| *key).filter(|key| !used(key.name())).collect();
-        for key in old.iter().take(old.len().saturating_sub(limit)) {
-            if let Some(entry) = self.snapshot.state.get(key) {
-                self.transactions.extend(delete(resource, key, entry, &Default::default(), mint));
-            }
-        }
+        let template = template(self.stored);
+        let current = revision::Current {
+            set: &self.stored.key,
+            uid: self.stored.object.metadata.uid.as_deref().unwrap_or_default(),
+            reference: self.reference(),
+            template: &template,
+            name: &self.update,
+            label: &self.update,
+            limit: self.spec.revision_history_limit,
+        };
+        let is_used = |name: &str| name == self.current || self.pods.iter().any(|(_, pod)| label(pod) == name);
+        let written = revision::keep(self.snapshot, &current, is_used, mint);
+        self.transactions.extend(written);
     }
 
     fn write_status(&mut self) {
@@ -317,14 +305,12 @@ impl<'a> Pass<'a> {
     }
 }
 
-const REVISIONS: &str = "controllerrevisions.apps";
-
 fn template(stored: &Stored<StatefulSet>) -> Value {
     stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default()
 }
 
 fn label(pod: &Stored<Pod>) -> &str {
-    pod.object.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).map_or("", String::as_str)
+    pod.object.metadata.labels.as_ref().and_then(|l| l.get(revision::LABEL)).map_or("", String::as_str)
 }
 
 /// `web-3` of `web` → 3.

@@ -147,6 +147,24 @@ spec:
     let live = |p: &&Value| p["metadata"]["deletionTimestamp"].is_null();
     let new = pods["items"].as_array().into_iter().flatten().filter(live).filter(|p| p.to_string().contains("\"NEW\"")).count();
     assert_eq!(new, 3);
+    // Back to what it was, by its history; and a new Pod beside each old one, where that is asked for.
+    assert_eq!(
+        cluster.kubectl("node-3", &["rollout", "history", "daemonset/everywhere"]).lines().filter(|l| l.starts_with(['1', '2'])).count(),
+        2
+    );
+    let versions = |wanted: &str| {
+        let pods = cluster.kubectl_json("node-1", &["get", "pods", "-l", "app=everywhere"]);
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        let live: Vec<_> = pods.iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null()).collect();
+        (live.len() == 3 && live.iter().all(|p| p.to_string().contains("\"NEW\"") == (wanted == "new"))).then_some(())
+    };
+    cluster.kubectl("node-2", &["rollout", "undo", "daemonset/everywhere"]);
+    cluster.until("all are of the old template", || versions("old"));
+    let strategy = r#"{"spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}}"#;
+    cluster.kubectl("node-2", &["patch", "daemonset", "everywhere", "-p", strategy]);
+    cluster.kubectl("node-1", &["set", "env", "daemonset/everywhere", "NEW=2"]);
+    cluster.kubectl("node-3", &["rollout", "status", "daemonset/everywhere", "--timeout=60s"]);
+    cluster.until("all are of the new template", || versions("new"));
     // The next full minute is at most a minute away.
     let ticked = || {
         let jobs = cluster.kubectl(
