@@ -16,6 +16,7 @@ mod authorize;
 mod body;
 mod catalog;
 mod discovery;
+mod metrics;
 mod openapi;
 mod resources;
 mod respond;
@@ -62,6 +63,7 @@ pub trait Cluster: Send + Sync + 'static {
 pub(crate) struct Context {
     pub(crate) store: Handle,
     pub(crate) catalog: Arc<catalog::Catalog>,
+    pub(crate) metrics: Arc<metrics::Metrics>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
     pub(crate) token_key: Arc<TokenKey>,
     pub(crate) kubelets: Arc<dyn Kubelets>,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -11,6 +12,7 @@ use skein_object::{Key, Resource, Status};
 
 use crate::admit::{Caller, Warnings};
 use crate::authenticate::User;
+use crate::metrics::Asked;
 use crate::verbs::{self, Consistency};
 use crate::{Body, Context, authenticate, authorize, body, discovery, openapi, respond};
 
@@ -133,6 +135,7 @@ async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -
         ["openid", "v1", "jwks"] => {
             Ok(respond::bytes(200, "application/jwk-set+json", authenticate::jwks(&context.store.local().state).to_string()))
         }
+        ["metrics"] => Ok(context.metrics.show(&context.store)),
         ["version"] => Ok(discovery::version()),
         ["healthz" | "livez", ..] => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
         ["readyz", ..] if context.store.has_quorum() => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
@@ -217,9 +220,18 @@ async fn serve_resource(context: Context, target: Target, request: Request<Bytes
         return Err(Status::method_not_allowed());
     }
     let warnings = target.caller.warnings.clone();
+    let (metrics, begin) = (Arc::clone(&context.metrics), Instant::now());
+    let asked = Asked {
+        verb: verb.into(),
+        group: target.resource.group.into(),
+        version: target.resource.version.into(),
+        resource: target.resource.plural.into(),
+        subresource: target.subresource.map(Subresource::name).unwrap_or_default().into(),
+    };
     let answer = verbs::serve(verb, context, target, request).await;
     // A refusal has warnings too.
     let response = answer.unwrap_or_else(|status| respond::status(&status));
+    metrics.answered(&asked, response.status().as_u16(), begin.elapsed());
     Ok(respond::with_warnings(response, &warnings.take()))
 }
 

@@ -68,6 +68,7 @@ impl Service {
         let context = Context {
             store: options.store,
             catalog: Arc::default(),
+            metrics: Arc::default(),
             grants: Arc::default(),
             token_key: options.token_key,
             kubelets: options.kubelets,

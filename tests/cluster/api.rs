@@ -85,6 +85,9 @@ fn reads_pages_watches_and_patches() {
         let body = json!({"metadata": {"name": format!("a{index}"), "labels": {"odd": (index % 2).to_string()}}}).to_string();
         assert_eq!(cluster.request(1 + index % 3, "POST", maps, Some(&body)).0, 201);
     }
+    let metrics = cluster.kubectl("node-2", &["get", "--raw", "/metrics"]);
+    let counted = r#"apiserver_request_total{verb="create",group="",version="v1",resource="configmaps",subresource="",code="201"} "#;
+    assert!(metrics.contains(counted) && metrics.contains("skein_state_objects"), "{metrics}");
     // What one node acknowledged, every other node shows at once.
     let names = |list: &Value| {
         let items = list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str());

@@ -184,7 +184,8 @@ spec:
   - {type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}
 "#,
     );
-    cluster.until("the Deployment has grown", || {
+    // Two looks of the kubelet and one of the autoscaler, on a machine under load.
+    skein_cluster_tests::until("the Deployment has grown", std::time::Duration::from_secs(150), || {
         let deployment = cluster.kubectl_json("node-3", &["get", "deployment", "busy"]);
         (deployment.pointer("/spec/replicas").and_then(|n| n.as_i64()) == Some(3)).then_some(())
     });

@@ -1,0 +1,141 @@
+//! `/metrics`: what this node's API has done, in Prometheus' format, under Kubernetes' names where there are any.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use http::Response;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use skein_store::Handle;
+
+use crate::{Body, respond};
+
+/// The limits of `apiserver_request_duration_seconds`, a part of Kubernetes'.
+const SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// What a request was. Resources are those that are served, so there are not more of these than of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Asked {
+    pub(crate) verb: String,
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) resource: String,
+    pub(crate) subresource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    code: u16,
+}
+
+/// The counters of one API.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Answered, Counter>,
+    durations: Family<Asked, Histogram, fn() -> Histogram>,
+    leads: Gauge,
+    term: Gauge<f64, AtomicU64>,
+    applied: Gauge<f64, AtomicU64>,
+    revision: Gauge<f64, AtomicU64>,
+    objects: Gauge,
+    memory: Gauge,
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let durations: Family<Asked, Histogram, fn() -> Histogram> = Family::new_with_constructor(|| Histogram::new(SECONDS));
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            durations,
+            leads: Gauge::default(),
+            term: Gauge::default(),
+            applied: Gauge::default(),
+            revision: Gauge::default(),
+            objects: Gauge::default(),
+            memory: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        // The encoder adds `_total` to a counter's name.
+        registry.register("apiserver_request", "Requests by what was asked and how it was answered", metrics.requests.clone());
+        registry.register("apiserver_request_duration_seconds", "How long answers took, watches left out", metrics.durations.clone());
+        registry.register("skein_raft_leads", "Whether this node leads", metrics.leads.clone());
+        registry.register("skein_raft_term", "The Raft term that this node knows", metrics.term.clone());
+        registry.register("skein_raft_applied_index", "The last log entry that this node has applied", metrics.applied.clone());
+        registry.register("skein_state_revision", "The resourceVersion of this node's replica", metrics.revision.clone());
+        registry.register("skein_state_objects", "Objects in this node's replica", metrics.objects.clone());
+        registry.register("process_resident_memory_bytes", "Resident memory size in bytes", metrics.memory.clone());
+        metrics
+    }
+}
+
+impl Metrics {
+    pub(crate) fn answered(&self, asked: &Asked, code: u16, took: Duration) {
+        let Asked { verb, group, version, resource, subresource } = asked.clone();
+        self.requests.get_or_create(&Answered { verb, group, version, resource, subresource, code }).inc();
+        if asked.verb != "watch" {
+            self.durations.get_or_create(asked).observe(took.as_secs_f64());
+        }
+    }
+
+    /// All of it, as it is now.
+    pub(crate) fn show(&self, store: &Handle) -> Response<Body> {
+        let (leadership, view) = (store.leadership(), store.local());
+        self.leads.set(leadership.is_self.into());
+        self.term.set(leadership.term as f64);
+        self.applied.set(view.applied as f64);
+        self.revision.set(view.state.revision() as f64);
+        self.objects.set(i64::try_from(view.state.len()).unwrap_or(i64::MAX));
+        self.memory.set(resident_bytes());
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            return respond::bytes(500, "text/plain; charset=utf-8", "the metrics cannot be written");
+        }
+        respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+    }
+}
+
+fn resident_bytes() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<i64>().ok()).map_or(0, |kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_what_was_asked_and_answered() {
+        let metrics = Metrics::default();
+        let asked = |verb: &str| Asked {
+            verb: verb.into(),
+            group: String::new(),
+            version: "v1".into(),
+            resource: "pods".into(),
+            subresource: String::new(),
+        };
+        metrics.answered(&asked("create"), 201, Duration::from_millis(3));
+        metrics.answered(&asked("watch"), 200, Duration::from_secs(99));
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).expect("it can be written");
+        let line = r#"apiserver_request_total{verb="create",group="",version="v1",resource="pods",subresource="",code="201"} 1"#;
+        assert!(text.contains(line), "{text}");
+        assert!(
+            text.contains(r#"resource="pods",subresource=""} 1"#) && !text.contains(r#"duration_seconds_count{verb="watch""#),
+            "{text}"
+        );
+    }
+}
