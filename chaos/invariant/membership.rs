@@ -1,4 +1,4 @@
-//! There are one or three voters, never two: two survive less than one.
+//! There are one, three, five or seven voters, never two: two survive less than one.
 
 use crate::{Chronicle, Invariant, Observation};
 
@@ -7,7 +7,7 @@ pub(crate) struct Membership;
 
 impl Invariant for Membership {
     fn name(&self) -> &'static str {
-        "one voter or three"
+        "an odd number of voters"
     }
 
     fn source(&self) -> &'static str {
@@ -16,7 +16,7 @@ impl Invariant for Membership {
 
     fn observe(&mut self, _: &Chronicle, observation: &Observation) -> Result<(), String> {
         match observation {
-            Observation::Voters { node, voters } if !matches!(voters.len(), 0 | 1 | 3) => {
+            Observation::Voters { node, voters } if !matches!(voters.len(), 0 | 1 | 3 | 5 | 7) => {
                 Err(format!("node {node} knows the voters {voters:?}"))
             }
             _ => Ok(()),

@@ -178,7 +178,7 @@ fn member(id: NodeId) -> Member {
 async fn promote(handle: Handle) {
     loop {
         sleep(INTERVAL).await;
-        if let Some(change) = handle.planned_change() {
+        if let Some(change) = handle.planned_change(&std::collections::BTreeMap::new()) {
             let _ = handle.change_voters(change).await;
         }
     }

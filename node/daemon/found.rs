@@ -105,7 +105,7 @@ async fn ensure(store: &Handle, resource: &Resource, namespace: &str, object: Va
     Ok(())
 }
 
-fn creation(resource: &Resource, namespace: &str, mut object: Value) -> Write {
+pub(crate) fn creation(resource: &Resource, namespace: &str, mut object: Value) -> Write {
     let now = meta::time(Timestamp::now());
     let birth = Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &now, suffix: "" };
     meta::at_creation(&mut object, resource, namespace, &birth);

@@ -1,14 +1,30 @@
-//! What the leader does for the membership: give new voters the cluster's keys, then their vote.
+//! What the leader does for the membership: it watches how nodes fare, gives new voters the cluster's keys, then their
+//! vote, and says why.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use serde_json::json;
+use skein_lead::Reports;
+use skein_object::registry;
 use skein_peer::{Request, Response};
-use skein_store::Handle;
+use skein_store::{Change, Handle, Health, Standing};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::directory::Directory;
+use crate::found;
 
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// A voter may be away for so long before another votes instead.
+const GRACE_MS: u64 = 10_000;
+
+/// Who falls silent for longer than this so often within the window flaps, and is well again when the window has passed.
+const ABSENCE_MS: u64 = 1_000;
+const ABSENCES: usize = 3;
+const WINDOW: Duration = Duration::from_secs(600);
 
 /// The keys that every voter holds.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -17,10 +33,51 @@ pub(crate) struct Keys {
     pub(crate) authority_key: String,
 }
 
-pub(crate) async fn run(store: Handle, directory: Directory) {
+/// When each node went away, as far as this leader has seen it.
+#[derive(Default)]
+struct Absences {
+    away: BTreeSet<String>,
+    since: BTreeMap<String, VecDeque<Instant>>,
+}
+
+// === impl Absences ===
+
+impl Absences {
+    fn observe(&mut self, silent_ms: &BTreeMap<String, u64>, now: Instant) {
+        for (node, silent) in silent_ms {
+            if *silent < ABSENCE_MS {
+                self.away.remove(node);
+            } else if self.away.insert(node.clone()) {
+                self.since.entry(node.clone()).or_default().push_back(now);
+            }
+        }
+        for times in self.since.values_mut() {
+            times.retain(|time| now.duration_since(*time) < WINDOW);
+        }
+    }
+
+    fn health(&self, node: &str, silent_ms: u64) -> Health {
+        if silent_ms >= GRACE_MS {
+            Health::Silent
+        } else if self.since.get(node).is_some_and(|times| times.len() >= ABSENCES) {
+            Health::Flapping
+        } else {
+            Health::Good
+        }
+    }
+}
+
+pub(crate) async fn run(store: Handle, directory: Directory, reports: Reports) {
+    let mut absences = Absences::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let Some(change) = store.planned_change() else { continue };
+        if !store.leadership().is_self {
+            absences = Absences::default();
+            continue;
+        }
+        let silent_ms = reports.silent_ms();
+        absences.observe(&silent_ms, Instant::now());
+        let Some(change) = store.planned_change(&standing(&store, &absences, &silent_ms)) else { continue };
         let Ok(Some(authority)) = directory.authority() else { continue };
         let keys = Keys { authority_certificate: authority.certificate_pem.clone(), authority_key: authority.key_pem.clone() };
         let message = serde_json::to_vec(&keys).expect("keys are plain data");
@@ -34,8 +91,68 @@ pub(crate) async fn run(store: Handle, directory: Directory) {
             continue;
         }
         match store.change_voters(change.clone()).await {
-            Ok(()) => info!(promoted = ?change.promote, "voters changed"),
+            Ok(()) => tell(&store, &change).await,
             Err(why) => warn!(%why, "voters not changed"),
         }
+    }
+}
+
+fn standing(store: &Handle, absences: &Absences, silent_ms: &BTreeMap<String, u64>) -> BTreeMap<String, Standing> {
+    let state = store.local().state;
+    let members = store.members().into_iter().map(|member| member.member.name);
+    let standing = |name: String| {
+        let node = state.get(&skein_object::Key::new("nodes", "", &name)).and_then(|entry| entry.record.field("metadata"));
+        let label = |key: &str| node.as_ref().and_then(|metadata| metadata["labels"][key].as_str()).unwrap_or_default();
+        let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
+        let zone = if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}/{zone}") };
+        let health = absences.health(&name, silent_ms.get(&name).copied().unwrap_or(0));
+        (name, Standing { health, zone })
+    };
+    members.map(standing).collect()
+}
+
+/// An Event for every change of the voters.
+async fn tell(store: &Handle, change: &Change) {
+    info!(promoted = ?change.promote, why = change.why, "voters changed");
+    let resource = registry::find("", "v1", "events").expect("the registry has events");
+    let now = Timestamp::now();
+    let time = skein_object::meta::time(now);
+    for member in change.promote.iter().filter_map(|id| store.member(*id)) {
+        let object = json!({
+            "metadata": {"name": format!("{}.{:x}", member.name, now.as_nanosecond())},
+            "involvedObject": {"kind": "Node", "apiVersion": "v1", "name": member.name},
+            "reason": "VoterPromoted", "message": change.why, "type": "Normal",
+            "source": {"component": "skein"}, "reportingComponent": "skein", "reportingInstance": "",
+            "firstTimestamp": time, "lastTimestamp": time, "count": 1, "eventTime": null,
+        });
+        if let Err(why) = store.propose(found::creation(resource, "default", object).into()).await {
+            warn!(%why, "the change of the voters is told here only");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_who_is_away_from_who_flaps() {
+        let begin = Instant::now();
+        let mut absences = Absences::default();
+        let mut observe = |silent: u64, second: u64| {
+            let silent_ms = BTreeMap::from([("a".to_string(), silent)]);
+            absences.observe(&silent_ms, begin + Duration::from_secs(second));
+            absences.health("a", silent)
+        };
+        assert_eq!(observe(0, 0), Health::Good);
+        assert_eq!(observe(2_000, 10), Health::Good);
+        assert_eq!(observe(11_000, 20), Health::Silent);
+        assert_eq!(observe(0, 30), Health::Good);
+        assert_eq!(observe(1_500, 40), Health::Good);
+        assert_eq!(observe(0, 50), Health::Good);
+        assert_eq!(observe(1_500, 60), Health::Flapping);
+        assert_eq!(observe(0, 70), Health::Flapping);
+        // Ten minutes after the first absence it is forgotten.
+        assert_eq!(observe(0, 620), Health::Good);
     }
 }

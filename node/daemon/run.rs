@@ -70,7 +70,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let admission = Arc::new(MadeByControllers(api.admitter()));
     tokio::spawn(api.run());
     tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission));
-    tokio::spawn(keeper::run(store.clone(), directory));
+    tokio::spawn(keeper::run(store.clone(), directory, reports.clone()));
     tokio::spawn(report::send(
         store.clone(),
         endpoint.clone(),

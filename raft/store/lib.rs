@@ -25,7 +25,7 @@ use skein_peer::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use handle::{Handle, Leadership, MemberStatus, Role};
-pub use membership::{Change, plan};
+pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, plan};
 pub use skein_log::{Member, NodeId, Storage, View, found_with};
 pub use start::{Options, start};
 

@@ -1,9 +1,13 @@
-//! Who votes. One voter until a third node is there, then three; never two, because two voters survive less than one.
+//! Who votes: few, of nodes that work, spread over zones. One voter until a third node is there, then three, five or
+//! seven; never two, because two voters survive less than one.
+//!
+//! A change replaces, it never shrinks: a voter that is silent or flaps gives its vote to a node that has all entries, in
+//! one joint change (Raft dissertation, section 4.3). Without such a node nothing changes, and the set stays what it was.
 //!
 //! A stage of what is planned: every other node follows as an openraft learner, of which the first two are called
-//! standbys and the rest replicas. Five and seven voters, regions and zones come later.
+//! standbys and the rest replicas.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use skein_log::{NodeId, Types};
@@ -11,24 +15,137 @@ use skein_log::{NodeId, Types};
 use crate::{Error, Handle, MemberStatus, Role};
 
 /// A learner is caught up when it lacks at most this many entries.
-const LAG_ENTRIES_MAX: u64 = 200;
+pub const LAG_ENTRIES_MAX: u64 = 200;
 const STANDBYS: usize = 2;
-const VOTERS: usize = 3;
+
+/// How a node fares, in the leader's eyes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    #[default]
+    Good,
+    /// It has not been heard of for longer than a voter may be away.
+    Silent,
+    /// It went away and came back again and again.
+    Flapping,
+}
+
+/// What the leader knows of a member beside the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub health: Health,
+    /// Voters are spread over zones; empty where none is stated.
+    pub zone: String,
+}
 
 /// A change of the voters that the leader should make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
+    /// All voters after it.
+    pub voters: BTreeSet<NodeId>,
+    /// Those that are new among them.
     pub promote: BTreeSet<NodeId>,
+    pub why: String,
 }
 
-/// Decides on the next change: three voters as soon as there are two caught-up learners beside the one voter.
-pub fn plan(members: &[MemberStatus], last_log_index: u64) -> Option<Change> {
-    let voters = members.iter().filter(|m| matches!(m.role, Role::Leader | Role::Voter)).count();
-    let caught_up = |m: &&MemberStatus| {
-        matches!(m.role, Role::Standby | Role::Replica) && m.matched.is_some_and(|at| at + LAG_ENTRIES_MAX >= last_log_index)
-    };
-    let promote: BTreeSet<NodeId> = members.iter().filter(caught_up).map(|m| m.id).take(VOTERS.saturating_sub(voters)).collect();
-    (voters < VOTERS && voters + promote.len() == VOTERS).then_some(Change { promote })
+/// How many voters a cluster of so many nodes has.
+fn voters_wanted(nodes: usize) -> usize {
+    match nodes {
+        0..3 => 1,
+        3..7 => 3,
+        7..25 => 5,
+        _ => 7,
+    }
+}
+
+/// Decides on the next change; `standing` tells of each node by its name, and those it does not name are well.
+pub fn plan(members: &[MemberStatus], standing: &BTreeMap<String, Standing>, last_log_index: u64) -> Option<Change> {
+    let cluster = Cluster { members, standing, last_log_index };
+    cluster.grow().or_else(|| cluster.replace()).or_else(|| cluster.spread())
+}
+
+struct Cluster<'a> {
+    members: &'a [MemberStatus],
+    standing: &'a BTreeMap<String, Standing>,
+    last_log_index: u64,
+}
+
+// === impl Cluster ===
+
+impl<'a> Cluster<'a> {
+    fn voters(&self) -> impl Iterator<Item = &'a MemberStatus> {
+        self.members.iter().filter(|m| matches!(m.role, Role::Leader | Role::Voter))
+    }
+
+    fn health(&self, member: &MemberStatus) -> Health {
+        // Who leads is heard of by itself.
+        let known = self.standing.get(&member.member.name).filter(|_| member.role != Role::Leader);
+        known.map_or(Health::Good, |standing| standing.health)
+    }
+
+    fn zone(&self, member: &MemberStatus) -> &'a str {
+        self.standing.get(&member.member.name).map_or("", |standing| standing.zone.as_str())
+    }
+
+    /// Nodes that could vote at once, those of zones with the fewest voters first.
+    fn candidates(&self, without: Option<NodeId>) -> Vec<&'a MemberStatus> {
+        let in_zone = |zone: &str| self.voters().filter(|m| Some(m.id) != without && self.zone(m) == zone).count();
+        let caught_up = |m: &&MemberStatus| m.matched.is_some_and(|at| at + LAG_ENTRIES_MAX >= self.last_log_index);
+        let learners = self.members.iter().filter(|m| matches!(m.role, Role::Standby | Role::Replica));
+        let mut able: Vec<&MemberStatus> = learners.filter(|m| self.health(m) == Health::Good).filter(caught_up).collect();
+        able.sort_by_key(|m| (in_zone(self.zone(m)), m.id));
+        able
+    }
+
+    /// From one voter to three and so on, when there are enough who can.
+    fn grow(&self) -> Option<Change> {
+        let current = self.voters().count();
+        let wanted = voters_wanted(self.members.len());
+        let mut chosen: Vec<&MemberStatus> = Vec::new();
+        let mut left = self.candidates(None);
+        while current + chosen.len() < wanted && !left.is_empty() {
+            // Each of the new ones counts for its zone as well.
+            let crowd = |m: &&MemberStatus| {
+                let zone = self.zone(m);
+                self.voters().chain(chosen.iter().copied()).filter(|other| self.zone(other) == zone).count()
+            };
+            let at = (0..left.len()).min_by_key(|at| (crowd(&left[*at]), left[*at].id))?;
+            chosen.push(left.remove(at));
+        }
+        let is_enough = current < wanted && current + chosen.len() == wanted;
+        is_enough.then(|| self.change(None, chosen.iter().map(|m| m.id), format!("{wanted} voters for {} nodes", self.members.len())))
+    }
+
+    /// A voter that does not work gives its vote to a node that does.
+    fn replace(&self) -> Option<Change> {
+        let bad = self.voters().find(|m| self.health(m) != Health::Good)?;
+        let good = self.voters().filter(|m| self.health(m) == Health::Good).count();
+        // Both sets must have a majority that works, or the change would not end.
+        let count = self.voters().count();
+        let is_safe = 2 * good > count && 2 * (good + 1) > count;
+        let successor = self.candidates(Some(bad.id)).into_iter().next().filter(|_| is_safe)?;
+        let what = if self.health(bad) == Health::Silent { "is silent" } else { "comes and goes" };
+        let why = format!("{} {what}, {} votes instead", bad.member.name, successor.member.name);
+        Some(self.change(Some(bad.id), [successor.id].into_iter(), why))
+    }
+
+    /// Of two voters in one zone one moves to a zone that has none.
+    fn spread(&self) -> Option<Change> {
+        let zones: Vec<&str> = self.voters().map(|m| self.zone(m)).collect();
+        let twin = self.voters().find(|m| {
+            let zone = self.zone(m);
+            m.role != Role::Leader && !zone.is_empty() && zones.iter().filter(|other| **other == zone).count() > 1
+        })?;
+        let is_free = |m: &&MemberStatus| !self.zone(m).is_empty() && !zones.contains(&self.zone(m));
+        let successor = self.candidates(Some(twin.id)).into_iter().find(is_free)?;
+        let why = format!("{} votes instead of {}, for the sake of zone {}", successor.member.name, twin.member.name, self.zone(successor));
+        Some(self.change(Some(twin.id), [successor.id].into_iter(), why))
+    }
+
+    fn change(&self, without: Option<NodeId>, promote: impl Iterator<Item = NodeId>, why: String) -> Change {
+        let promote: BTreeSet<NodeId> = promote.collect();
+        let kept = self.voters().map(|m| m.id).filter(|id| Some(*id) != without);
+        Change { voters: kept.chain(promote.iter().copied()).collect(), promote, why }
+    }
 }
 
 pub(crate) fn statuses(metrics: &RaftMetrics<Types>) -> Vec<MemberStatus> {
@@ -53,17 +170,18 @@ pub(crate) fn statuses(metrics: &RaftMetrics<Types>) -> Vec<MemberStatus> {
 
 impl Handle {
     /// The change that this node should make now, if it leads and there is one.
-    pub fn planned_change(&self) -> Option<Change> {
+    pub fn planned_change(&self, standing: &BTreeMap<String, Standing>) -> Option<Change> {
         use openraft::async_runtime::watch::WatchReceiver;
         let metrics = self.raft().metrics().borrow_watched().clone();
         if metrics.state != ServerState::Leader || metrics.committed_membership_config != metrics.membership_config {
             return None;
         }
-        plan(&statuses(&metrics), metrics.last_log_index.unwrap_or(0))
+        plan(&statuses(&metrics), standing, metrics.last_log_index.unwrap_or(0))
     }
 
+    /// Makes a change; whoever loses his vote goes on following.
     pub async fn change_voters(&self, change: Change) -> Result<(), Error> {
-        let members = ChangeMembers::AddVoterIds(change.promote);
+        let members = ChangeMembers::ReplaceAllVoters(change.voters);
         self.raft().change_membership(members, true).await.map(|_| ()).map_err(|e| Error::Refused(e.to_string()))
     }
 }
@@ -73,20 +191,67 @@ mod tests {
     use super::*;
 
     fn member(id: NodeId, role: Role, matched: u64) -> MemberStatus {
-        MemberStatus { id, member: skein_log::Member::default(), role, matched: Some(matched) }
+        let member = skein_log::Member { name: format!("n{id}"), ..Default::default() };
+        MemberStatus { id, member, role, matched: Some(matched) }
+    }
+
+    /// The leader and so many voters, then standbys that have everything.
+    fn cluster(voters: u64, standbys: u64) -> Vec<MemberStatus> {
+        let role = |id| match id {
+            1 => Role::Leader,
+            id if id <= voters => Role::Voter,
+            _ => Role::Standby,
+        };
+        (1..=voters + standbys).map(|id| member(id, role(id), 1000)).collect()
+    }
+
+    fn check(members: &[MemberStatus], standing: &[(&str, Health, &str)], expected: Option<&[NodeId]>) {
+        let standing =
+            standing.iter().map(|(name, health, zone)| ((*name).to_string(), Standing { health: *health, zone: (*zone).into() }));
+        let voters = plan(members, &standing.collect(), 1000).map(|change| change.voters.into_iter().collect::<Vec<_>>());
+        assert_eq!(voters.as_deref(), expected);
     }
 
     #[test]
     fn one_voter_becomes_three_and_never_two() {
-        let check = |members: &[MemberStatus], expected: Option<&[NodeId]>| {
-            let promoted = plan(members, 1000).map(|change| change.promote.into_iter().collect::<Vec<_>>());
-            assert_eq!(promoted.as_deref(), expected);
-        };
-        let leader = member(1, Role::Leader, 1000);
-        check(std::slice::from_ref(&leader), None);
-        check(&[leader.clone(), member(2, Role::Standby, 1000)], None);
-        check(&[leader.clone(), member(2, Role::Standby, 1000), member(3, Role::Standby, 10)], None);
-        check(&[leader.clone(), member(2, Role::Standby, 1000), member(3, Role::Standby, 900)], Some(&[2, 3]));
-        check(&[leader, member(2, Role::Voter, 1000), member(3, Role::Voter, 900), member(4, Role::Standby, 1000)], None);
+        check(&cluster(1, 0), &[], None);
+        check(&cluster(1, 1), &[], None);
+        check(&cluster(1, 2), &[], Some(&[1, 2, 3]));
+        let mut lagging = cluster(1, 2);
+        lagging[2].matched = Some(10);
+        check(&lagging, &[], None);
+        check(&cluster(1, 2), &[("n3", Health::Silent, "")], None);
+        check(&cluster(3, 1), &[], None);
+        check(&cluster(3, 4), &[], Some(&[1, 2, 3, 4, 5]));
+        check(&cluster(3, 5), &[("n4", Health::Silent, "")], Some(&[1, 2, 3, 5, 6]));
+    }
+
+    #[test]
+    fn a_voter_that_does_not_work_is_replaced_by_one_that_does() {
+        check(&cluster(3, 1), &[("n2", Health::Silent, "")], Some(&[1, 3, 4]));
+        check(&cluster(3, 1), &[("n2", Health::Flapping, "")], Some(&[1, 3, 4]));
+        check(&cluster(3, 0), &[("n2", Health::Silent, "")], None);
+        check(&cluster(3, 1), &[("n2", Health::Silent, ""), ("n4", Health::Flapping, "")], None);
+        // Without a majority that works there is nothing that could be changed.
+        check(&cluster(3, 1), &[("n2", Health::Silent, ""), ("n3", Health::Silent, "")], None);
+        // A leader that hears nothing of itself is not silent.
+        check(&cluster(3, 1), &[("n1", Health::Silent, "")], None);
+    }
+
+    #[test]
+    fn voters_are_spread_over_zones() {
+        let good = Health::Good;
+        check(
+            &cluster(1, 4),
+            &[("n1", good, "a"), ("n2", good, "a"), ("n3", good, "b"), ("n4", good, "b"), ("n5", good, "c")],
+            Some(&[1, 3, 5]),
+        );
+        check(&cluster(3, 1), &[("n1", good, "a"), ("n2", good, "a"), ("n3", good, "b"), ("n4", good, "c")], Some(&[1, 3, 4]));
+        check(&cluster(3, 1), &[("n1", good, "a"), ("n2", good, "b"), ("n3", good, "c"), ("n4", good, "a")], None);
+        check(
+            &cluster(3, 2),
+            &[("n2", Health::Silent, "b"), ("n1", good, "a"), ("n3", good, "c"), ("n4", good, "a"), ("n5", good, "b")],
+            Some(&[1, 3, 5]),
+        );
     }
 }

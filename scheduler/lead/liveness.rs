@@ -46,8 +46,13 @@ impl Reports {
         self.lock().values_mut().for_each(|ticks| *ticks += 1);
     }
 
+    /// For how long nothing has been heard of each node that should report, while this node leads.
+    pub fn silent_ms(&self) -> BTreeMap<String, u64> {
+        self.lock().iter().map(|(node, ticks)| (node.clone(), ticks * TICK_MS)).collect()
+    }
+
     pub(crate) fn liveness(&self) -> Liveness {
-        Liveness { silent_ms: self.lock().iter().map(|(node, ticks)| (node.clone(), ticks * TICK_MS)).collect() }
+        Liveness { silent_ms: self.silent_ms() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {

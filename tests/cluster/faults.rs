@@ -315,3 +315,36 @@ fn a_full_disk_stops_one_nodes_store_and_nothing_else() {
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
     assert_eq!(running(&cluster, "node-1"), before, "no container was touched");
 }
+
+#[test]
+fn a_lost_voter_is_replaced_before_the_next_is_lost() {
+    let cluster = Cluster::with_nodes(4);
+    let roles = |asked: &str| -> BTreeMap<String, String> {
+        let status = cluster.status(asked);
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let text = |node: &Value, field: &str| node[field].as_str().unwrap_or_default().to_string();
+        nodes.iter().map(|node| (text(node, "name"), text(node, "role"))).collect()
+    };
+    let of = |roles: &BTreeMap<String, String>, role: &str| -> Vec<String> {
+        roles.iter().filter(|(_, found)| *found == role).map(|(name, _)| name.clone()).collect()
+    };
+    let (leader, voters, standby) = cluster.until("there are three voters and a standby", || {
+        let leader = cluster.status("node-1")["leader"].as_str()?.to_string();
+        let roles = roles(&leader);
+        let (voters, standbys) = (of(&roles, "voter"), of(&roles, "standby"));
+        (voters.len() == 2 && standbys.len() == 1).then(|| (leader, voters, standbys[0].clone()))
+    });
+    cluster.lab.kill(&voters[0], Scope::Machine).expect("the machine can be killed");
+    cluster.until("the standby votes instead", || (roles(&leader).get(&standby)? == "voter").then_some(()));
+    cluster.until("an Event says why", || {
+        let events = cluster.try_kubectl(&leader, &["get", "events", "--field-selector", "reason=VoterPromoted"]).ok()?;
+        events.contains(&format!("{} is silent, {standby} votes instead", voters[0])).then_some(())
+    });
+    // Two of the first three are gone now, and two of the three that vote are there.
+    cluster.lab.kill(&voters[1], Scope::Machine).expect("the machine can be killed");
+    cluster.until("the others go on", || {
+        let map = r#"{"metadata": {"name": "after"}}"#;
+        (cluster.request(index_of(&leader), "POST", MAPS, Some(map)).0 == 201).then_some(())
+    });
+    assert_eq!(cluster.request(index_of(&standby), "GET", &format!("{MAPS}/after"), None).0, 200);
+}
