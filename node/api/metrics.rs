@@ -19,22 +19,22 @@ use crate::{Body, respond};
 const SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// What a request was. Resources are those that are served, so there are not more of these than of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Asked {
-    pub(crate) verb: String,
-    pub(crate) group: String,
-    pub(crate) version: String,
-    pub(crate) resource: String,
-    pub(crate) subresource: String,
+    pub(crate) verb: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) resource: &'static str,
+    pub(crate) subresource: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
-    verb: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
+    verb: &'static str,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
     code: u16,
 }
 
@@ -83,7 +83,7 @@ impl Default for Metrics {
 
 impl Metrics {
     pub(crate) fn answered(&self, asked: &Asked, code: u16, took: Duration) {
-        let Asked { verb, group, version, resource, subresource } = asked.clone();
+        let Asked { verb, group, version, resource, subresource } = *asked;
         self.requests.get_or_create(&Answered { verb, group, version, resource, subresource, code }).inc();
         if asked.verb != "watch" {
             self.durations.get_or_create(asked).observe(took.as_secs_f64());
@@ -120,13 +120,7 @@ mod tests {
     #[test]
     fn counts_by_what_was_asked_and_answered() {
         let metrics = Metrics::default();
-        let asked = |verb: &str| Asked {
-            verb: verb.into(),
-            group: String::new(),
-            version: "v1".into(),
-            resource: "pods".into(),
-            subresource: String::new(),
-        };
+        let asked = |verb: &'static str| Asked { verb, group: "", version: "v1", resource: "pods", subresource: "" };
         metrics.answered(&asked("create"), 201, Duration::from_millis(3));
         metrics.answered(&asked("watch"), 200, Duration::from_secs(99));
         let mut text = String::new();

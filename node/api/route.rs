@@ -222,11 +222,11 @@ async fn serve_resource(context: Context, target: Target, request: Request<Bytes
     let warnings = target.caller.warnings.clone();
     let (metrics, begin) = (Arc::clone(&context.metrics), Instant::now());
     let asked = Asked {
-        verb: verb.into(),
-        group: target.resource.group.into(),
-        version: target.resource.version.into(),
-        resource: target.resource.plural.into(),
-        subresource: target.subresource.map(Subresource::name).unwrap_or_default().into(),
+        verb,
+        group: target.resource.group,
+        version: target.resource.version,
+        resource: target.resource.plural,
+        subresource: target.subresource.map(Subresource::name).unwrap_or_default(),
     };
     let answer = verbs::serve(verb, context, target, request).await;
     // A refusal has warnings too.

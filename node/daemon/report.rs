@@ -28,7 +28,8 @@ pub(crate) async fn send(store: Handle, endpoint: Endpoint, Source { name, stats
         let leadership = store.leadership();
         if leadership.is_self {
             reports.heard(&name);
-            if let Some(usage) = stats.newest() {
+            if let Some(usage) = stats.newest().filter(|usage| usage.time_ms != told) {
+                told = usage.time_ms;
                 reports.used(&name, (*usage).clone());
             }
             to = None;

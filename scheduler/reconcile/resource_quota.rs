@@ -41,8 +41,12 @@ pub(crate) fn charges(snapshot: &Snapshot, resource: &Resource, namespace: &str,
 
 /// The quotas that must be counted anew because of an event: an object went, or ended, or is counted only here.
 pub(crate) fn of_object(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> {
+    let mut quotas = of_namespace(snapshot, event.key.namespace()).peekable();
+    if quotas.peek().is_none() {
+        return Vec::new();
+    }
     let Some(resource) = snapshot.resource(&event.key).filter(|r| r.namespaced && r.stored() != QUOTAS) else { return Vec::new() };
-    let concerned = of_namespace(snapshot, event.key.namespace()).filter(|key| {
+    let concerned = quotas.filter(|key| {
         let spec = snapshot.state.get(key).and_then(|entry| entry.record.field("spec")).unwrap_or_default();
         quota::concerns(&serde_json::json!({"spec": spec}), &resource)
     });
