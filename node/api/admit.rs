@@ -96,34 +96,34 @@ impl<'a> Admission<'a> {
     /// Lets webhooks change the object; returns whether any has.
     pub(crate) async fn mutate(&self, object: &mut Value, old: &Value) -> Result<bool, Status> {
         let configurations = self.state.show_all(MUTATING);
-        let mut called: Vec<(Webhook, Value)> = Vec::new();
+        let before = object.clone();
+        // What each of those that want to see the object again has made of it.
+        let mut again: Vec<(Webhook, Value)> = Vec::new();
         for webhook in chosen(&configurations, &self.attributes, Objects { new: object, old }) {
             let Some(webhook) = self.sure(webhook)? else { continue };
-            if self.ask_to_change(&webhook, object, old).await? || webhook.wants_again() {
-                called.push((webhook, object.clone()));
+            self.ask_to_change(&webhook, object, old).await?;
+            if webhook.wants_again() {
+                again.push((webhook, object.clone()));
             }
         }
-        let mut changed = called.iter().any(|(_, seen)| seen != &*object) || !called.is_empty();
-        // Whoever wants to see what others made of the object after it sees that once.
-        for (webhook, seen) in called.iter().filter(|(webhook, _)| webhook.wants_again()) {
-            if *seen != *object {
-                changed |= self.ask_to_change(webhook, object, old).await?;
+        for (webhook, made) in &again {
+            if made != object {
+                self.ask_to_change(webhook, object, old).await?;
             }
         }
-        Ok(changed)
+        Ok(*object != before)
     }
 
-    async fn ask_to_change(&self, webhook: &Webhook, object: &mut Value, old: &Value) -> Result<bool, Status> {
+    async fn ask_to_change(&self, webhook: &Webhook, object: &mut Value, old: &Value) -> Result<(), Status> {
         let answer = self.ask(webhook, Objects { new: object, old }).await?;
-        let Some(change) = answer.and_then(|answer| answer.patch) else { return Ok(false) };
+        let Some(change) = answer.and_then(|answer| answer.patch) else { return Ok(()) };
         let patched = patch::apply(patch::Kind::Json, object, &change, self.attributes.resource.shape());
         match patched {
             Ok(patched) => {
-                let is_change = patched != *object;
                 *object = patched;
-                Ok(is_change)
+                Ok(())
             }
-            Err(why) => self.failed(webhook, &format!("the webhook's patch cannot be applied: {why}")).map(|()| false),
+            Err(why) => self.failed(webhook, &format!("the webhook's patch cannot be applied: {why}")),
         }
     }
 

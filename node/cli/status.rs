@@ -6,7 +6,17 @@ use serde_json::Value;
 
 use crate::client::Access;
 
+/// How the leader chooses who votes; the numbers are those of `skein_store::plan` and of the daemon's keeper.
+const VOTERS: &str = "Roles:
+  leader, voter   take part in every decision: 1 of up to two nodes, 3 from three on, 5 from seven, 7 from twenty-five
+  standby         follows the log and votes as soon as it is needed; it is caught up when it lacks at most 200 entries
+  replica         follows the log
+
+A voter that is silent for 10 s, or was away for a second or more three times within 10 minutes, gives its vote to a
+standby that is caught up. Voters are spread over the regions and zones of nodes (`skein up --region --zone`). `kubectl get events` tells of every change.";
+
 #[derive(Args)]
+#[command(after_long_help = VOTERS)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     access: Access,

@@ -59,6 +59,16 @@ pub(crate) struct Arguments {
     /// Labels for the Node, as in a=b,c=d
     #[arg(long, value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
+    /// The region that the node is in (its label topology.kubernetes.io/region); those who vote are spread over regions
+    #[arg(long, value_parser = place)]
+    region: Option<String>,
+    /// The zone that the node is in (its label topology.kubernetes.io/zone)
+    #[arg(long, value_parser = place)]
+    zone: Option<String>,
+}
+
+fn place(text: &str) -> Result<String, String> {
+    skein_object::names::label_value(text).map(|()| text.to_string())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -110,6 +120,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let runtime = container_runtime(&arguments)?;
     let join = arguments.join.as_deref().map(str::parse::<Token>).transpose()?;
     let name = node_name(arguments.name)?;
+    let mut labels = arguments.node_labels;
+    for (label, place) in [("topology.kubernetes.io/region", arguments.region), ("topology.kubernetes.io/zone", arguments.zone)] {
+        labels.extend(place.map(|place| (label.to_string(), place)));
+    }
     let options = Options {
         name,
         directory: arguments.data_dir,
@@ -120,7 +134,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         join,
         service_range: arguments.service_cluster_ip_range,
         runtime,
-        labels: arguments.node_labels,
+        labels,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
     };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
