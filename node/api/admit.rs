@@ -117,13 +117,18 @@ impl<'a> Admission<'a> {
     async fn ask_to_change(&self, webhook: &Webhook, object: &mut Value, old: &Value) -> Result<(), Status> {
         let answer = self.ask(webhook, Objects { new: object, old }).await?;
         let Some(change) = answer.and_then(|answer| answer.patch) else { return Ok(()) };
-        let patched = patch::apply(patch::Kind::Json, object, &change, self.attributes.resource.shape());
-        match patched {
+        if object.is_null() {
+            let what = "attempted to modify the object, which is not supported for this operation";
+            return Err(Status::internal(format!("admission webhook \"{}\" {what}", webhook.name())));
+        }
+        match patch::apply(patch::Kind::Json, object, &change, self.attributes.resource.shape()) {
             Ok(patched) => {
                 *object = patched;
                 Ok(())
             }
-            Err(why) => self.failed(webhook, &format!("the webhook's patch cannot be applied: {why}")),
+            Err(patch::Error::Malformed(why)) => self.failed(webhook, &format!("received undecodable patch in webhook response: {why}")),
+            // A patch that does not fit is nothing that the failure policy forgives.
+            Err(patch::Error::Unprocessable(why)) => Err(Status::internal(why)),
         }
     }
 
@@ -136,8 +141,17 @@ impl<'a> Admission<'a> {
         for webhook in chosen(&configurations, &self.attributes, objects) {
             webhooks.extend(self.sure(webhook)?);
         }
-        let verdicts = join_all(webhooks.iter().map(|webhook| self.ask(webhook, objects))).await;
+        let verdicts = join_all(webhooks.iter().map(|webhook| self.ask_to_judge(webhook, objects))).await;
         verdicts.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    }
+
+    async fn ask_to_judge(&self, webhook: &Webhook, objects: Objects<'_>) -> Result<(), Status> {
+        let answer = self.ask(webhook, objects).await?;
+        if answer.is_some_and(|answer| answer.patch.is_some()) {
+            let why = "received invalid webhook response: validating webhook may not return response.patch";
+            return self.failed(webhook, why);
+        }
+        Ok(())
     }
 
     fn judge_by_policies(&self, objects: Objects<'_>) -> Result<(), Status> {
@@ -175,7 +189,7 @@ impl<'a> Admission<'a> {
         }
         let uid = uuid::Uuid::new_v4().to_string();
         let review = webhook.review(&self.attributes, objects, &uid);
-        let answer = call::post(&self.state, webhook, &review).await;
+        let answer = call::post(&self.state, webhook, &review).await.map_err(|why| format!("failed to call webhook: {why}"));
         match answer.and_then(|answer| webhook.verdict(&answer, &uid)) {
             Ok(Ok(answer)) => {
                 answer.warnings.iter().for_each(|warning| self.warnings.add(warning.clone()));
@@ -194,7 +208,7 @@ impl<'a> Admission<'a> {
             tracing::warn!(webhook = webhook.name(), why, "failed open");
             return Ok(());
         }
-        Err(Status::internal(format!("failed calling webhook \"{}\": failed to call webhook: {why}", webhook.name())))
+        Err(Status::internal(format!("failed calling webhook \"{}\": {why}", webhook.name())))
     }
 
     fn refusal(&self, violation: &Violation) -> Status {

@@ -79,11 +79,15 @@ spec:
     cluster.until("more are allowed", || cluster.try_kubectl("node-1", &["apply", "-f", &cluster.manifest(&deployment("many", 9))]).ok());
 }
 
-/// Gives Pods a label and keeps those away that ask for it.
+/// Gives Pods a label, keeps those away that ask for it, and answers some with a patch that does not fit.
 fn judge(request: &Value) -> Value {
     let object = &request["object"];
     if object.pointer("/metadata/labels/unwanted").is_some() {
         return json!({"allowed": false, "status": {"message": "this one is unwanted", "code": 403}});
+    }
+    if object.pointer("/metadata/labels/misfit").is_some() {
+        let patch = STANDARD.encode(r#"[{"op": "remove", "path": "/metadata/labels/nothing"}]"#);
+        return json!({"allowed": true, "patchType": "JSONPatch", "patch": patch});
     }
     let by = request.pointer("/userInfo/username").and_then(Value::as_str).unwrap_or_default().replace(':', ".");
     let has_labels = object.pointer("/metadata/labels").is_some();
@@ -126,6 +130,8 @@ webhooks:
     };
     let told = refused(&cluster, "node-3", &pod("bad", "unwanted: \"1\""));
     assert!(told.contains("admission webhook \"labels.skein.test\" denied the request: this one is unwanted"), "{told}");
+    let told = refused(&cluster, "node-1", &pod("odd", "misfit: \"1\""));
+    assert!(told.contains("Internal error occurred: ") && !told.contains("failed calling webhook"), "{told}");
     cluster.apply("node-2", &pod("good", "a: b"));
     let made_by = |selector: &str| {
         let pods = cluster.kubectl_json("node-1", &["get", "pods", "-l", selector]);

@@ -90,29 +90,38 @@ impl Webhook {
         json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
     }
 
+    /// `VerifyAdmissionResponse`.
     pub fn verdict(&self, review: &Value, uid: &str) -> Verdict {
+        let invalid = |why: String| Err(format!("received invalid webhook response: {why}"));
         let response = &review["response"];
-        if review["kind"] != "AdmissionReview" || review["apiVersion"] != "admission.k8s.io/v1" {
-            let found =
-                format!("{}, Kind={}", review["apiVersion"].as_str().unwrap_or_default(), review["kind"].as_str().unwrap_or_default());
-            return Err(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {found}"));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        if response.is_null() {
+            return invalid("webhook response was absent".into());
         }
         if response["uid"] != uid {
-            return Err(format!("expected response.uid=\"{uid}\", got {}", response["uid"]));
+            return invalid(format!("expected response.uid={uid:?}, got {:?}", text(&response["uid"])));
+        }
+        if review["kind"] != "AdmissionReview" || review["apiVersion"] != "admission.k8s.io/v1" {
+            let found = format!("{}, Kind={}", text(&review["apiVersion"]), text(&review["kind"]));
+            return invalid(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {found}"));
         }
         let warnings = response["warnings"].as_array().into_iter().flatten().filter_map(|w| w.as_str().map(String::from)).collect();
         if response["allowed"] != true {
             return Ok(Err(self.denial(&response["status"], warnings)));
         }
-        let Some(patch) = response["patch"].as_str().filter(|patch| !patch.is_empty()) else {
-            return Ok(Ok(Answer { patch: None, warnings }));
+        let patch = match (text(&response["patch"]), response["patchType"].as_str()) {
+            (patch, None) if patch.is_empty() => return Ok(Ok(Answer { patch: None, warnings })),
+            (patch, Some(_)) if patch.is_empty() => {
+                return invalid("webhook returned response.patchType but not response.patch".into());
+            }
+            (patch, Some("JSONPatch")) => patch,
+            (_, Some(other)) => return Err(format!("unsupported patch type {other:?}")),
+            (_, None) => return invalid("webhook returned response.patch but not response.patchType".into()),
         };
-        if response["patchType"] != "JSONPatch" {
-            return Err(format!("webhook returned response.patch but response.patchType of {}", response["patchType"]));
-        }
-        let bytes = STANDARD.decode(patch).map_err(|why| format!("response.patch is no base64: {why}"))?;
-        let patch = serde_json::from_slice(&bytes).map_err(|why| format!("response.patch is no JSON: {why}"))?;
-        Ok(Ok(Answer { patch: Some(patch), warnings }))
+        let undecodable = |why: String| format!("received undecodable patch in webhook response: {why}");
+        let bytes = STANDARD.decode(patch).map_err(|why| undecodable(why.to_string()))?;
+        let operations: Vec<Value> = serde_json::from_slice(&bytes).map_err(|why| undecodable(why.to_string()))?;
+        Ok(Ok(Answer { patch: (!operations.is_empty()).then_some(Value::Array(operations)), warnings }))
     }
 
     /// `ToStatusErr`: a refusal in the webhook's words and with its code, where it has them.
@@ -165,7 +174,11 @@ mod tests {
             webhook.verdict(&json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}), "u")
         };
         assert_eq!(verdict(json!({"uid": "u", "allowed": true})), Ok(Ok(Answer::default())));
-        assert!(verdict(json!({"uid": "v", "allowed": true})).is_err());
+        let invalid = |why: &str| Err(format!("received invalid webhook response: {why}"));
+        assert_eq!(verdict(Value::Null), invalid("webhook response was absent"));
+        assert_eq!(verdict(json!({"uid": "v", "allowed": true})), invalid("expected response.uid=\"u\", got \"v\""));
+        let untyped = json!({"uid": "u", "allowed": true, "patch": STANDARD.encode("[]")});
+        assert_eq!(verdict(untyped), invalid("webhook returned response.patch but not response.patchType"));
         let denied =
             |status: Value| verdict(json!({"uid": "u", "allowed": false, "status": status})).map(|v| v.map_err(|d| (d.code, d.message)));
         let message = "admission webhook \"w.example.com\" denied the request";
