@@ -5,6 +5,7 @@
 
 mod library;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -32,12 +33,19 @@ pub enum Failure {
     Failed(String),
 }
 
+thread_local! {
+    /// What the evaluation on this thread may still cost in functions that compare lists.
+    static VISITS_LEFT: Cell<u64> = const { Cell::new(0) };
+}
+
 /// CEL's own functions, its extension for strings, and Kubernetes' libraries as far as they are here.
 fn environment() -> &'static Arc<Env> {
     static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
         let mut env = Env::stdlib();
-        env.add_extension(cel::extensions::strings).expect("the strings extension fits the standard library");
+        for extension in [cel::extensions::strings, library::lists] {
+            env.add_extension(extension).expect("the extensions fit the standard library");
+        }
         Arc::new(env)
     })
 }
@@ -61,6 +69,7 @@ pub fn compile(source: &str) -> Result<Arc<Program>, String> {
 /// Evaluates a compiled expression with these variables.
 pub fn evaluate(program: &Program, variables: &[(&str, Cel)]) -> Result<Cel, Failure> {
     let run = || {
+        VISITS_LEFT.set(VISITS_MAX);
         let mut context = Context::with_env(Arc::clone(environment()));
         library::add(&mut context).expect("the functions have names of their own");
         for (name, value) in variables {
@@ -75,6 +84,13 @@ pub fn evaluate(program: &Program, variables: &[(&str, Cel)]) -> Result<Cel, Fai
         Ok(Err(why)) => Err(Failure::Failed(why.to_string())),
         Err(_) => Err(Failure::Failed("internal error".into())),
     }
+}
+
+/// Takes what a function is going to visit from what its evaluation may cost.
+fn charge(function: &str, visits: usize) -> Result<(), ExecutionError> {
+    let left = VISITS_LEFT.get().checked_sub(visits as u64);
+    VISITS_LEFT.set(left.unwrap_or(0));
+    left.map(|_| ()).ok_or_else(|| ExecutionError::function_error(function, "operation cancelled: actual cost limit exceeded"))
 }
 
 /// A value as expressions see it: integers are integers, and numbers doubles where the schema says so.
@@ -149,6 +165,9 @@ mod tests {
         assert!(compile("self.a <= ").is_err());
         let list: Vec<u32> = (0..5000).collect();
         assert!(cost("self.all(a, self.all(b, a != b || true))", &json!(list)) > VISITS_MAX);
+        let compared = compile("sets.contains(self, self)").expect("it compiles");
+        let found = evaluate(&compared, &[("self", to_cel(&Value::Null, &json!(list)))]);
+        assert!(matches!(found, Err(Failure::Failed(why)) if why.contains("cost limit exceeded")));
     }
 
     #[test]
@@ -172,5 +191,19 @@ mod tests {
         check("self.tags.isSorted() && [1, 2].sum() == 3", json!(true));
         check("'a,b'.split(',').join('-').upperAscii()", json!("A-B"));
         check("duration('90s') > duration('1m')", json!(true));
+        check("'%s has %d of %.1f'.format([self.tags, 2, 2.5])", json!("[a, b] has 2 of 2.5"));
+        check("self.tags.indexOf('b') == 1 && self.tags.lastIndexOf('c') == -1 && 'abc'.indexOf('c') == 2", json!(true));
+        check("[3, 1, 2].max() + [3, 1, 2].min()", json!(4));
+        check("self.tags.includes('a') && 'a'.includes('a') && !'ab'.includes('a')", json!(true));
+        check("sets.contains([1, 2, 3], [3u, 1.0]) && !sets.contains([1], [1, 2])", json!(true));
+        check("sets.equivalent(['a', 'b', 'a'], self.tags) && !sets.intersects(self.tags, [])", json!(true));
+        check("ip('127.0.0.1').isLoopback() && ip('fe80::1').isLinkLocalUnicast() && ip('ff02::1').isLinkLocalMulticast()", json!(true));
+        check("ip('192.168.0.1').isGlobalUnicast() && !ip('255.255.255.255').isGlobalUnicast() && ip('::').isUnspecified()", json!(true));
+        check("!isIP('::ffff:1.2.3.4') && !isIP('01.2.3.4') && !isIP('fe80::1%eth0')", json!(true));
+        check("cidr('192.168.0.1/24').masked() == cidr('192.168.0.0/24') && cidr('::1/128').ip() == ip('::1')", json!(true));
+        check("cidr('10.0.0.0/8').containsCIDR('10.1.0.0/16') && !cidr('10.1.0.0/16').containsCIDR(cidr('10.0.0.0/8'))", json!(true));
+        check("cidr('0.0.0.0/0').containsIP('1.2.3.4') && cidr('10.0.0.0/20').prefixLength() == 20", json!(true));
+        check("semver('1.10.0').isGreaterThan(semver('1.9.3')) && semver('v1.2', true).compareTo(semver('1.2.0')) == 0", json!(true));
+        check("semver('01.02.03', true).minor() == 2 && !isSemver('v1.0') && !isSemver('Three') && isSemver('1.0.0-rc.1')", json!(true));
     }
 }

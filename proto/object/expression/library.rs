@@ -1,13 +1,20 @@
 //! Kubernetes' own functions in expressions (`apiserver/pkg/cel/library`): quantities, regular expressions, URLs,
-//! addresses, lists.
+//! addresses, versions, lists.
 
-use std::net::IpAddr;
+mod lists;
+mod version;
+
+use std::cmp::Ordering;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use cel::extractors::This;
 use cel::objects::Opaque;
 use cel::{Context, DeclarationError, ExecutionError, Value};
 use regex::Regex;
+use version::Semver;
+
+pub(super) use lists::extension as lists;
 
 use crate::quantity;
 
@@ -53,7 +60,9 @@ pub(super) fn add(context: &mut Context<'_, '_>) -> Declared {
     patterns(context)?;
     urls(context)?;
     addresses(context)?;
-    lists(context)
+    version::add(context)?;
+    comparisons(context)?;
+    lists::add(context)
 }
 
 fn of<T: Clone + 'static>(name: &str, value: &Value) -> Answer<T> {
@@ -74,24 +83,11 @@ fn quantities(context: &mut Context<'_, '_>) -> Declared {
     context.add_function("quantity", move |text: Arc<String>| {
         parse(&text).map(opaque).ok_or_else(|| ExecutionError::function_error("quantity", quantity::Malformed))
     })?;
-    let two = |name: &'static str, this: &Value, other: &Value| -> Answer<(i128, i128)> {
-        let other = match other {
-            Value::Int(units) => quantity::Quantity::from_units((*units).into()),
-            other => of::<Quantity>(name, other)?.0,
-        };
-        Ok((of::<Quantity>(name, this)?.0.milli(), other.milli()))
-    };
-    context
-        .add_function("isLessThan", move |This(this): This<Value>, other: Value| two("isLessThan", &this, &other).map(|(a, b)| a < b))?;
-    context.add_function("isGreaterThan", move |This(this): This<Value>, other: Value| {
-        two("isGreaterThan", &this, &other).map(|(a, b)| a > b)
-    })?;
-    context.add_function("compareTo", move |This(this): This<Value>, other: Value| {
-        two("compareTo", &this, &other).map(|(a, b)| a.cmp(&b) as i64)
-    })?;
     let made = |milli: i128| opaque(Quantity(quantity::Quantity::from_milli(milli)));
-    context.add_function("add", move |This(this): This<Value>, other: Value| two("add", &this, &other).map(|(a, b)| made(a + b)))?;
-    context.add_function("sub", move |This(this): This<Value>, other: Value| two("sub", &this, &other).map(|(a, b)| made(a - b)))?;
+    context
+        .add_function("add", move |This(this): This<Value>, other: Value| quantities_of("add", &this, &other).map(|(a, b)| made(a + b)))?;
+    context
+        .add_function("sub", move |This(this): This<Value>, other: Value| quantities_of("sub", &this, &other).map(|(a, b)| made(a - b)))?;
     context.add_function("sign", |This(this): This<Value>| {
         of::<Quantity>("sign", &this).map(|q| i64::try_from(q.0.milli().signum()).unwrap_or(0))
     })?;
@@ -105,6 +101,32 @@ fn quantities(context: &mut Context<'_, '_>) -> Declared {
         of::<Quantity>("asApproximateFloat", &this).map(|q| q.0.milli() as f64 / 1000.0)
     })?;
     Ok(())
+}
+
+/// Two quantities, in thousandths; the second may be a whole number.
+fn quantities_of(name: &str, this: &Value, other: &Value) -> Answer<(i128, i128)> {
+    let other = match other {
+        Value::Int(units) => quantity::Quantity::from_units((*units).into()),
+        other => of::<Quantity>(name, other)?.0,
+    };
+    Ok((of::<Quantity>(name, this)?.0.milli(), other.milli()))
+}
+
+/// What quantities and versions have in common.
+fn comparisons(context: &mut Context<'_, '_>) -> Declared {
+    let compared = |name: &'static str, this: &Value, other: &Value| match of::<Semver>(name, this) {
+        Ok(this) => of::<Semver>(name, other).map(|other| this.0.cmp_precedence(&other.0)),
+        Err(_) => quantities_of(name, this, other).map(|(a, b)| a.cmp(&b)),
+    };
+    context.add_function("isLessThan", move |This(this): This<Value>, other: Value| {
+        compared("isLessThan", &this, &other).map(Ordering::is_lt)
+    })?;
+    context.add_function("isGreaterThan", move |This(this): This<Value>, other: Value| {
+        compared("isGreaterThan", &this, &other).map(Ordering::is_gt)
+    })?;
+    context.add_function("compareTo", move |This(this): This<Value>, other: Value| {
+        compared("compareTo", &this, &other).map(|order| order as i64)
+    })
 }
 
 fn patterns(context: &mut Context<'_, '_>) -> Declared {
@@ -142,42 +164,72 @@ fn urls(context: &mut Context<'_, '_>) -> Declared {
 }
 
 fn addresses(context: &mut Context<'_, '_>) -> Declared {
-    context.add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok())?;
-    context.add_function("ip", |text: Arc<String>| {
-        text.parse().map(|ip| opaque(Ip(ip))).map_err(|why| ExecutionError::function_error("ip", why))
+    type Predicate = (&'static str, fn(IpAddr) -> bool);
+    context.add_function("isIP", |text: Arc<String>| address(&text).is_some())?;
+    context.add_function("ip", |This(this): This<Value>| match &this {
+        Value::String(text) => {
+            address(text).map(|ip| opaque(Ip(ip))).ok_or_else(|| ExecutionError::function_error("ip", "IP Address parse error"))
+        }
+        other => of::<Cidr>("ip", other).map(|cidr| opaque(Ip(cidr.0))),
     })?;
+    context.add_function("family", |This(this): This<Value>| of::<Ip>("family", &this).map(|ip| if ip.0.is_ipv4() { 4i64 } else { 6 }))?;
+    let predicates: [Predicate; 5] = [
+        ("isUnspecified", |ip| ip.is_unspecified()),
+        ("isLoopback", |ip| ip.is_loopback()),
+        ("isLinkLocalMulticast", is_link_local_multicast),
+        ("isLinkLocalUnicast", is_link_local_unicast),
+        ("isGlobalUnicast", is_global_unicast),
+    ];
+    for (name, holds) in predicates {
+        context.add_function(name, move |This(this): This<Value>| of::<Ip>(name, &this).map(|ip| holds(ip.0)))?;
+    }
     context.add_function("isCIDR", |text: Arc<String>| Cidr::parse(&text).is_some())?;
     context.add_function("cidr", |text: Arc<String>| {
         Cidr::parse(&text).map(opaque).ok_or_else(|| ExecutionError::function_error("cidr", "network address parse error"))
     })?;
-    context.add_function("family", |This(this): This<Value>| of::<Ip>("family", &this).map(|ip| if ip.0.is_ipv4() { 4i64 } else { 6 }))?;
     context.add_function("containsIP", |This(this): This<Value>, other: Value| {
-        let address = match &other {
-            Value::String(text) => text.parse().map_err(|why| ExecutionError::function_error("containsIP", why))?,
+        let other = match &other {
+            Value::String(text) => address(text).ok_or_else(|| ExecutionError::function_error("containsIP", "IP Address parse error"))?,
             other => of::<Ip>("containsIP", other)?.0,
         };
-        of::<Cidr>("containsIP", &this).map(|cidr| cidr.contains(address))
+        of::<Cidr>("containsIP", &this).map(|cidr| cidr.contains(other))
     })?;
-    Ok(())
+    context.add_function("containsCIDR", |This(this): This<Value>, other: Value| {
+        let other = match &other {
+            Value::String(text) => {
+                Cidr::parse(text).ok_or_else(|| ExecutionError::function_error("containsCIDR", "network address parse error"))?
+            }
+            other => of::<Cidr>("containsCIDR", other)?,
+        };
+        of::<Cidr>("containsCIDR", &this).map(|cidr| cidr.1 <= other.1 && cidr.contains(other.0))
+    })?;
+    context.add_function("masked", |This(this): This<Value>| of::<Cidr>("masked", &this).map(|cidr| opaque(cidr.masked())))?;
+    context.add_function("prefixLength", |This(this): This<Value>| of::<Cidr>("prefixLength", &this).map(|cidr| i64::from(cidr.1)))
 }
 
-fn lists(context: &mut Context<'_, '_>) -> Declared {
-    context.add_function("isSorted", |This(this): This<Arc<Vec<Value>>>| {
-        this.windows(2).all(|pair| pair[0].partial_cmp(&pair[1]).is_some_and(|order| order.is_le()))
-    })?;
-    context.add_function("sum", |This(this): This<Arc<Vec<Value>>>| {
-        let mut sum = (0i64, 0f64);
-        for value in this.iter() {
-            match value {
-                Value::Int(number) => sum.0 = sum.0.saturating_add(*number),
-                Value::Float(number) => sum.1 += number,
-                _ => return Err(ExecutionError::function_error("sum", "no such overload")),
-            }
-        }
-        let is_whole = this.iter().all(|value| matches!(value, Value::Int(_)));
-        Ok(if is_whole { Value::Int(sum.0) } else { Value::Float(sum.1) })
-    })?;
-    Ok(())
+/// An address without a zone; an IPv4 address is not written as an IPv6 one.
+fn address(text: &str) -> Option<IpAddr> {
+    let address = text.parse().ok()?;
+    (!matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())).then_some(address)
+}
+
+fn is_link_local_multicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+    }
+}
+
+fn is_link_local_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn is_global_unicast(address: IpAddr) -> bool {
+    let is_special = address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_link_local_unicast(address);
+    !is_special && address != Ipv4Addr::BROADCAST
 }
 
 // === impl Parts ===
@@ -211,15 +263,20 @@ impl Parts {
 impl Cidr {
     fn parse(text: &str) -> Option<Self> {
         let (address, bits) = text.split_once('/')?;
-        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        let (address, bits): (IpAddr, u8) = (self::address(address)?, bits.parse().ok()?);
         (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self(address, bits))
     }
 
+    /// The network's own address with the same prefix.
+    fn masked(&self) -> Self {
+        let network = match self.0 {
+            IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & u32::MAX.checked_shl(32 - u32::from(self.1)).unwrap_or(0)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & u128::MAX.checked_shl(128 - u32::from(self.1)).unwrap_or(0)).into()),
+        };
+        Self(network, self.1)
+    }
+
     fn contains(&self, other: IpAddr) -> bool {
-        match (self.0, other) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => self.1 == 0 || (u32::from(a) ^ u32::from(b)) >> (32 - self.1) == 0,
-            (IpAddr::V6(a), IpAddr::V6(b)) => self.1 == 0 || (u128::from(a) ^ u128::from(b)) >> (128 - self.1) == 0,
-            _ => false,
-        }
+        self.0.is_ipv4() == other.is_ipv4() && Self(other, self.1).masked() == self.masked()
     }
 }
