@@ -19,6 +19,7 @@ mod kubelets;
 mod peers;
 mod policies;
 mod report;
+mod rules;
 mod run;
 mod runtime;
 mod services;

@@ -1,7 +1,6 @@
 //! Keeps this node's NetworkPolicy rules true, from the local replica and from what the kubelet knows of its own Pods.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -11,12 +10,9 @@ use skein_object::Key;
 use skein_object::selector::Labels;
 use skein_pod::policy::{Around, BASE, Member, plan};
 use skein_store::Handle;
-use tracing::warn;
 
 use crate::kept::Kept;
-
-/// After nft has refused; what is wrong is told once a while.
-const RETRY: Duration = Duration::from_secs(5);
+use crate::rules;
 
 static NO_LABELS: Labels = Labels::new();
 
@@ -85,16 +81,10 @@ pub(crate) async fn run(store: Handle, addresses: Addresses) {
         stale |= own.has_changed().unwrap_or(false) && !objects.policies.objects.is_empty();
         if stale {
             let rules = objects.rules(&own.borrow_and_update());
-            let applied = tokio::task::spawn_blocking(move || {
-                let result = table.apply(rules);
-                (table, result)
-            });
-            let Ok((back, result)) = applied.await else { return };
+            let Some((back, holds)) = rules::apply(table, rules, "network policies do not hold on this node").await else { return };
             table = back;
-            stale = result.is_err();
-            if let Err(why) = result {
-                warn!(%why, "network policies do not hold on this node");
-                tokio::time::sleep(RETRY).await;
+            stale = !holds;
+            if stale {
                 continue;
             }
         }

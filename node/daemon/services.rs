@@ -14,6 +14,7 @@ use skein_store::Handle;
 use tracing::warn;
 
 use crate::kept::Kept;
+use crate::rules;
 
 const SERVICES: &str = "services";
 const SLICES: &str = "endpointslices.discovery.k8s.io";
@@ -94,16 +95,10 @@ pub(crate) async fn run(store: Handle, node: String, dns: SocketAddr) {
                 let objects = objects.read().unwrap_or_else(PoisonError::into_inner);
                 plan(&Node { name: &node }, objects.services.objects.values(), objects.slices.objects.values())
             };
-            let applied = tokio::task::spawn_blocking(move || {
-                let result = table.apply(rules);
-                (table, result)
-            });
-            let Ok((back, result)) = applied.await else { return };
+            let Some((back, holds)) = rules::apply(table, rules, "Services do not work on this node").await else { return };
             table = back;
-            stale = result.is_err();
-            if let Err(why) = result {
-                warn!(%why, "Services do not work on this node");
-                tokio::time::sleep(RETRY).await;
+            stale = !holds;
+            if stale {
                 continue;
             }
         }

@@ -13,7 +13,7 @@ use skein_object::Key;
 
 use crate::deployment::template_hash;
 use crate::disruption::scaled;
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_active, of_template, phase, ready_since};
+use crate::pods_of::{Made, Name, controller_of, is_active, make_or_tell, phase, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove};
 use crate::{Mint, Outcome, revision};
@@ -180,15 +180,9 @@ impl Pass<'_> {
         let key = &self.stored.key;
         let made =
             Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), name: Name::Generated(key.name()), owner };
-        let (mut transaction, name) = match of_template(self.snapshot, made, mint) {
-            Ok(made) => made,
-            Err(why) => {
-                let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
-                self.transactions.extend(failed_create(self.snapshot, (&self.stored.key, uid, COMPONENT), &why, mint));
-                self.again_ms = Some(REFUSED_AGAIN_MS);
-                return;
-            }
-        };
+        let origin = (key, self.stored.object.metadata.uid.as_deref(), COMPONENT);
+        let made = make_or_tell(self.snapshot, origin, made, mint, &mut self.transactions, &mut self.again_ms);
+        let Some((mut transaction, name)) = made else { return };
         transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
         self.transactions.push(transaction);
     }

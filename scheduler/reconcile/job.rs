@@ -15,7 +15,7 @@ use skein_command::Transaction;
 use skein_object::Key;
 
 use self::policy::{Failure, judge};
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_active, is_finished, is_ready, of_template, phase};
+use crate::pods_of::{Made, Name, controller_of, is_active, is_finished, is_ready, make_or_tell, phase};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
@@ -266,15 +266,9 @@ impl<'a> Pass<'a> {
             None => key.name().to_string(),
         };
         let made = Made { template, namespace: key.namespace(), name: Name::Generated(&base), owner };
-        let (mut transaction, name) = match of_template(self.snapshot, made, mint) {
-            Ok(made) => made,
-            Err(why) => {
-                let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
-                self.transactions.extend(failed_create(self.snapshot, (&self.stored.key, uid, COMPONENT), &why, mint));
-                self.again_ms = Some(REFUSED_AGAIN_MS);
-                return;
-            }
-        };
+        let origin = (key, self.stored.object.metadata.uid.as_deref(), COMPONENT);
+        let made = make_or_tell(self.snapshot, origin, made, mint, &mut self.transactions, &mut self.again_ms);
+        let Some((mut transaction, name)) = made else { return };
         transaction.writes.extend(self.note("SuccessfulCreate", format!("Created pod: {name}"), mint).writes);
         self.transactions.push(transaction);
     }

@@ -155,13 +155,28 @@ fn make(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint, transactions: &mut 
     Ok(())
 }
 
-/// The event of a Pod that may not be, about its controller: key, uid and component.
-pub(crate) fn failed_create(
+/// [`of_template`] for a controller: key, uid and component. A refusal is told in an event, and tried again.
+pub(crate) fn make_or_tell(
     snapshot: &Snapshot,
-    (key, uid, component): (&Key, &str, &str),
-    why: &str,
+    origin: (&Key, Option<&str>, &str),
+    made: Made<'_>,
     mint: &mut Mint,
-) -> Option<Transaction> {
+    transactions: &mut Vec<Transaction>,
+    again_ms: &mut Option<u64>,
+) -> Option<(Transaction, String)> {
+    let (key, uid, component) = origin;
+    match of_template(snapshot, made, mint) {
+        Ok(made) => Some(made),
+        Err(why) => {
+            transactions.extend(failed_create(snapshot, (key, uid.unwrap_or_default(), component), &why, mint));
+            *again_ms = Some(REFUSED_AGAIN_MS);
+            None
+        }
+    }
+}
+
+/// The event of a Pod that may not be, about its controller: key, uid and component.
+fn failed_create(snapshot: &Snapshot, (key, uid, component): (&Key, &str, &str), why: &str, mint: &mut Mint) -> Option<Transaction> {
     let message = format!("Error creating: {why}");
     let note = Note { regarding: key, uid, reason: "FailedCreate", message, component, warning: true };
     event_once(snapshot, &note, mint)
@@ -188,7 +203,7 @@ pub(crate) enum Name<'a> {
 
 /// The creation of a Pod of a template and its name, or why admission refuses it: it is asked here, for this is no API
 /// request.
-pub(crate) fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Transaction, String), String> {
+fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(Transaction, String), String> {
     let Made { template: mut pod, namespace, name, owner } = made;
     let named_in_errors = match &name {
         Name::Generated(base) => format!("{base}-"),

@@ -10,7 +10,7 @@ use skein_command::Transaction;
 use skein_object::{Key, admission, meta, registry};
 
 use crate::deployment::template_hash;
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, failed_create, is_finished, of_template, ready_since};
+use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_finished, make_or_tell, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, delete, edit, event, remove};
 use crate::{Mint, Outcome, revision};
@@ -175,15 +175,9 @@ impl<'a> Pass<'a> {
             template["spec"]["subdomain"] = service.clone().into();
         }
         let made = Made { template, namespace: key.namespace(), name: Name::Fixed(name), owner: self.reference() };
-        let (mut transaction, name) = match of_template(self.snapshot, made, mint) {
-            Ok(made) => made,
-            Err(why) => {
-                let uid = self.stored.object.metadata.uid.as_deref().unwrap_or_default();
-                self.transactions.extend(failed_create(self.snapshot, (&self.stored.key, uid, COMPONENT), &why, mint));
-                self.again_ms = Some(REFUSED_AGAIN_MS);
-                return;
-            }
-        };
+        let origin = (key, self.stored.object.metadata.uid.as_deref(), COMPONENT);
+        let made = make_or_tell(self.snapshot, origin, made, mint, &mut self.transactions, &mut self.again_ms);
+        let Some((mut transaction, name)) = made else { return };
         let message = format!("create Pod {name} in StatefulSet {} successful", key.name());
         transaction.writes.extend(self.note("SuccessfulCreate", message, mint).writes);
         self.transactions.push(transaction);
