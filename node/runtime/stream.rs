@@ -35,6 +35,8 @@ use crate::{Error, Options, io};
 /// How long an announced stream waits for its client (as in Kubernetes' streaming server).
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
+const GONE: &str = "the stream was fetched already, or its time is over";
+
 /// What was announced and has not been fetched yet. A cheap clone.
 #[derive(Clone)]
 pub(crate) struct Streams {
@@ -92,11 +94,6 @@ pub(crate) async fn serve(options: &Options, pods: Arc<Pods>) -> Result<Streams,
 
 /// Switches to websocket and serves the stream, or says why not.
 fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let refused = |code: StatusCode, why: &str| {
-        let mut response = Response::new(Full::new(Bytes::from(why.to_string())));
-        *response.status_mut() = code;
-        response
-    };
     if names(request.headers(), UPGRADE.as_str()).any(|u| u.eq_ignore_ascii_case(spdy::NAME)) {
         return over_spdy(streams, pods, request);
     }
@@ -110,7 +107,7 @@ fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -
     };
     let token = request.uri().path().rsplit('/').next().unwrap_or_default();
     let Some(wanted) = streams.take(token) else {
-        return refused(StatusCode::NOT_FOUND, "the stream was fetched already, or its time is over");
+        return refused(StatusCode::NOT_FOUND, GONE);
     };
     let pods = Arc::clone(pods);
     let upgrade = hyper::upgrade::on(&mut request);
@@ -140,18 +137,19 @@ fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -
     response
 }
 
+fn refused(code: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
+    *response.status_mut() = code;
+    response
+}
+
 /// Port-forward over SPDY; what else is streamed goes over websocket.
 fn over_spdy(streams: &Streams, pods: &Pods, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let refused = |code: StatusCode, why: &'static str| {
-        let mut response = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
-        *response.status_mut() = code;
-        response
-    };
     let token = request.uri().path().rsplit('/').next().unwrap_or_default();
     let network = match streams.take(token) {
         Some(Wanted::PortForward(asked)) => network(pods, &asked.pod_sandbox_id),
         Some(_) => return refused(StatusCode::BAD_REQUEST, "this runtime streams processes over websocket only"),
-        None => return refused(StatusCode::NOT_FOUND, "the stream was fetched already, or its time is over"),
+        None => return refused(StatusCode::NOT_FOUND, GONE),
     };
     let Some(network) = network else { return refused(StatusCode::NOT_FOUND, "the Pod has no network") };
     let upgrade = hyper::upgrade::on(&mut request);

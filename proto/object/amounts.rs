@@ -19,30 +19,39 @@ pub fn of_container(container: &Value, field: &str) -> Amounts {
     container.get("resources").and_then(|resources| resources.get(field)).map(quantities).unwrap_or_default()
 }
 
-/// What a Pod asks for: its containers and sidecars together, or what is there while an init container runs; what it
-/// states for itself as a whole instead, where it does (KEP-2837).
+/// What a Pod asks for; what it states for itself as a whole instead, where it does (KEP-2837).
 pub fn of_pod(pod: &Value, field: &str) -> Amounts {
     let list = |name: &str| pod["spec"][name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let asked = |container: &Value| of_container(container, field);
+    let inits = list("initContainers").iter().map(|container| (asked(container), container["restartPolicy"] == "Always"));
+    let mut peak = peak(inits, list("containers").iter().map(asked));
+    peak.extend(of_container(&pod["spec"], field));
+    peak
+}
+
+/// The most that containers ask for at once: containers and sidecars together, or an init container with the sidecars
+/// before it where that is more (KEP-753). Of each init container it says whether it is a sidecar.
+pub fn peak(inits: impl Iterator<Item = (Amounts, bool)>, containers: impl Iterator<Item = Amounts>) -> Amounts {
     let (mut lasting, mut most) = (Amounts::new(), Amounts::new());
-    for container in list("initContainers") {
+    for (asked, is_sidecar) in inits {
         let mut now = lasting.clone();
-        add(&mut now, of_container(container, field));
-        if container["restartPolicy"] == "Always" {
+        add(&mut now, asked);
+        if is_sidecar {
             lasting = now;
-            continue;
-        }
-        for (name, amount) in now {
-            let known = most.entry(name).or_insert(Quantity::ZERO);
-            *known = (*known).max(amount);
+        } else {
+            raise(&mut most, now);
         }
     }
-    list("containers").iter().for_each(|container| add(&mut lasting, of_container(container, field)));
-    for (name, amount) in most {
-        let known = lasting.entry(name).or_insert(Quantity::ZERO);
+    containers.for_each(|asked| add(&mut lasting, asked));
+    raise(&mut lasting, most);
+    lasting
+}
+
+fn raise(total: &mut Amounts, others: Amounts) {
+    for (name, amount) in others {
+        let known = total.entry(name).or_insert(Quantity::ZERO);
         *known = (*known).max(amount);
     }
-    lasting.extend(of_container(&pod["spec"], field));
-    lasting
 }
 
 pub fn add(total: &mut Amounts, more: Amounts) {

@@ -168,16 +168,9 @@ fn of_live_pod(pod: &Value, used: &mut Amounts) {
         return;
     }
     for (name, amount) in of_pod(pod, "requests") {
-        match name.as_str() {
-            "cpu" | "memory" | "ephemeral-storage" => {
-                used.insert(format!("requests.{name}"), amount);
-                used.insert(name, amount);
-            }
-            _ if name.starts_with("hugepages-") => {
-                used.insert(format!("requests.{name}"), amount);
-                used.insert(name, amount);
-            }
-            _ => drop(used.insert(format!("requests.{name}"), amount)),
+        used.insert(format!("requests.{name}"), amount);
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+            used.insert(name, amount);
         }
     }
     for (name, amount) in of_pod(pod, "limits") {

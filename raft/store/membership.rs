@@ -119,9 +119,8 @@ impl<'a> Cluster<'a> {
     fn replace(&self) -> Option<Change> {
         let bad = self.voters().find(|m| self.health(m) != Health::Good)?;
         let good = self.voters().filter(|m| self.health(m) == Health::Good).count();
-        // Both sets must have a majority that works, or the change would not end.
-        let count = self.voters().count();
-        let is_safe = 2 * good > count && 2 * (good + 1) > count;
+        // The old set must have a majority that works, or the change would not end; the new one has one more.
+        let is_safe = 2 * good > self.voters().count();
         let successor = self.candidates(Some(bad.id)).into_iter().next().filter(|_| is_safe)?;
         let what = if self.health(bad) == Health::Silent { "is silent" } else { "comes and goes" };
         let why = format!("{} {what}, {} votes instead", bad.member.name, successor.member.name);

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use skein_object::amounts::{Amounts, add, peak};
 use skein_object::quantity::Quantity;
 use skein_object::selector::{Labels, Selector};
 
 use crate::topology::{HOSTNAME, PodSelector, Spread, Term, ZONE};
-
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
 
 /// What a container that states no request weighs in scores (`DefaultMilliCPURequest`, `DefaultMemoryRequest`).
 const DEFAULT_CPU_MILLI: i128 = 100;
@@ -181,33 +180,17 @@ fn constrained(constraint: &TopologySpreadConstraint, occupant: &Occupant) -> Sp
     }
 }
 
-/// What a Pod asks for: its containers and sidecars together, or an init container with the sidecars before it where
-/// that is more (KEP-753); what it states for itself as a whole instead, where it does (KEP-2837); its overhead; one Pod.
+/// What a Pod takes of a node: what its containers ask for, or what it states for itself as a whole instead, where it
+/// does (KEP-2837); its overhead; one Pod.
 fn requests(pod: &Pod) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };
     let of = |c: &Container| amounts(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
-    let (mut lasting, mut most) = (Amounts::new(), Amounts::new());
-    for init in spec.init_containers.iter().flatten() {
-        let mut now = lasting.clone();
-        add(&mut now, of(init));
-        if init.restart_policy.as_deref() == Some("Always") {
-            lasting = now;
-            continue;
-        }
-        for (name, amount) in now {
-            let known = most.get(&name).copied().unwrap_or_default();
-            most.insert(name, known.max(amount));
-        }
-    }
-    spec.containers.iter().for_each(|container| add(&mut lasting, of(container)));
-    for (name, amount) in most {
-        let known = lasting.get(&name).copied().unwrap_or_default();
-        lasting.insert(name, known.max(amount));
-    }
-    lasting.extend(amounts(spec.resources.as_ref().and_then(|r| r.requests.as_ref())));
-    add(&mut lasting, amounts(spec.overhead.as_ref()));
-    lasting.insert("pods".into(), Quantity::from_units(1));
-    lasting
+    let inits = spec.init_containers.iter().flatten().map(|c| (of(c), c.restart_policy.as_deref() == Some("Always")));
+    let mut total = peak(inits, spec.containers.iter().map(of));
+    total.extend(amounts(spec.resources.as_ref().and_then(|r| r.requests.as_ref())));
+    add(&mut total, amounts(spec.overhead.as_ref()));
+    total.insert("pods".into(), Quantity::from_units(1));
+    total
 }
 
 fn weight(spec: &PodSpec) -> (i128, i128) {
@@ -217,13 +200,6 @@ fn weight(spec: &PodSpec) -> (i128, i128) {
         (cpu, requests.get("memory").map_or(DEFAULT_MEMORY, |q| q.units()))
     };
     spec.containers.iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
-}
-
-fn add(total: &mut Amounts, more: Amounts) {
-    for (name, amount) in more {
-        let sum = total.get(&name).copied().unwrap_or_default() + amount;
-        total.insert(name, sum);
-    }
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<(i32, String)> {

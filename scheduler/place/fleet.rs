@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use skein_object::amounts::Amounts;
 use skein_object::quantity::Quantity;
 use skein_object::selector::Labels;
 
 use crate::class::Class;
-use crate::demand::{Amounts, Demand, Occupant, amounts, normalized};
+use crate::demand::{Demand, Occupant, amounts, normalized};
 use crate::topology::Namespaces;
 use crate::{Placement, explain};
 
@@ -159,18 +160,24 @@ impl Fleet {
 
     /// Chooses a node for a Pod.
     pub fn place(&mut self, pod: &Pod) -> Placement {
-        let reserved = nominated(pod).filter(|_| is_unbound(pod)).map(String::from);
-        if reserved.is_some() {
-            self.forget(&key(pod));
-        }
+        let reserved = self.release(pod);
         let placement = self.with_class(pod, |class, fleet| match class.choose(fleet) {
             Some(node) => Placement::Node(node.to_string()),
             None => Placement::Unschedulable(explain(fleet.nodes().count(), &class.reasons(fleet))),
         });
-        if let (Some(node), Placement::Unschedulable(_)) = (&reserved, &placement) {
+        if let (Some(node), Placement::Unschedulable(_)) = (reserved, &placement) {
             self.assume(pod, node);
         }
         placement
+    }
+
+    /// Gives up the room that is kept for a Pod while a place is sought for it; returns the node that it was on.
+    pub(crate) fn release<'a>(&mut self, pod: &'a Pod) -> Option<&'a str> {
+        let reserved = nominated(pod).filter(|_| is_unbound(pod));
+        if reserved.is_some() {
+            self.forget(&key(pod));
+        }
+        reserved
     }
 
     /// Runs `look` on the class of a Pod, brought up to date.

@@ -10,7 +10,7 @@ use skein_object::selector::Selector;
 use crate::class::Class;
 use crate::demand::Occupant;
 use crate::explain;
-use crate::fleet::{Fleet, NodeInfo, key, nominated};
+use crate::fleet::{Fleet, NodeInfo, nominated};
 
 /// Nodes on which victims are sought at least, and of many the share of them.
 const CANDIDATES_MIN: usize = 100;
@@ -59,20 +59,12 @@ impl Fleet {
         if waits {
             return Preemption::Hopeless("preemption: not eligible due to a terminating pod on the nominated node.".into());
         }
-        self.forget_reservation(pod);
+        let reserved = self.release(pod);
         let found = self.with_class(pod, |class, fleet| search(class, fleet, priority, budgets));
-        if let Preemption::Hopeless(_) = found
-            && let Some(node) = nominated(pod)
-        {
+        if let (Some(node), Preemption::Hopeless(_)) = (reserved, &found) {
             self.assume(pod, node);
         }
         found
-    }
-
-    fn forget_reservation(&mut self, pod: &Pod) {
-        if nominated(pod).is_some() {
-            self.forget(&key(pod));
-        }
     }
 }
 

@@ -59,8 +59,8 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let template = stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
     let hash = template_hash(&template);
     let mut pass = Pass { snapshot, stored, template: daemon_template(template, &hash), hash, transactions: Vec::new(), again_ms: None };
-    pass.keep_revision(mint);
     let by_node = pods_by_node(snapshot, stored);
+    pass.keep_revision(&by_node, mint);
     let surge = pass.surge(snapshot.nodes.len());
     let mut counts = Counts::default();
     let mut old: Vec<(&Stored<Pod>, bool)> = Vec::new();
@@ -128,11 +128,11 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
 
 impl Pass<'_> {
     /// Writes down the template, for `kubectl rollout undo`.
-    fn keep_revision(&mut self, mint: &mut Mint) {
+    fn keep_revision(&mut self, by_node: &BTreeMap<String, Vec<&Stored<Pod>>>, mint: &mut Mint) {
         let template = self.stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
         let key = &self.stored.key;
         let name = |hash: &str| format!("{}-{hash}", key.name());
-        let used: Vec<String> = pods_by_node(self.snapshot, self.stored).values().flatten().map(|pod| name(label(pod))).collect();
+        let used: Vec<String> = by_node.values().flatten().map(|pod| name(label(pod))).collect();
         let current = revision::Current {
             set: key,
             uid: self.stored.object.metadata.uid.as_deref().unwrap_or_default(),

@@ -74,7 +74,7 @@ pub(crate) async fn mutate(
             continue;
         };
         let old = to_value(resource, entry);
-        let changed = change(&old)?;
+        let mut changed = change(&old)?;
         if let Some(stale) = stale_version(&changed, &old, entry.revision) {
             // The client may have read from a node that is ahead of this one.
             if stale > entry.revision && !fresh {
@@ -84,7 +84,6 @@ pub(crate) async fn mutate(
             return Err(Status::modified(resource, mutation.key.name()));
         }
         let admission = mutation.admission(context);
-        let mut changed = changed;
         if let Some(admission) = &admission {
             admission.mutate(&mut changed, &old).await?;
         }
@@ -132,26 +131,17 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
         object["status"] = changed.get("status").cloned().unwrap_or_default();
         // A status update may carry labels, annotations and finalizers (rest.ResetFields of most kinds keeps them out,
         // Pods and Nodes let them in).
-        let metadata = changed.get("metadata").cloned().unwrap_or_default();
         if matches!(resource.plural, "pods" | "nodes") {
-            object["metadata"] = metadata;
+            object["metadata"] = changed.get("metadata").cloned().unwrap_or_default();
         } else {
             // The version that the client read, and who manages what, come with the status.
-            for field in ["resourceVersion", "managedFields"] {
-                match metadata.get(field) {
-                    Some(value) => meta::edit(&mut object).insert(field.into(), value.clone()),
-                    None => meta::edit(&mut object).shift_remove(field),
-                };
-            }
+            carry(&changed, &mut object, &["resourceVersion", "managedFields"]);
         }
         changed = object;
     } else if mutation.subresource == Some(Subresource::EphemeralContainers) {
         let mut object = old.clone();
         object["spec"]["ephemeralContainers"] = changed.pointer("/spec/ephemeralContainers").cloned().unwrap_or_default();
-        match meta::get(&changed, "resourceVersion").cloned() {
-            Some(version) => meta::edit(&mut object).insert("resourceVersion".into(), version),
-            None => meta::edit(&mut object).shift_remove("resourceVersion"),
-        };
+        carry(&changed, &mut object, &["resourceVersion"]);
         changed = object;
     } else if keeps_status && let Some(map) = changed.as_object_mut() {
         match old.get("status") {
@@ -173,6 +163,16 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
         Some(_) => {}
     }
     if errors.is_empty() { Ok(changed) } else { Err(Status::invalid(resource, mutation.key.name(), errors)) }
+}
+
+/// Makes fields of the metadata what they are in another object, there or not.
+fn carry(from: &Value, to: &mut Value, fields: &[&str]) {
+    for field in fields {
+        match meta::get(from, field) {
+            Some(value) => meta::edit(to).insert((*field).into(), value.clone()),
+            None => meta::edit(to).shift_remove(*field),
+        };
+    }
 }
 
 async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Value, mut new: Value, fresh: bool) -> Result<Step, Status> {

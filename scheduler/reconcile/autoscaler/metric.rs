@@ -10,6 +10,7 @@ use skein_object::quantity::Quantity;
 use skein_object::usage::Amounts;
 
 use crate::Usage;
+use crate::pods_of::{is_active, phase};
 use crate::snapshot::Stored;
 
 /// A Pod's CPU says nothing while it starts (`--horizontal-pod-autoscaler-cpu-initialization-period`), and one that has
@@ -162,11 +163,10 @@ fn group<'a>(resource: &str, container: Option<&str>, around: &Around<'a>) -> Re
     let mut grouped = Grouped::default();
     for pod in around.pods {
         let (object, name) = (&pod.object, pod.key.name());
-        let phase = object.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
-        if object.metadata.deletion_timestamp.is_some() || matches!(phase, "Failed" | "Succeeded") {
+        if !is_active(object) {
             continue;
         }
-        if phase == "Pending" {
+        if phase(object) == "Pending" {
             grouped.unready.push(name);
             continue;
         }
