@@ -82,8 +82,10 @@ fn jobs_run_to_completion_and_fail_as_kubernetes_says() {
 fn a_job_is_neither_done_twice_nor_forgotten_when_the_leader_dies() {
     let cluster = Cluster::start();
     cluster.load_busybox();
+    // The daemon comes back: that is no lost node, whose Pods would go.
+    let patient = "tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]";
     let job = format!(
-        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: long}}\nspec:\n  completions: 20\n  parallelism: 4\n  template:\n    spec:\n      restartPolicy: Never\n      containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"0.5\"]}}]\n"
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: long}}\nspec:\n  completions: 20\n  parallelism: 4\n  template:\n    spec:\n      {patient}\n      restartPolicy: Never\n      containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"0.5\"]}}]\n"
     );
     cluster.apply("node-1", &job);
     cluster.until("some have succeeded", || {
