@@ -17,6 +17,7 @@ need nft nftables
 need ip iproute2
 need nsenter util-linux
 need curl curl
+need openssl openssl
 need nginx nginx-light
 # Not libclang-cpp, which other packages bring along.
 ls /usr/lib/llvm-*/lib/libclang{,-[0-9]*}.so* 2>/dev/null | grep -q . || missing+=(libclang-14-dev)

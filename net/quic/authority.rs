@@ -3,21 +3,28 @@
 //! A node's certificate carries Kubernetes' names for a node (`O=system:nodes, CN=system:node:NAME`) and, for the TLS
 //! handshake, the DNS name `NAME.nodes.skein`. The same certificate serves the API.
 
+use std::time::Duration;
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use crate::Error;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// The CA lives long: rotating it is an operation of its own.
-const AUTHORITY_DAYS: i64 = 3650;
-const LEAF_DAYS: i64 = 365;
+const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * DAY.as_secs());
+
+/// A person's certificate, which nobody renews by itself.
+pub const USER_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
+
 /// Clocks of new machines are off by some minutes; a certificate is valid a little before it is made.
-const BACKDATE_MINUTES: i64 = 10;
+const BACKDATE: Duration = Duration::from_secs(600);
 
 /// The CA with its key: what only voters hold.
 pub struct Authority {
@@ -34,6 +41,13 @@ pub struct Identity {
     pub authority_pem: String,
 }
 
+/// From when to when a certificate is meant to hold, in seconds of Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    pub begin: i64,
+    pub end: i64,
+}
+
 /// Whom a certificate names, in Kubernetes' reading: CN is the user, O are its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
@@ -46,7 +60,7 @@ pub struct Subject {
 impl Authority {
     pub fn create(cluster: &str) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = params(&[(DnType::CommonName, cluster.to_string())], AUTHORITY_DAYS);
+        let mut params = params(&[(DnType::CommonName, cluster.to_string())], AUTHORITY_LIFETIME);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let certificate_pem = params.self_signed(&key).map_err(failed)?.pem();
@@ -60,26 +74,30 @@ impl Authority {
     }
 
     /// Signs a node's request. Only its key is taken from it; the names are those that the cluster gives.
-    pub fn sign_node(&self, request_pem: &str, subject: &Subject, names: &[String]) -> Result<String, Error> {
+    pub fn sign_node(&self, request_pem: &str, subject: &Subject, names: &[String], lifetime: Duration) -> Result<String, Error> {
         let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;
-        let params = leaf(subject, names);
+        let params = leaf(subject, names, lifetime);
         let signed = params.signed_by(&request.public_key, &self.issuer).map_err(failed)?;
         Ok(signed.pem())
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// A fresh key and certificate, for users and for the founding node.
-    pub fn issue(&self, subject: &Subject, names: &[String]) -> Result<Identity, Error> {
+    pub fn issue(&self, subject: &Subject, names: &[String], lifetime: Duration) -> Result<Identity, Error> {
         let key = KeyPair::generate().map_err(failed)?;
-        let certificate = leaf(subject, names).signed_by(&key, &self.issuer).map_err(failed)?;
+        let certificate = leaf(subject, names, lifetime).signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), authority_pem: self.certificate_pem.clone() })
     }
 }
 
-/// A new key and the request to sign it.
-pub fn signing_request() -> Result<(String, String), Error> {
-    let key = KeyPair::generate().map_err(failed)?;
+/// A request to sign this key.
+pub fn signing_request(key_pem: &str) -> Result<String, Error> {
+    let key = KeyPair::from_pem(key_pem).map_err(failed)?;
     let request = CertificateParams::default().serialize_request(&key).map_err(failed)?;
-    Ok((key.serialize_pem(), request.pem().map_err(failed)?))
+    request.pem().map_err(failed)
 }
 
 /// The SHA-256 of a request's public key, in hex: what a join token binds to.
@@ -115,6 +133,16 @@ impl Identity {
         Ok(key.into())
     }
 
+    /// How long the certificate is meant to be used.
+    pub fn life(&self) -> Result<Life, Error> {
+        let chain = certificates(&self.certificate_pem)?;
+        let leaf = chain.first().ok_or_else(|| Error::Certificate("there is none".into()))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|e| Error::Certificate(e.to_string()))?;
+        let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or(0);
+        let validity = parsed.validity();
+        Ok(Life { begin: validity.not_before.timestamp() + backdate, end: validity.not_after.timestamp() })
+    }
+
     pub fn roots(&self) -> Result<rustls::RootCertStore, Error> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in certificates(&self.authority_pem)? {
@@ -122,6 +150,13 @@ impl Identity {
         }
         Ok(roots)
     }
+}
+
+/// The public half of a request's key, as an uncompressed point.
+pub fn request_point(request_pem: &str) -> Result<Vec<u8>, Error> {
+    use rcgen::PublicKeyData;
+    let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;
+    Ok(request.public_key.der_bytes().to_vec())
 }
 
 /// A new P-256 key: PKCS#8 in PEM.
@@ -160,10 +195,10 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| Error::Certificate(e.to_string()))
 }
 
-fn leaf(subject: &Subject, names: &[String]) -> CertificateParams {
+fn leaf(subject: &Subject, names: &[String], lifetime: Duration) -> CertificateParams {
     let mut parts = vec![(DnType::CommonName, subject.user.clone())];
     parts.extend(subject.groups.iter().map(|g| (DnType::OrganizationName, g.clone())));
-    let mut params = params(&parts, LEAF_DAYS);
+    let mut params = params(&parts, lifetime);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.subject_alt_names = names.iter().filter_map(|name| alternative_name(name)).collect();
@@ -177,19 +212,24 @@ fn alternative_name(name: &str) -> Option<SanType> {
     }
 }
 
-fn params(parts: &[(DnType, String)], days: i64) -> CertificateParams {
+fn params(parts: &[(DnType, String)], lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     for (kind, value) in parts {
         params.distinguished_name.push(kind.clone(), value.clone());
     }
-    let now = OffsetDateTime::now_utc();
-    params.not_before = now - Duration::minutes(BACKDATE_MINUTES);
-    params.not_after = now + Duration::days(days);
+    hold(&mut params, lifetime);
     params
 }
 
-fn failed(error: rcgen::Error) -> Error {
+/// From now on, and for so long.
+pub(crate) fn hold(params: &mut CertificateParams, lifetime: Duration) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - BACKDATE;
+    params.not_after = now + lifetime;
+}
+
+pub(crate) fn failed(error: rcgen::Error) -> Error {
     Error::Certificate(error.to_string())
 }
 
@@ -204,9 +244,10 @@ mod tests {
     #[test]
     fn a_node_is_who_its_certificate_says() {
         let authority = Authority::create("test").expect("a CA can be made");
-        let (_, request) = signing_request().expect("a request can be made");
-        let pem =
-            authority.sign_node(&request, &Subject::node("a"), &[node_dns_name("a"), "127.0.0.1".into()]).expect("the request is sound");
+        let request = new_key().and_then(|key| signing_request(&key)).expect("a request can be made");
+        let pem = authority
+            .sign_node(&request, &Subject::node("a"), &[node_dns_name("a"), "127.0.0.1".into()], DAY)
+            .expect("the request is sound");
         let chain = certificates(&pem).expect("the certificate was just made");
         let subject = Subject::of_certificate(&chain[0]).expect("it has a subject");
         assert_eq!(subject, Subject::node("a"));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -50,7 +50,7 @@ pub struct Endpoint {
 
 struct Inner {
     endpoint: quinn::Endpoint,
-    client: quinn::ClientConfig,
+    client: RwLock<quinn::ClientConfig>,
     connections: Mutex<HashMap<String, quinn::Connection>>,
     /// The connection that each peer has towards us.
     accepted: Mutex<HashMap<String, quinn::Connection>>,
@@ -65,7 +65,7 @@ impl Endpoint {
         let server = server_config(&options.identity, Arc::clone(&transport))?;
         let client = client_config(&options.identity, transport)?;
         let endpoint = quinn::Endpoint::server(server, options.bind).map_err(|source| Error::Bind { address: options.bind, source })?;
-        let inner = Arc::new(Inner { endpoint, client, connections: Mutex::default(), accepted: Mutex::default() });
+        let inner = Arc::new(Inner { endpoint, client: RwLock::new(client), connections: Mutex::default(), accepted: Mutex::default() });
         let (sender, incoming) = mpsc::channel(INCOMING_QUEUE);
         tokio::spawn(accept_loop(Arc::clone(&inner), sender));
         Ok((Self { inner }, incoming))
@@ -86,6 +86,14 @@ impl Endpoint {
         Ok(tokio::io::join(recv, send))
     }
 
+    /// Goes on under a renewed certificate: new connections show it, those that there are stay.
+    pub fn set_identity(&self, identity: &Identity) -> Result<(), Error> {
+        let transport = Arc::new(transport());
+        self.inner.endpoint.set_server_config(Some(server_config(identity, Arc::clone(&transport))?));
+        *self.inner.client.write().unwrap_or_else(PoisonError::into_inner) = client_config(identity, transport)?;
+        Ok(())
+    }
+
     /// Closes every connection; peers learn of it at once.
     pub fn close(&self) {
         self.inner.endpoint.close(0u32.into(), b"stopping");
@@ -98,11 +106,8 @@ impl Endpoint {
         }
         let unreachable = |why: String| Error::Unreachable { peer: peer.into(), address: address.into(), why };
         let target: SocketAddr = address.parse().map_err(|e| unreachable(format!("{e}")))?;
-        let connecting = self
-            .inner
-            .endpoint
-            .connect_with(self.inner.client.clone(), target, &node_dns_name(peer))
-            .map_err(|e| unreachable(e.to_string()))?;
+        let client = self.inner.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let connecting = self.inner.endpoint.connect_with(client, target, &node_dns_name(peer)).map_err(|e| unreachable(e.to_string()))?;
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| unreachable("no answer".into()))?

@@ -9,9 +9,11 @@
 
 pub mod authority;
 mod endpoint;
+mod request;
 
 pub use authority::{Authority, Identity, Subject};
 pub use endpoint::{Endpoint, Incoming, Options, Stream};
+pub use request::{Names, SigningRequest};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

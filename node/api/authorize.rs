@@ -8,8 +8,8 @@ use crate::Context;
 use crate::authenticate::User;
 use crate::route::Attributes;
 
-/// A node that asks to join shows a token instead of credentials.
-const JOIN: &str = "/skein/v1/join";
+/// A node that asks to join shows a token instead of credentials, one whose certificate ends its key.
+const FOR_NODES: [&str; 2] = ["/skein/v1/join", "/skein/v1/renew"];
 
 const STATUS: &str = "/skein/v1/status";
 
@@ -23,7 +23,7 @@ pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes
         return true;
     }
     match attributes {
-        Attributes::Path { path, .. } if *path == JOIN => true,
+        Attributes::Path { path, .. } if FOR_NODES.contains(path) => true,
         // The cluster's own status is for whoever has credentials; what else is there only for administrators.
         Attributes::Path { verb, path } if *path == STATUS && *verb == "get" => user.is_in("system:authenticated"),
         Attributes::Path { path, .. } if path.starts_with("/skein/v1/") => false,

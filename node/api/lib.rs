@@ -52,6 +52,8 @@ pub trait Kubelets: Send + Sync + 'static {
 pub trait Cluster: Send + Sync + 'static {
     /// Takes a join request; needs no credentials but the token inside.
     async fn join(&self, request: Value) -> Result<Value, Status>;
+    /// Takes a node's request for a new certificate; needs no credentials but the key inside.
+    async fn renew(&self, request: Value) -> Result<Value, Status>;
     async fn status(&self) -> Value;
     /// The frames of a backup, one after the other; only voters have all that belongs into one.
     async fn backup(&self) -> Result<Box<dyn Iterator<Item = Vec<u8>> + Send>, Status>;

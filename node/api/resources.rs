@@ -1,6 +1,7 @@
 //! The few kinds that behave in a way of their own, and what is added to objects on admission.
 
 pub(crate) mod binding;
+pub(crate) mod certificate;
 pub(crate) mod eviction;
 pub(crate) mod log;
 pub(crate) mod metrics;
@@ -48,6 +49,7 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
             };
             return admitted.map_err(refused);
         }
+        certificate::REQUESTS => return certificate::admit(target, object),
         "volumeattributesclasses.storage.k8s.io" => admission::attributes_class(object),
         "persistentvolumes" => admission::volume(object, &meta::time(jiff::Timestamp::now())),
         _ => {}

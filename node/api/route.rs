@@ -148,6 +148,10 @@ async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -
             let join = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(200, &context.cluster.join(join).await?))
         }
+        ["skein", "v1", "renew"] if request.method() == Method::POST => {
+            let renewal = body::decode(&request.headers().clone(), request.body())?;
+            Ok(respond::json(200, &context.cluster.renew(renewal).await?))
+        }
         ["skein", "v1", "tokens"] if request.method() == Method::POST => {
             let wish = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(201, &context.cluster.create_token(wish).await?))

@@ -13,8 +13,9 @@ use skein_object::Status;
 use skein_quic::Identity;
 use skein_store::Handle;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::authenticate::User;
 use crate::resources::service::Range;
@@ -25,7 +26,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Options {
     pub bind: SocketAddr,
-    pub identity: Identity,
+    /// What the node shows, and whom it believes; it renews itself.
+    pub identity: watch::Receiver<Identity>,
     pub store: Handle,
     pub kubelets: Arc<dyn Kubelets>,
     pub cluster: Arc<dyn Cluster>,
@@ -49,6 +51,7 @@ pub enum Error {
 
 pub struct Service {
     listener: TcpListener,
+    identity: watch::Receiver<Identity>,
     acceptor: TlsAcceptor,
     context: Context,
 }
@@ -61,10 +64,10 @@ impl Service {
         Admitter::new(self.context.clone())
     }
 
-    pub async fn bind(options: Options) -> Result<Self, Error> {
+    pub async fn bind(mut options: Options) -> Result<Self, Error> {
         let range = Range::parse(&options.cluster_ip_range).ok_or(Error::Range(options.cluster_ip_range))?;
         let listener = TcpListener::bind(options.bind).await.map_err(|source| Error::Bind { address: options.bind, source })?;
-        let acceptor = TlsAcceptor::from(Arc::new(tls_config(&options.identity)?));
+        let acceptor = TlsAcceptor::from(Arc::new(tls_config(&options.identity.borrow_and_update())?));
         let context = Context {
             store: options.store,
             catalog: Arc::default(),
@@ -75,13 +78,14 @@ impl Service {
             cluster: options.cluster,
             cluster_ip_range: range,
         };
-        Ok(Self { listener, acceptor, context })
+        Ok(Self { listener, identity: options.identity, acceptor, context })
     }
 
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    self.follow_identity();
                     let (acceptor, context) = (self.acceptor.clone(), self.context.clone());
                     tokio::spawn(serve(stream, acceptor, context));
                 }
@@ -90,6 +94,16 @@ impl Service {
                     debug!(%why, "cannot accept");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
+            }
+        }
+    }
+
+    /// Shows the certificate that holds now.
+    fn follow_identity(&mut self) {
+        if self.identity.has_changed().unwrap_or(false) {
+            match tls_config(&self.identity.borrow_and_update()) {
+                Ok(config) => self.acceptor = TlsAcceptor::from(Arc::new(config)),
+                Err(why) => warn!(%why, "the renewed certificate cannot be shown"),
             }
         }
     }

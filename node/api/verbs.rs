@@ -40,6 +40,9 @@ pub(crate) enum Consistency {
 }
 
 pub(crate) async fn serve(verb: &str, context: Context, target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+    if target.resource.stored() == resources::certificate::REQUESTS && matches!(verb, "update" | "patch") {
+        resources::certificate::may_decide(&context, &target)?;
+    }
     match (target.subresource, verb) {
         (None, "get" | "list") if target.resource.serving == Serving::Measured => {
             resources::metrics::serve(verb, &context, &target, request.headers()).await

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use jiff::SignedDuration;
 use skein_daemon::{Ended, LogLimits, Options, Runtime, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,6 +58,10 @@ pub(crate) struct Arguments {
     /// How many log files are kept of a container
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..))]
     container_log_max_files: u16,
+    /// How long the certificates hold that this node signs while it votes: of nodes, which renew themselves after 70 to
+    /// 90 % of it, and at most of CertificateSigningRequests
+    #[arg(long, default_value = "720h", value_parser = duration)]
+    cluster_signing_duration: Duration,
     /// Labels for the Node, as in a=b,c=d
     #[arg(long, value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
@@ -74,6 +80,12 @@ fn place(text: &str) -> Result<String, String> {
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
     Ok((key.into(), value.into()))
+}
+
+/// A time, as Go writes one: `720h`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: SignedDuration = text.parse().map_err(|_| format!("{text:?} is not a duration like 720h"))?;
+    Duration::try_from(span).ok().filter(|time| time.as_secs() >= 10).ok_or_else(|| format!("{text:?} is too short"))
 }
 
 /// A quantity, as Kubernetes writes sizes.
@@ -136,6 +148,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         runtime,
         labels,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
+        signing_duration: arguments.cluster_signing_duration,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = threads.block_on(async {

@@ -46,6 +46,7 @@ const OF_NODES: &[&str] = &[
     "jointokens.skein.dev",
     // The private halves of these keys were on the old nodes.
     "tokenkeys.skein.dev",
+    "nodekeys.skein.dev",
     "volumeattachments.storage.k8s.io",
 ];
 

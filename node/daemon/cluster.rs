@@ -1,5 +1,7 @@
 //! The cluster's own endpoints: joining, tokens, status.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -8,12 +10,12 @@ use skein_api::Cluster;
 use skein_command::{Cause, Write};
 use skein_object::{Key, Record, Status};
 use skein_peer::{Request, Response};
-use skein_quic::Subject;
 use skein_quic::authority::{certificate_hash, request_key_hash};
 use skein_store::{Handle, Member, Role};
 
 use crate::backup::Frames;
 use crate::directory::Directory;
+use crate::renewal::{self, RenewalAnswer, RenewalRequest};
 use crate::{Token, found};
 
 /// Where tokens are kept: beside the objects, outside the API.
@@ -66,27 +68,28 @@ pub(crate) struct Endpoints {
     pub(crate) store: Handle,
     pub(crate) directory: Directory,
     pub(crate) api_port: u16,
+    /// How long the certificates hold that this node signs for nodes.
+    pub(crate) lifetime: Duration,
 }
 
 #[async_trait]
 impl Cluster for Endpoints {
     async fn join(&self, request: Value) -> Result<Value, Status> {
         let request: JoinRequest = serde_json::from_value(request).map_err(|e| Status::bad_request(format!("join request: {e}")))?;
-        let has_authority = matches!(self.directory.authority(), Ok(Some(_)));
-        if has_authority {
+        if self.can_sign() {
             let answer = self.admit(&request).await?;
             return Ok(serde_json::to_value(answer).unwrap_or_default());
         }
-        // Only voters can sign; the leader is one.
-        let leader = self.store.leadership().leader.and_then(|id| self.store.member(id));
-        let leader = leader.ok_or_else(|| Status::timeout("the cluster has no leader at the moment: try again"))?;
-        let message = serde_json::to_vec(&request).unwrap_or_default();
-        match self.store.call(&leader, Request::Join(message.into())).await {
-            Ok(Response::Raft(json)) => serde_json::from_slice(&json).map_err(Status::internal),
-            Ok(Response::Failed(json)) => Err(serde_json::from_str(&json).unwrap_or_else(|_| Status::internal(json))),
-            Ok(_) => Err(Status::internal("unexpected answer to a join request")),
-            Err(why) => Err(Status::timeout(format!("the leader cannot be reached: {why}"))),
+        self.ask_leader(Request::Join(serde_json::to_vec(&request).unwrap_or_default().into())).await
+    }
+
+    async fn renew(&self, request: Value) -> Result<Value, Status> {
+        let request: RenewalRequest = serde_json::from_value(request).map_err(|e| Status::bad_request(format!("renewal: {e}")))?;
+        if self.can_sign() {
+            let answer = self.readmit(&request).await?;
+            return Ok(serde_json::to_value(answer).unwrap_or_default());
         }
+        self.ask_leader(Request::Renew(serde_json::to_vec(&request).unwrap_or_default().into())).await
     }
 
     async fn status(&self) -> Value {
@@ -132,9 +135,7 @@ impl Cluster for Endpoints {
         let expires = Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).map_err(|e| Status::bad_request(e.to_string()))?;
         let authority = self.directory.identity().ok().flatten().ok_or_else(|| Status::internal("this node has no identity"))?;
         let ca = certificate_hash(&authority.authority_pem).map_err(Status::internal)?;
-        let members = self.store.members().into_iter().filter_map(|m| m.member.address.rsplit_once(':').map(|(ip, _)| ip.to_string()));
-        let addresses = members.map(|ip| format!("{ip}:{}", self.api_port)).collect();
-        let token = Token::draw(ca, addresses, expires);
+        let token = Token::draw(ca, self.addresses(""), expires);
         let kept = KeptToken { secret_hash: Token::secret_hash(&token.secret), expires, bound: None };
         let write = Write::create(&Key::new(TOKENS, "", &token.id), record(&token.id, &kept));
         self.store
@@ -155,16 +156,48 @@ impl Endpoints {
         let key_hash = request_key_hash(&request.signing_request).map_err(|e| Status::bad_request(e.to_string()))?;
         skein_object::names::subdomain(&request.name).map_err(|why| Status::bad_request(format!("node name {:?}: {why}", request.name)))?;
         let bound = self.bind_token(request, &key_hash).await?;
-        let authority =
-            self.directory.authority().ok().flatten().ok_or_else(|| Status::internal("this node cannot sign: it does not vote"))?;
-        let names = found::names(&request.name, &request.address.to_string());
-        let certificate = authority
-            .sign_node(&request.signing_request, &Subject::node(&request.name), &names)
-            .map_err(|e| Status::bad_request(e.to_string()))?;
         let member =
             Member { name: request.name.clone(), address: std::net::SocketAddr::new(request.address, request.peer_port).to_string() };
         self.store.add_member(bound.id, member).await.map_err(|e| Status::timeout(e.to_string()))?;
-        Ok(JoinAnswer { id: bound.id, certificate, authority: authority.certificate_pem })
+        let address = request.address.to_string();
+        let signed = self.sign_node(&request.name, &address, &request.signing_request);
+        let certificate = signed.map_err(|e| Status::bad_request(e.to_string()))?;
+        let authority = self.directory.identity().ok().flatten().ok_or_else(|| Status::internal("this node has no identity"))?;
+        Ok(JoinAnswer { id: bound.id, certificate, authority: authority.authority_pem })
+    }
+
+    /// Signs anew for a node that the cluster knows.
+    pub(crate) async fn readmit(&self, request: &RenewalRequest) -> Result<RenewalAnswer, Status> {
+        let view = self.store.read().await.map_err(|e| Status::timeout(e.to_string()))?;
+        if !renewal::is_known(&view.state, request) {
+            let why = format!("the cluster does not know node {:?} by this key: it has to join anew", request.name);
+            return Err(Status::failure(401, "Unauthorized", why));
+        }
+        let certificate = self.sign_member(request).map_err(Status::internal)?;
+        Ok(RenewalAnswer { certificate })
+    }
+
+    fn can_sign(&self) -> bool {
+        matches!(self.directory.authority(), Ok(Some(_)))
+    }
+
+    /// Only voters can sign; the leader is one.
+    async fn ask_leader(&self, request: Request) -> Result<Value, Status> {
+        let leader = self.store.leadership().leader.and_then(|id| self.store.member(id));
+        let leader = leader.ok_or_else(|| Status::timeout("the cluster has no leader at the moment: try again"))?;
+        match self.store.call(&leader, request).await {
+            Ok(Response::Raft(json)) => serde_json::from_slice(&json).map_err(Status::internal),
+            Ok(Response::Failed(json)) => Err(serde_json::from_str(&json).unwrap_or_else(|_| Status::internal(json))),
+            Ok(_) => Err(Status::internal("unexpected answer from the leader")),
+            Err(why) => Err(Status::timeout(format!("the leader cannot be reached: {why}"))),
+        }
+    }
+
+    /// Where the APIs of the nodes are, but for this one's.
+    pub(crate) fn addresses(&self, except: &str) -> Vec<String> {
+        let members = self.store.members().into_iter().filter(|m| m.member.name != except);
+        let ips = members.filter_map(|m| m.member.address.rsplit_once(':').map(|(ip, _)| ip.to_string()));
+        ips.map(|ip| format!("{ip}:{}", self.api_port)).collect()
     }
 
     async fn bind_token(&self, request: &JoinRequest, key_hash: &str) -> Result<Bound, Status> {

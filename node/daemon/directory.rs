@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   node.json              name, id, address, cluster
-//!   pki/node.{crt,key}     this node's identity      pki/ca.crt    the cluster's CA
+//!   pki/node.pem           this node's key and certificate, in one file, for they change together
+//!   pki/ca.crt             the cluster's CA
 //!   pki/token.key          signs the tokens of ServiceAccounts
 //!   pki/ca.key             on voters only            admin.kubeconfig
 //!   log/ state/            the store
@@ -20,6 +21,9 @@ use skein_api::TokenKey;
 use skein_quic::{Authority, Identity};
 
 use crate::Error;
+
+/// Where the certificate begins, behind the key.
+const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 /// What a node knows of itself. Format 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,16 +67,15 @@ impl Directory {
     }
 
     pub(crate) fn identity(&self) -> Result<Option<Identity>, Error> {
-        match (self.read("pki/node.crt")?, self.read("pki/node.key")?, self.read("pki/ca.crt")?) {
-            (Some(certificate_pem), Some(key_pem), Some(authority_pem)) => Ok(Some(Identity { certificate_pem, key_pem, authority_pem })),
-            _ => Ok(None),
-        }
+        let Some((both, authority_pem)) = self.read("pki/node.pem")?.zip(self.read("pki/ca.crt")?) else { return Ok(None) };
+        let Some(at) = both.find(CERTIFICATE_BEGIN) else { return Ok(None) };
+        let (key_pem, certificate_pem) = both.split_at(at);
+        Ok(Some(Identity { certificate_pem: certificate_pem.into(), key_pem: key_pem.into(), authority_pem }))
     }
 
     pub(crate) fn save_identity(&self, identity: &Identity) -> Result<(), Error> {
-        self.write("pki/node.crt", &identity.certificate_pem)?;
-        self.write("pki/node.key", &identity.key_pem)?;
-        self.write("pki/ca.crt", &identity.authority_pem)
+        self.write("pki/ca.crt", &identity.authority_pem)?;
+        self.write("pki/node.pem", &format!("{}\n{}", identity.key_pem.trim_end(), identity.certificate_pem))
     }
 
     /// The CA, where this node holds its key.
@@ -103,13 +106,12 @@ impl Directory {
     }
 
     /// The key of a join that has not been answered yet: the token is bound to it.
-    pub(crate) fn pending_join(&self) -> Result<Option<(String, String)>, Error> {
-        Ok(self.read("pki/join.key")?.zip(self.read("pki/join.csr")?))
+    pub(crate) fn pending_join(&self) -> Result<Option<String>, Error> {
+        self.read("pki/join.key")
     }
 
-    pub(crate) fn save_pending_join(&self, key_pem: &str, request_pem: &str) -> Result<(), Error> {
-        self.write("pki/join.key", key_pem)?;
-        self.write("pki/join.csr", request_pem)
+    pub(crate) fn save_pending_join(&self, key_pem: &str) -> Result<(), Error> {
+        self.write("pki/join.key", key_pem)
     }
 
     pub(crate) fn save_admin(&self, admin: &Identity, address: IpAddr, api_port: u16) -> Result<(), Error> {

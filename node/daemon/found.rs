@@ -1,11 +1,13 @@
 //! A new cluster: its CA, its first node, and the objects that every cluster has.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::meta::{self, Birth};
 use skein_object::{Key, Record, Resource, registry};
-use skein_quic::authority::node_dns_name;
+use skein_quic::authority::{USER_LIFETIME, node_dns_name};
 use skein_quic::{Authority, Subject};
 use skein_store::Handle;
 
@@ -17,6 +19,9 @@ const API_SERVICE_IP: &str = "10.96.0.1";
 
 /// The ClusterIP of DNS, which kubelets write into Pods' resolv.conf.
 pub(crate) const DNS_SERVICE_IP: &str = "10.96.0.10";
+
+/// A founder's first certificate: enough to start with, since it signs the next one itself, at once.
+const FIRST_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Where every node serves what the cluster's own Services lead to.
 #[derive(Clone, Copy)]
@@ -35,10 +40,11 @@ pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFil
 /// Gives a directory what the first node of a cluster with this CA has; the node's own file comes last.
 pub(crate) fn equip(directory: &Directory, authority: &Authority, node: &NodeFile, api_port: u16) -> Result<(), Error> {
     directory.save_authority(&authority.certificate_pem, &authority.key_pem)?;
-    let identity = authority.issue(&Subject::node(&node.name), &names(&node.name, &node.address.to_string()))?;
+    let names = names(&node.name, &node.address.to_string());
+    let identity = authority.issue(&Subject::node(&node.name), &names, FIRST_LIFETIME)?;
     directory.save_identity(&identity)?;
     let admin = Subject { user: "admin".into(), groups: vec!["system:masters".into()] };
-    directory.save_admin(&authority.issue(&admin, &[])?, node.address, api_port)?;
+    directory.save_admin(&authority.issue(&admin, &[], USER_LIFETIME)?, node.address, api_port)?;
     directory.save_node(node)
 }
 

@@ -7,6 +7,7 @@
 //!                                          └─▶ streams from peers ─▶ store, kubelet, liveness
 //! ```
 
+mod ask;
 mod backup;
 mod cluster;
 mod directory;
@@ -18,16 +19,19 @@ mod kept;
 mod kubelets;
 mod peers;
 mod policies;
+mod renewal;
 mod report;
 mod rules;
 mod run;
 mod runtime;
 mod services;
+mod signer;
 mod token;
 mod tokens;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use backup::{About, Backup, BackupError, Place, Sealer};
 pub use directory::admin_kubeconfig;
@@ -54,6 +58,8 @@ pub struct Options {
     /// Labels that the Node gets when it registers.
     pub labels: Vec<(String, String)>,
     pub logs: LogLimits,
+    /// How long the certificates hold that this node signs while it votes.
+    pub signing_duration: Duration,
 }
 
 /// How containers are run here.
@@ -77,6 +83,8 @@ pub enum Error {
     ForeignDirectory { path: PathBuf, found: String, wanted: String },
     #[error("cannot join: {0}")]
     Join(String),
+    #[error("certificate: {0}")]
+    Renew(String),
     #[error("token: {0}")]
     Token(String),
     #[error(transparent)]

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use skein_lead::Reports;
-use skein_object::{Key, Record};
+use skein_object::{Key, Record, Status};
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
 use skein_store::{Handle, Member, Storage};
+use tokio::sync::watch;
 use tracing::{debug, error, info};
 
 use crate::cluster::{Endpoints, JoinRequest};
@@ -17,7 +18,8 @@ use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
-use crate::{Error, Options, disk, found, join, policies, report, runtime, services, tokens};
+use crate::renewal::{Renewal, RenewalRequest};
+use crate::{Error, Options, disk, found, join, policies, report, runtime, services, signer, tokens};
 
 /// How a node's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,20 +44,22 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let storage = Storage::open(&options.directory).map_err(skein_store::Error::from)?;
     let store = skein_store::start(skein_store::Options { id: node.id, storage, peers }).await?;
     let reports = Reports::default();
-    let cluster = Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port };
+    let cluster =
+        Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port, lifetime: options.signing_duration };
     let token_key = Arc::new(directory.token_key(&node.name)?);
     tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
     let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key)))));
     tokio::spawn(accept(incoming, store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet)));
 
+    let authority_pem = identity.authority_pem.clone();
+    let (sender, identity) = watch::channel(identity);
+    let renewal = Renewal { name: node.name.clone(), cluster: cluster.clone(), endpoint: endpoint.clone(), identity: sender };
+    tokio::spawn(renewal.run());
+    tokio::spawn(signer::run(cluster.clone()));
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
-        tokio::spawn(bootstrap(
-            store.clone(),
-            found::Ports { api_port: options.api_port, dns_port: options.dns_port },
-            identity.authority_pem.clone(),
-        ));
+        tokio::spawn(bootstrap(store.clone(), found::Ports { api_port: options.api_port, dns_port: options.dns_port }, authority_pem));
     }
     let api = skein_api::Service::bind(skein_api::Options {
         bind: SocketAddr::new(options.address, options.api_port),
@@ -181,14 +185,22 @@ async fn answer(request: Request, cluster: &Endpoints) -> Response {
             },
             Err(why) => failed(&why),
         },
+        Request::Renew(json) => match serde_json::from_slice::<RenewalRequest>(&json) {
+            Ok(request) => answered(cluster.readmit(&request).await),
+            Err(why) => failed(&why),
+        },
         Request::Join(json) => match serde_json::from_slice::<JoinRequest>(&json) {
-            Ok(request) => match cluster.admit(&request).await {
-                Ok(answer) => Response::Raft(serde_json::to_vec(&answer).unwrap_or_default().into()),
-                Err(status) => Response::Failed(serde_json::to_string(&status).unwrap_or_default()),
-            },
+            Ok(request) => answered(cluster.admit(&request).await),
             Err(why) => failed(&why),
         },
         _ => Response::Failed("not a request for this part of the node".into()),
+    }
+}
+
+fn answered(answer: Result<impl serde::Serialize, Status>) -> Response {
+    match answer {
+        Ok(answer) => Response::Raft(serde_json::to_vec(&answer).unwrap_or_default().into()),
+        Err(status) => Response::Failed(serde_json::to_string(&status).unwrap_or_default()),
     }
 }
 

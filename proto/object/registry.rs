@@ -44,6 +44,8 @@ pub struct Resource {
     pub has_generation: bool,
     /// Whether a PUT makes an object that is not there.
     pub made_by_update: bool,
+    /// Whether the specification stays what it was at creation, whatever an update says.
+    pub keeps_spec: bool,
     pub serving: Serving,
     /// Where another resource holds the objects that this one shows.
     pub view: Option<View>,
@@ -257,7 +259,6 @@ impl Resource {
 
 /// Resources that are served and stored, and on which nothing acts yet. Whoever makes one is warned.
 const IDLE: &[&str] = &[
-    "certificatesigningrequests.certificates.k8s.io",
     "flowschemas.flowcontrol.apiserver.k8s.io",
     "mutatingadmissionpolicies.admissionregistration.k8s.io",
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
@@ -305,6 +306,7 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         name_rule: NameRule::Subdomain,
         has_generation: false,
         made_by_update: false,
+        keeps_spec: false,
         serving: Serving::Stored,
         view: None,
         default: |_| {},

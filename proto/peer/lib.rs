@@ -60,7 +60,7 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub request: Option<Request>,
 }
 
@@ -86,6 +86,9 @@ pub enum Request {
     /// A join request that another node took: JSON.
     #[prost(bytes = "bytes", tag = "8")]
     Join(Bytes),
+    /// A request for a new certificate that another node took: JSON.
+    #[prost(bytes = "bytes", tag = "9")]
+    Renew(Bytes),
 }
 
 /// A node that is to follow the log.

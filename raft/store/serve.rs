@@ -89,7 +89,7 @@ impl Handle {
                     Err(_) => Response::NotLeader(true),
                 }
             }
-            request @ (Request::InstallKeys(_) | Request::Join(_)) => other(request).await,
+            request @ (Request::InstallKeys(_) | Request::Join(_) | Request::Renew(_)) => other(request).await,
         })
     }
 }

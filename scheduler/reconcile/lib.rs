@@ -35,6 +35,7 @@ mod resource_quota;
 mod revision;
 mod root_ca;
 mod service_account;
+mod signing_request;
 mod snapshot;
 mod stateful_set;
 mod usage;
@@ -79,6 +80,7 @@ pub enum Controller {
     ResourceQuota,
     RootCa,
     ServiceAccount,
+    SigningRequest,
     StatefulSet,
     VolumeClaim,
     Volume,
@@ -145,6 +147,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::VolumeClaim => claim::reconcile_claim(snapshot, key, mint).into(),
         Controller::Volume => claim::reconcile_volume(snapshot, key, mint).into(),
         Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
+        Controller::SigningRequest => signing_request::reconcile(snapshot, key, mint),
     }
 }
 
@@ -180,6 +183,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
             homes.map(|namespace| (Controller::RootCa, namespace)).collect()
         }
         autoscaler::AUTOSCALERS if has_new_spec(event) => vec![(Controller::Autoscaler, key.clone())],
+        signing_request::REQUESTS => vec![(Controller::SigningRequest, key.clone())],
         QUOTAS => vec![(Controller::ResourceQuota, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],

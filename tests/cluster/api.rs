@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use skein_cluster_tests::Cluster;
+use skein_quic::authority::{new_key, signing_request};
 
 #[test]
 fn bad_input_gets_kubernetes_words() {
@@ -140,8 +141,7 @@ fn a_join_token_is_for_one_key_and_says_what_is_wrong() {
         let (code, answer) = cluster.request(1, "POST", "/skein/v1/join", Some(&body.to_string()));
         (code, answer["message"].as_str().unwrap_or_default().to_string(), answer["id"].as_u64())
     };
-    let (_, first) = skein_quic::authority::signing_request().expect("a request");
-    let (_, second) = skein_quic::authority::signing_request().expect("a request");
+    let [first, second] = [(); 2].map(|()| new_key().and_then(|key| signing_request(&key)).expect("a request"));
     let good = token(60);
     let secret = good["secret"].as_str().unwrap_or_default();
 

@@ -126,7 +126,7 @@ fn stale_version(changed: &Value, old: &Value, revision: u64) -> Option<u64> {
 fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value, Status> {
     let resource = &*mutation.resource;
     let keeps_status = resource.has(Subresource::Status) && mutation.subresource.is_none();
-    if mutation.subresource == Some(Subresource::Status) {
+    if matches!(mutation.subresource, Some(Subresource::Status | Subresource::Approval)) {
         let mut object = old.clone();
         object["status"] = changed.get("status").cloned().unwrap_or_default();
         // A status update may carry labels, annotations and finalizers (rest.ResetFields of most kinds keeps them out,
@@ -148,6 +148,9 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
             Some(status) => map.insert("status".into(), status.clone()),
             None => map.shift_remove("status"),
         };
+    }
+    if resource.keeps_spec {
+        changed["spec"] = old["spec"].clone();
     }
     resource.fill_defaults(&mut changed);
     if let Some(author) = &mutation.author {

@@ -73,6 +73,8 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: Cow::Borrowed(&["csr"]),
             subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Approval]),
             selectable: Cow::Borrowed(&["spec.signerName"]),
+            keeps_spec: true,
+            validate: validate::access::certificate_signing_request,
             columns: table::access::certificate_signing_request,
             ..entry("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
         },

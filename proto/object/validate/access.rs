@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{list, text};
 use crate::field::{Errors, Path};
+use crate::names;
 
 pub fn role(role: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let namespaced = !crate::meta::text(role, "namespace").is_empty();
@@ -88,5 +89,86 @@ pub fn cluster_trust_bundle(bundle: &Value, _old: Option<&Value>, errors: &mut E
     let bundle = bundle.pointer("/spec/trustBundle").and_then(Value::as_str).unwrap_or_default();
     if !bundle.contains("-----BEGIN CERTIFICATE-----") {
         errors.invalid(&Path::new("spec").child("trustBundle"), "<value omitted>", "at least one trust anchor must be provided");
+    }
+}
+
+/// What certificates may be for.
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+const DURATION_SECONDS_MIN: i64 = 600;
+
+/// `pkg/apis/certificates/validation`; whether the request itself is sound is seen by who can read it.
+pub fn certificate_signing_request(request: &Value, old: Option<&Value>, errors: &mut Errors) {
+    if old.is_some() {
+        return;
+    }
+    let spec = request.get("spec").cloned().unwrap_or_default();
+    let path = Path::new("spec");
+    let usages = list(&spec, "usages");
+    if usages.is_empty() {
+        errors.required(&path.child("usages"), "usages must be provided");
+    }
+    for (index, usage) in usages.iter().enumerate() {
+        let place = path.child("usages").index(index);
+        if usage.as_str().is_none_or(|usage| !USAGES.contains(&usage)) {
+            errors.unsupported(&place, usage.clone(), &USAGES);
+        }
+        if usages[..index].contains(usage) {
+            errors.duplicate(&place, usage.clone());
+        }
+    }
+    let signer = text(&spec, "signerName");
+    if signer == "kubernetes.io/legacy-unknown" {
+        errors.invalid(&path.child("signerName"), signer, "the legacy signerName is not allowed via this API version");
+    } else {
+        signer_name(signer, &path.child("signerName"), errors);
+    }
+    if let Some(seconds) = spec.get("expirationSeconds").and_then(Value::as_i64).filter(|s| *s < DURATION_SECONDS_MIN) {
+        errors.invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 600 seconds (10 minutes)");
+    }
+}
+
+/// `ValidateSignerName`
+fn signer_name(signer: &str, path: &Path, errors: &mut Errors) {
+    if signer.is_empty() {
+        return errors.required(path, "");
+    }
+    let Some((domain, name)) = signer.split_once('/').filter(|(_, name)| !name.contains('/')) else {
+        return errors.invalid(path, signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    };
+    let wrong_label = domain.split('.').find_map(|label| names::dns1123_label(label).err().map(|why| (label, why)));
+    if let Some((label, why)) = wrong_label {
+        errors.invalid(path, domain, &format!("validating label {label:?}: {why}"));
+    }
+    if !domain.contains('.') {
+        errors.invalid(path, domain, "should be a domain with at least two segments separated by dots");
+    }
+    let wrong_part = name.split('.').find_map(|part| names::subdomain(part).err().map(|why| (part, why)));
+    if let Some((part, why)) = wrong_part {
+        errors.invalid(path, name, &format!("validating label {part:?}: {why}"));
     }
 }
