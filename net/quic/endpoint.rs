@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use skein_peer::{ALPN, Channel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::Error;
@@ -20,6 +20,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 
+/// The code with which a connection to a node of an older epoch is closed; the reason is the newer epoch.
+const SUPERSEDED: u32 = 2;
+
 /// Streams that one peer may have open towards us; each is a task.
 const STREAMS_MAX: u32 = 4096;
 
@@ -29,6 +32,8 @@ const INCOMING_QUEUE: usize = 256;
 pub struct Options {
     pub bind: SocketAddr,
     pub identity: Identity,
+    /// Connections to nodes of an older epoch are closed; a node that hears of a newer one is superseded.
+    pub epoch: u64,
 }
 
 /// Both halves of a QUIC stream as one reader and writer.
@@ -52,6 +57,9 @@ struct Inner {
     endpoint: quinn::Endpoint,
     client: RwLock<quinn::ClientConfig>,
     connections: Mutex<HashMap<String, quinn::Connection>>,
+    epoch: u64,
+    /// The newest epoch that a peer has closed a connection for.
+    superseded: watch::Sender<Option<u64>>,
     /// The connection that each peer has towards us.
     accepted: Mutex<HashMap<String, quinn::Connection>>,
 }
@@ -62,10 +70,17 @@ impl Endpoint {
     /// Listens, and hands out what peers open. Must be called within a tokio runtime.
     pub fn start(options: Options) -> Result<(Self, mpsc::Receiver<Incoming>), Error> {
         let transport = Arc::new(transport());
-        let server = server_config(&options.identity, Arc::clone(&transport))?;
-        let client = client_config(&options.identity, transport)?;
+        let server = server_config(&options.identity, options.epoch, Arc::clone(&transport))?;
+        let client = client_config(&options.identity, options.epoch, transport)?;
         let endpoint = quinn::Endpoint::server(server, options.bind).map_err(|source| Error::Bind { address: options.bind, source })?;
-        let inner = Arc::new(Inner { endpoint, client: RwLock::new(client), connections: Mutex::default(), accepted: Mutex::default() });
+        let inner = Arc::new(Inner {
+            endpoint,
+            client: RwLock::new(client),
+            connections: Mutex::default(),
+            epoch: options.epoch,
+            superseded: watch::channel(None).0,
+            accepted: Mutex::default(),
+        });
         let (sender, incoming) = mpsc::channel(INCOMING_QUEUE);
         tokio::spawn(accept_loop(Arc::clone(&inner), sender));
         Ok((Self { inner }, incoming))
@@ -89,9 +104,22 @@ impl Endpoint {
     /// Goes on under a renewed certificate: new connections show it, those that there are stay.
     pub fn set_identity(&self, identity: &Identity) -> Result<(), Error> {
         let transport = Arc::new(transport());
-        self.inner.endpoint.set_server_config(Some(server_config(identity, Arc::clone(&transport))?));
-        *self.inner.client.write().unwrap_or_else(PoisonError::into_inner) = client_config(identity, transport)?;
+        self.inner.endpoint.set_server_config(Some(server_config(identity, self.inner.epoch, Arc::clone(&transport))?));
+        *self.inner.client.write().unwrap_or_else(PoisonError::into_inner) = client_config(identity, self.inner.epoch, transport)?;
         Ok(())
+    }
+
+    /// The newer epoch that there is, as far as peers have said.
+    pub fn superseded(&self) -> Option<u64> {
+        *self.inner.superseded.borrow()
+    }
+
+    /// Returns when a peer says that there is a newer epoch, with its number.
+    pub async fn until_superseded(&self) -> u64 {
+        let mut superseded = self.inner.superseded.subscribe();
+        let found = superseded.wait_for(Option::is_some).await.map(|epoch| epoch.unwrap_or_default());
+        // The sender lives as long as this endpoint.
+        found.unwrap_or_default()
     }
 
     /// Closes every connection; peers learn of it at once.
@@ -112,7 +140,12 @@ impl Endpoint {
             .await
             .map_err(|_| unreachable("no answer".into()))?
             .map_err(|e| unreachable(e.to_string()))?;
+        if !self.inner.is_of_this_epoch(&connection) {
+            return Err(unreachable("it is of an older epoch of the cluster".into()));
+        }
         self.inner.lock().insert(peer.into(), connection.clone());
+        let (inner, watched) = (Arc::clone(&self.inner), connection.clone());
+        tokio::spawn(async move { inner.ended(&watched.closed().await) });
         Ok(connection)
     }
 
@@ -127,6 +160,27 @@ impl Endpoint {
 impl Inner {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, quinn::Connection>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the peer is, as the handshake's protocol says; it is told if not.
+    fn is_of_this_epoch(&self, connection: &quinn::Connection) -> bool {
+        let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+        let agreed = data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == protocol_of(self.epoch));
+        if !agreed {
+            connection.close(SUPERSEDED.into(), self.epoch.to_string().as_bytes());
+        }
+        agreed
+    }
+
+    /// Learns from the end of a connection whether there is a newer epoch.
+    fn ended(&self, why: &quinn::ConnectionError) {
+        let quinn::ConnectionError::ApplicationClosed(close) = why else { return };
+        let newer = std::str::from_utf8(&close.reason).ok().and_then(|text| text.parse().ok()).filter(|epoch| *epoch > self.epoch);
+        if close.error_code == SUPERSEDED.into()
+            && let Some(epoch) = newer
+        {
+            self.superseded.send_replace(Some(epoch));
+        }
     }
 }
 
@@ -144,6 +198,9 @@ async fn accept_loop(inner: Arc<Inner>, sender: mpsc::Sender<Incoming>) {
 }
 
 async fn serve(inner: &Inner, connection: quinn::Connection, sender: mpsc::Sender<Incoming>) {
+    if !inner.is_of_this_epoch(&connection) {
+        return;
+    }
     let Some(peer) = peer_name(&connection) else {
         connection.close(1u32.into(), b"not a node of this cluster");
         return;
@@ -156,7 +213,11 @@ async fn serve(inner: &Inner, connection: quinn::Connection, sender: mpsc::Sende
     {
         old.close(0u32.into(), b"peer reconnected");
     }
-    while let Ok((send, mut recv)) = connection.accept_bi().await {
+    loop {
+        let (send, mut recv) = match connection.accept_bi().await {
+            Ok(stream) => stream,
+            Err(why) => return inner.ended(&why),
+        };
         let (peer, sender) = (peer.clone(), sender.clone());
         tokio::spawn(async move {
             let Some(channel) = recv.read_u8().await.ok().and_then(Channel::from_byte) else { return };
@@ -170,6 +231,16 @@ fn peer_name(connection: &quinn::Connection) -> Option<String> {
     Subject::of_certificate(chain.first()?)?.node_name().map(String::from)
 }
 
+/// What is spoken among nodes of one epoch.
+fn protocol_of(epoch: u64) -> Vec<u8> {
+    if epoch == 0 { ALPN.to_vec() } else { [ALPN, b"+", epoch.to_string().as_bytes()].concat() }
+}
+
+/// What a node of this epoch offers: all older ones too, so that it can tell such a node why it is not let in.
+fn protocols(epoch: u64) -> Vec<Vec<u8>> {
+    (0..=epoch).rev().map(protocol_of).collect()
+}
+
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport.max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
@@ -180,7 +251,7 @@ fn transport() -> quinn::TransportConfig {
     transport
 }
 
-fn server_config(identity: &Identity, transport: Arc<quinn::TransportConfig>) -> Result<quinn::ServerConfig, Error> {
+fn server_config(identity: &Identity, epoch: u64, transport: Arc<quinn::TransportConfig>) -> Result<quinn::ServerConfig, Error> {
     let certificate = |e: &dyn std::fmt::Display| Error::Certificate(e.to_string());
     let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots()?), provider())
         .build()
@@ -189,19 +260,19 @@ fn server_config(identity: &Identity, transport: Arc<quinn::TransportConfig>) ->
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain()?, identity.key()?)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = protocols(epoch);
     let crypto = QuicServerConfig::try_from(tls).map_err(|e| certificate(&e))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport);
     Ok(config)
 }
 
-fn client_config(identity: &Identity, transport: Arc<quinn::TransportConfig>) -> Result<quinn::ClientConfig, Error> {
+fn client_config(identity: &Identity, epoch: u64, transport: Arc<quinn::TransportConfig>) -> Result<quinn::ClientConfig, Error> {
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(identity.roots()?)
         .with_client_auth_cert(identity.chain()?, identity.key()?)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = protocols(epoch);
     let crypto = QuicClientConfig::try_from(tls).map_err(|e| Error::Certificate(e.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport);

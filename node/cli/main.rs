@@ -5,6 +5,7 @@ mod client;
 mod image;
 mod kubeconfig;
 mod lab;
+mod recover;
 mod restore;
 mod runtime;
 mod status;
@@ -37,6 +38,8 @@ enum Verb {
     Backup(backup::Verb),
     /// Found a new cluster with the state of a backup.
     Restore(restore::Arguments),
+    /// See what is left of a cluster that lost the majority of its voters, and go on from there.
+    Recover(recover::Arguments),
     /// Load images from archives.
     #[command(subcommand)]
     Image(image::Verb),
@@ -61,6 +64,7 @@ fn main() -> std::process::ExitCode {
         Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments).map(|()| 0),
         Verb::Backup(verb) => backup::run(verb).map(|()| 0),
         Verb::Restore(arguments) => restore::run(arguments).map(|()| 0),
+        Verb::Recover(arguments) => recover::run(&arguments).map(|()| 0),
         Verb::Image(verb) => image::run(verb).map(|()| 0),
         Verb::Runtime(arguments) => runtime::run(arguments).map(|()| 0),
         Verb::Lab(verb) => lab::run(verb),

@@ -35,7 +35,7 @@ const ITERATIONS: u32 = 600_000;
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// What was written before a restore is old to every client: revisions go on from here.
-const REVISION_STEP: u64 = 1 << 40;
+pub(crate) const REVISION_STEP: u64 = 1 << 40;
 
 /// What belongs to the nodes that were, and not to the cluster.
 const OF_NODES: &[&str] = &[
@@ -250,7 +250,7 @@ impl Backup {
             .await
             .map_err(skein_store::Error::from)?;
         // Last, so that a restore that broke off is no node: it can be done again in an empty directory.
-        let node = NodeFile { format: 1, name: place.name.clone(), id, address: place.address, founder: true };
+        let node = NodeFile { format: 1, name: place.name.clone(), id, address: place.address, founder: true, epoch: 0 };
         found::equip(&directory, &authority, &node, place.api_port)
     }
 }

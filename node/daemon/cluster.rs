@@ -43,6 +43,8 @@ pub(crate) struct JoinAnswer {
     pub(crate) id: u64,
     pub(crate) certificate: String,
     pub(crate) authority: String,
+    #[serde(default)]
+    pub(crate) epoch: u64,
 }
 
 /// A token at rest.
@@ -68,6 +70,7 @@ pub(crate) struct Endpoints {
     pub(crate) store: Handle,
     pub(crate) directory: Directory,
     pub(crate) api_port: u16,
+    pub(crate) epoch: u64,
     /// How long the certificates hold that this node signs for nodes.
     pub(crate) lifetime: Duration,
 }
@@ -163,7 +166,7 @@ impl Endpoints {
         let signed = self.sign_node(&request.name, &address, &request.signing_request);
         let certificate = signed.map_err(|e| Status::bad_request(e.to_string()))?;
         let authority = self.directory.identity().ok().flatten().ok_or_else(|| Status::internal("this node has no identity"))?;
-        Ok(JoinAnswer { id: bound.id, certificate, authority: authority.authority_pem })
+        Ok(JoinAnswer { id: bound.id, certificate, authority: authority.authority_pem, epoch: self.epoch })
     }
 
     /// Signs anew for a node that the cluster knows.

@@ -1,12 +1,12 @@
 //! The node's directory: who it is, its keys, and, on voters, the cluster's.
 //!
 //! ```text
-//!   node.json              name, id, address, cluster
+//!   node.json              name, id, address, epoch
 //!   pki/node.pem           this node's key and certificate, in one file, for they change together
 //!   pki/ca.crt             the cluster's CA
 //!   pki/token.key          signs the tokens of ServiceAccounts
 //!   pki/ca.key             on voters only            admin.kubeconfig
-//!   log/ state/            the store
+//!   log/ state/            the store; below epoch-N/ where a quorum was forced N times
 //! ```
 
 use std::net::IpAddr;
@@ -35,6 +35,9 @@ pub(crate) struct NodeFile {
     /// Whether this node founded the cluster. A founder that crashed half-way founds again, which is harmless.
     #[serde(default)]
     pub(crate) founder: bool,
+    /// How often a quorum was forced: nodes of an older epoch are not let in.
+    #[serde(default)]
+    pub(crate) epoch: u64,
 }
 
 #[derive(Clone)]
@@ -54,6 +57,11 @@ impl Directory {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the store of the node's epoch is.
+    pub(crate) fn store(&self, node: &NodeFile) -> PathBuf {
+        if node.epoch == 0 { self.path.clone() } else { self.path.join(format!("epoch-{}", node.epoch)) }
     }
 
     pub(crate) fn node(&self) -> Result<Option<NodeFile>, Error> {

@@ -32,7 +32,7 @@ pub(crate) struct Ports {
 
 /// Makes the CA, the node's identity and the administrator's kubeconfig.
 pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFile, Error> {
-    let node = NodeFile { format: 1, name: options.name.clone(), id: draw_id(), address: options.address, founder: true };
+    let node = NodeFile { format: 1, name: options.name.clone(), id: draw_id(), address: options.address, founder: true, epoch: 0 };
     equip(directory, &Authority::create("skein")?, &node, options.api_port)?;
     Ok(node)
 }

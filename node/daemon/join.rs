@@ -40,7 +40,8 @@ pub(crate) async fn join(directory: &Directory, options: &Options, token: &Token
         return Err(Error::Join("the cluster's CA is not the one that the token names".into()));
     }
     directory.save_identity(&Identity { certificate_pem: answer.certificate, key_pem, authority_pem: answer.authority })?;
-    let node = NodeFile { format: 1, name: options.name.clone(), id: answer.id, address: options.address, founder: false };
+    let node =
+        NodeFile { format: 1, name: options.name.clone(), id: answer.id, address: options.address, founder: false, epoch: answer.epoch };
     directory.save_node(&node)?;
     Ok(node)
 }

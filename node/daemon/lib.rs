@@ -19,6 +19,7 @@ mod kept;
 mod kubelets;
 mod peers;
 mod policies;
+mod recover;
 mod renewal;
 mod report;
 mod rules;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 pub use backup::{About, Backup, BackupError, Place, Sealer};
 pub use directory::admin_kubeconfig;
+pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
 pub use skein_kubelet::LogLimits;
 pub use token::Token;
@@ -85,6 +87,13 @@ pub enum Error {
     Join(String),
     #[error("certificate: {0}")]
     Renew(String),
+    #[error("{0}")]
+    Recover(String),
+    #[error(
+        "this cluster was recovered without this node and is in epoch {0} now: what this node has is from before. To take \
+         part again, move its data directory away and start it with --join TOKEN"
+    )]
+    Superseded(u64),
     #[error("token: {0}")]
     Token(String),
     #[error(transparent)]

@@ -36,16 +36,21 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let identity = directory.identity()?.ok_or_else(|| Error::Join("the directory has no identity".into()))?;
 
     let bind = SocketAddr::new(options.address, options.peer_port);
-    let (endpoint, incoming) = Endpoint::start(skein_quic::Options { bind, identity: identity.clone() })?;
+    let (endpoint, incoming) = Endpoint::start(skein_quic::Options { bind, identity: identity.clone(), epoch: node.epoch })?;
     let peers = Arc::new(QuicPeers(endpoint.clone()));
     if let Some(command) = options.runtime.command.clone() {
         tokio::spawn(runtime::keep(command, options.runtime.endpoint.clone()));
     }
-    let storage = Storage::open(&options.directory).map_err(skein_store::Error::from)?;
+    let storage = Storage::open(&directory.store(&node)).map_err(skein_store::Error::from)?;
     let store = skein_store::start(skein_store::Options { id: node.id, storage, peers }).await?;
     let reports = Reports::default();
-    let cluster =
-        Endpoints { store: store.clone(), directory: directory.clone(), api_port: options.api_port, lifetime: options.signing_duration };
+    let cluster = Endpoints {
+        store: store.clone(),
+        directory: directory.clone(),
+        api_port: options.api_port,
+        epoch: node.epoch,
+        lifetime: options.signing_duration,
+    };
     let token_key = Arc::new(directory.token_key(&node.name)?);
     tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
     let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key)))));
@@ -86,18 +91,19 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
     info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
     let ended = tokio::select! {
-        () = stop => Ended::Stopped,
+        () = stop => Ok(Ended::Stopped),
+        epoch = endpoint.until_superseded() => Err(Error::Superseded(epoch)),
         why = store.failed() => {
             // Pods run on, and the replica can still be read; the others elect another leader where it led.
             error!(%why, "this node's store has failed; waiting until its disk takes writes again");
             disk::writable(&options.directory).await;
-            Ended::Recoverable
+            Ok(Ended::Recoverable)
         }
     };
     info!(?ended, "stopping");
     store.stop().await;
     endpoint.close();
-    Ok(ended)
+    ended
 }
 
 /// What controllers make is admitted as what clients make.

@@ -18,6 +18,7 @@ mod medium;
 mod rocks;
 mod runtime;
 mod store;
+mod survivor;
 mod types;
 
 pub use disk::{Disk, Loaded};
@@ -28,6 +29,7 @@ pub use medium::{Batch, Change, Done, Each, Medium, Storage};
 pub use rocks::Rocks;
 pub use runtime::{Host, Runtime, hosted, random, spawn};
 pub use store::LogStore;
+pub use survivor::{Survivor, survivor};
 pub use types::{Answer, Member, NodeId, Proposal, Types};
 
 use std::path::PathBuf;

@@ -66,8 +66,25 @@ impl Machine {
         self.publish.send_replace(View { state: self.state.clone(), applied, term });
     }
 
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn applied(&self) -> Option<LogIdOf<Types>> {
+        self.applied
+    }
+
+    pub(crate) fn membership(&self) -> &StoredMembershipOf<Types> {
+        &self.membership
+    }
+
     /// Applies one entry to the state in memory; what must reach the disk goes into the batch.
-    fn step(&mut self, entry: openraft::type_config::alias::EntryOf<Types>, batch: &mut Batch, events: &mut Vec<Event>) -> Answer {
+    pub(crate) fn step(
+        &mut self,
+        entry: openraft::type_config::alias::EntryOf<Types>,
+        batch: &mut Batch,
+        events: &mut Vec<Event>,
+    ) -> Answer {
         let id = entry.log_id;
         self.applied = Some(id);
         match entry.payload {
