@@ -1,11 +1,12 @@
-//! The streaming server: exec and attach over websocket, port-forward over websocket and SPDY, as CRI's `Exec`, `Attach`
-//! and `PortForward` announce them.
+//! The streaming server: exec, attach and port-forward over websocket and SPDY, as CRI's `Exec`, `Attach` and
+//! `PortForward` announce them.
 //!
 //! A URL is good for one connection and one minute. It listens on the node's loopback only: the kubelet is its client,
 //! and hands on what the API's client speaks.
 
 mod port_forward;
 mod process;
+mod remote_command;
 mod spdy;
 mod websocket;
 
@@ -21,6 +22,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use skein_cri as v1;
 use tokio::net::TcpListener;
@@ -34,6 +36,9 @@ use crate::{Error, Options, io};
 
 /// How long an announced stream waits for its client (as in Kubernetes' streaming server).
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Where the protocol above SPDY is agreed on.
+const VERSION: &str = "x-stream-protocol-version";
 
 const GONE: &str = "the stream was fetched already, or its time is over";
 
@@ -121,7 +126,7 @@ fn answer(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -
             }
             return;
         }
-        if let Err(why) = process::stream(&pods, wanted, socket, protocol).await {
+        if let Err(why) = remote_command::over_websocket(&pods, wanted, socket, protocol).await {
             debug!(%why, "a stream broke off");
         }
     });
@@ -143,29 +148,43 @@ fn refused(code: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-/// Port-forward over SPDY; what else is streamed goes over websocket.
-fn over_spdy(streams: &Streams, pods: &Pods, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+/// Switches to SPDY and serves the stream, or says why not.
+fn over_spdy(streams: &Streams, pods: &Arc<Pods>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let token = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let network = match streams.take(token) {
-        Some(Wanted::PortForward(asked)) => network(pods, &asked.pod_sandbox_id),
-        Some(_) => return refused(StatusCode::BAD_REQUEST, "this runtime streams processes over websocket only"),
-        None => return refused(StatusCode::NOT_FOUND, GONE),
-    };
-    let Some(network) = network else { return refused(StatusCode::NOT_FOUND, "the Pod has no network") };
+    let Some(wanted) = streams.take(token) else { return refused(StatusCode::NOT_FOUND, GONE) };
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        if let Err(why) = port_forward::over_spdy(network, TokioIo::new(upgraded)).await {
-            debug!(%why, "a stream broke off");
-        }
-    });
+    let protocol = if let Wanted::PortForward(asked) = &wanted {
+        let Some(network) = network(pods, &asked.pod_sandbox_id) else { return refused(StatusCode::NOT_FOUND, "the Pod has no network") };
+        upgraded(upgrade, move |connection| port_forward::over_spdy(network, connection));
+        port_forward::PROTOCOL
+    } else {
+        let Some(version) = remote_command::Version::choose(names(request.headers(), VERSION)) else {
+            return refused(StatusCode::FORBIDDEN, "none of the offered protocols is known");
+        };
+        let pods = Arc::clone(pods);
+        upgraded(upgrade, move |connection| async move { remote_command::over_spdy(&pods, wanted, connection, version).await });
+        version.name
+    };
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static(spdy::NAME));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert("x-stream-protocol-version", HeaderValue::from_static(port_forward::PROTOCOL));
+    headers.insert(VERSION, HeaderValue::from_static(protocol));
     response
+}
+
+/// Serves a connection once it is upgraded.
+fn upgraded<F>(upgrade: OnUpgrade, serve: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static)
+where
+    F: Future<Output = std::io::Result<()>> + Send,
+{
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        if let Err(why) = serve(TokioIo::new(upgraded)).await {
+            debug!(%why, "a stream broke off");
+        }
+    });
 }
 
 fn network(pods: &Pods, id: &str) -> Option<Arc<port_forward::Network>> {

@@ -24,6 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     pub lab: Lab,
+    /// What kubectl finds in its environment.
+    pub environment: Vec<(&'static str, &'static str)>,
     kubectl: PathBuf,
     directory: PathBuf,
 }
@@ -68,7 +70,7 @@ impl Cluster {
         let directory = std::env::temp_dir().join(format!("skein-test-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let kubectl = std::env::var_os("KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from);
-        let cluster = Self { lab, kubectl, directory };
+        let cluster = Self { lab, environment: Vec::new(), kubectl, directory };
         prepare();
         cluster.lab.up(plan).expect("the cluster comes up");
         cluster
@@ -112,6 +114,7 @@ impl Cluster {
         let output = Command::new(&self.kubectl)
             .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.directory)
+            .envs(self.environment.iter().copied())
             .args(["--context", node])
             .args(arguments)
             .stdin(Stdio::null())
@@ -130,6 +133,7 @@ impl Cluster {
         let mut child = Command::new(&self.kubectl)
             .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.directory)
+            .envs(self.environment.iter().copied())
             .args(["--context", node, "--request-timeout=20s"])
             .args(arguments)
             .stdin(Stdio::piped())
@@ -159,6 +163,7 @@ impl Cluster {
         Command::new(&self.kubectl)
             .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.directory)
+            .envs(self.environment.iter().copied())
             .envs(environment.iter().copied())
             .args(["--context", node])
             .args(arguments)

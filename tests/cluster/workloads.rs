@@ -258,7 +258,7 @@ fn nginx_and_a_replication_controller_serve(runtime: Runtime) {
 }
 
 fn commands_run_in_containers(runtime: Runtime) {
-    let cluster = Cluster::with_runtime(runtime, &[]);
+    let mut cluster = Cluster::with_runtime(runtime, &[]);
     cluster.load_busybox();
     let manifest = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: box}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: \"{BUSYBOX}\", stdin: true, command: [sh, -c, \"while read line; do echo heard $line; done; sleep 100000\"]}}]\n"
@@ -267,6 +267,14 @@ fn commands_run_in_containers(runtime: Runtime) {
     cluster.until("it runs", || {
         (cluster.kubectl("node-1", &["get", "pod", "box", "-o", "jsonpath={.status.phase}"]) == "Running").then_some(())
     });
+    // As kubectl does it today, and over SPDY, as older clients do.
+    for (websocket, word) in [("true", "first"), ("false", "second")] {
+        cluster.environment = vec![("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websocket)];
+        commands_run(&cluster, word);
+    }
+}
+
+fn commands_run(cluster: &Cluster, word: &str) {
     // Through any node, whichever runs the Pod.
     for node in ["node-1", "node-2", "node-3"] {
         assert_eq!(cluster.kubectl(node, &["exec", "box", "--", "echo", "said"]), "said\n");
@@ -278,9 +286,10 @@ fn commands_run_in_containers(runtime: Runtime) {
     // More than any buffer holds, there and back.
     let text: String = (0..200_000).map(|n| format!("{n}\n")).collect();
     assert_eq!(cluster.kubectl_with_input("node-1", &["exec", "-i", "box", "--", "cat"], &text), text);
-    cluster.kubectl_with_input("node-2", &["attach", "-i", "box"], "a word\n");
+    cluster.kubectl_with_input("node-2", &["attach", "-i", "box"], &format!("the {word} word\n"));
     assert!(cluster.kubectl_with_input("node-3", &["get", "pods", "-w"], "").contains("box"));
-    cluster.until("it heard", || cluster.kubectl("node-3", &["logs", "box"]).contains("heard a word").then_some(()));
+    let heard = format!("heard the {word} word");
+    cluster.until("it heard", || cluster.kubectl("node-3", &["logs", "box"]).contains(&heard).then_some(()));
 }
 
 #[test]

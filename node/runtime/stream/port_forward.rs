@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::spdy::{DATA_BYTES, Frame, Reader, Writer};
+use super::spdy::{DATA_BYTES, Frame, Out, Reader, write};
 
 /// The protocol above SPDY, in `X-Stream-Protocol-Version`.
 pub(super) const PROTOCOL: &str = "portforward.k8s.io";
@@ -32,13 +32,6 @@ pub(super) struct Network {
     pub(super) namespace: String,
     /// For errors.
     pub(super) pod: String,
-}
-
-/// What is to be sent.
-enum Out {
-    Reply(u32),
-    Ping(u32),
-    Data(u32, Bytes, bool),
 }
 
 // === impl Network ===
@@ -116,20 +109,6 @@ pub(super) async fn over_spdy(network: Arc<Network>, connection: impl AsyncRead 
         if sent.is_err() {
             return Ok(());
         }
-    }
-    Ok(())
-}
-
-async fn write(mut to: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Out>) -> io::Result<()> {
-    let mut writer = Writer::new()?;
-    while let Some(out) = queue.recv().await {
-        let frame = match out {
-            Out::Reply(id) => writer.reply(id)?,
-            Out::Ping(id) => Writer::ping(id),
-            Out::Data(id, bytes, is_last) => Writer::data(id, &bytes, is_last),
-        };
-        to.write_all(&frame).await?;
-        to.flush().await?;
     }
     Ok(())
 }

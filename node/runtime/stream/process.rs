@@ -1,30 +1,40 @@
-//! A process at the other end of a websocket.
+//! A process at the other end of a stream, whatever that is made of.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
-use futures::stream::SplitStream;
-use futures::{SinkExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Wanted;
-use super::websocket::{Input, Protocol, STDERR, STDOUT, end, message, parse};
 use crate::pods::{Pods, Running};
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
 const READ_BYTES: usize = 32 * 1024;
+
+/// What a client asks for.
+#[derive(Debug, PartialEq)]
+pub(super) enum Input {
+    Stdin(Bytes),
+    CloseStdin,
+    Resize { width: u16, height: u16 },
+    Nothing,
+}
+
+/// What a process has written.
+#[derive(Debug, PartialEq)]
+pub(super) enum Output {
+    Stdout(Bytes),
+    Stderr(Bytes),
+}
+
+/// How a process ended: its exit code, or why there is none.
+pub(super) type End = Result<i32, String>;
 
 /// This end of a process' input and output.
 struct Stdio {
@@ -40,16 +50,18 @@ struct Joined {
     process: Option<Running>,
 }
 
-pub(super) async fn stream(pods: &Pods, wanted: Wanted, mut socket: Socket, protocol: Protocol) -> Result<(), Error> {
-    let result = match Box::pin(join(pods, wanted)).await {
-        Ok(joined) => Box::pin(carry(joined, &mut socket, protocol)).await?,
-        Err(why) => Err(why.to_string()),
-    };
-    if let Some(told) = end(protocol, &result) {
-        socket.send(Message::Binary(told)).await?;
+/// Joins a process with its client until it has ended and all that it wrote is sent; `None` when the client has gone, which
+/// is when `input` ends or `output` fails.
+pub(super) async fn run(
+    pods: &Pods,
+    wanted: Wanted,
+    input: impl Stream<Item = Input> + Unpin,
+    output: impl Sink<Output> + Unpin,
+) -> Option<End> {
+    match Box::pin(join(pods, wanted)).await {
+        Ok(joined) => Box::pin(carry(joined, input, output)).await,
+        Err(why) => Some(Err(why.to_string())),
     }
-    // Without a code kubectl takes the close for a failure.
-    socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).await
 }
 
 async fn join(pods: &Pods, wanted: Wanted) -> Result<Joined, crate::Error> {
@@ -111,38 +123,36 @@ fn of_terminal(terminal: OwnedFd) -> io::Result<Stdio> {
     })
 }
 
-/// Carries input and output until the process has ended and all that it wrote is sent, or the client has gone.
-async fn carry(joined: Joined, socket: &mut Socket, protocol: Protocol) -> Result<Result<i32, String>, Error> {
+async fn carry(joined: Joined, input: impl Stream<Item = Input> + Unpin, mut output: impl Sink<Output> + Unpin) -> Option<End> {
     let Joined { mut stdio, process } = joined;
     let pid = process.as_ref().map(|p| p.pid);
-    let mut code: Option<Result<i32, String>> = None;
-    let mut ended: Pin<Box<dyn Future<Output = Result<i32, String>> + Send>> = match process {
+    let mut code: Option<End> = None;
+    let mut ended: Pin<Box<dyn Future<Output = End> + Send>> = match process {
         Some(mut running) => Box::pin(async move { running.wait().await.map_err(|why| why.to_string()) }),
         None => Box::pin(std::future::pending()),
     };
-    let (mut sink, source) = socket.split();
     // Input has a way of its own: a process that writes before it reads must not stop its output.
-    let mut typing = std::pin::pin!(listen(source, stdio.stdin.take(), stdio.terminal.as_ref(), protocol));
+    let mut typing = std::pin::pin!(listen(input, stdio.stdin.take(), stdio.terminal.as_ref()));
     let (mut out, mut err) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
     loop {
         if stdio.stdout.is_none() && stdio.stderr.is_none() && (code.is_some() || pid.is_none()) {
-            return Ok(code.unwrap_or(Ok(0)));
+            return Some(code.unwrap_or(Ok(0)));
         }
         tokio::select! {
             count = read(&mut stdio.stdout, &mut out), if stdio.stdout.is_some() => match count {
                 0 => stdio.stdout = None,
-                count => sink.send(Message::Binary(message(STDOUT, &out[..count]))).await?,
+                count => output.send(Output::Stdout(Bytes::copy_from_slice(&out[..count]))).await.ok()?,
             },
             count = read(&mut stdio.stderr, &mut err), if stdio.stderr.is_some() => match count {
                 0 => stdio.stderr = None,
-                count => sink.send(Message::Binary(message(STDERR, &err[..count]))).await?,
+                count => output.send(Output::Stderr(Bytes::copy_from_slice(&err[..count]))).await.ok()?,
             },
             result = &mut ended, if code.is_none() => {
                 code = Some(result);
                 // A terminal stays open while we hold it; what the process wrote to it is read first.
                 if stdio.terminal.is_some() {
                     while let Some(Ok(count @ 1..)) = stdio.stdout.as_mut().map(|pipe| pipe.try_read(&mut out)) {
-                        sink.send(Message::Binary(message(STDOUT, &out[..count]))).await?;
+                        output.send(Output::Stdout(Bytes::copy_from_slice(&out[..count]))).await.ok()?;
                     }
                     stdio.stdout = None;
                 }
@@ -152,22 +162,16 @@ async fn carry(joined: Joined, socket: &mut Socket, protocol: Protocol) -> Resul
                 if let Some(pid) = pid.filter(|_| code.is_none()) {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
-                return Err(Error::ConnectionClosed);
+                return None;
             }
         }
     }
 }
 
 /// Hears the client until it hangs up: input goes to the process as fast as that reads.
-async fn listen(mut source: SplitStream<&mut Socket>, mut stdin: Option<pipe::Sender>, terminal: Option<&OwnedFd>, protocol: Protocol) {
-    while let Some(Ok(asked)) = source.next().await {
-        let Message::Binary(bytes) = asked else {
-            if asked.is_close() {
-                return;
-            }
-            continue;
-        };
-        match parse(protocol, &bytes) {
+async fn listen(mut input: impl Stream<Item = Input> + Unpin, mut stdin: Option<pipe::Sender>, terminal: Option<&OwnedFd>) {
+    while let Some(asked) = input.next().await {
+        match asked {
             Input::Stdin(bytes) => {
                 if let Some(pipe) = &mut stdin
                     && pipe.write_all(&bytes).await.is_err()

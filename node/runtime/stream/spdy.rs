@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 /// The protocol's name in `Upgrade`.
 pub(super) const NAME: &str = "SPDY/3.1";
@@ -47,6 +48,13 @@ pub(super) enum Frame {
     GoAway,
     /// Settings, windows and the like.
     Other,
+}
+
+/// What is to be said to it.
+pub(super) enum Out {
+    Reply(u32),
+    Ping(u32),
+    Data(u32, Bytes, bool),
 }
 
 pub(super) struct Reader {
@@ -226,6 +234,21 @@ impl Writer {
         frame.extend_from_slice(bytes);
         frame
     }
+}
+
+/// Says everything that is queued, until nobody is left who could queue.
+pub(super) async fn write(mut to: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Out>) -> io::Result<()> {
+    let mut writer = Writer::new()?;
+    while let Some(out) = queue.recv().await {
+        let frame = match out {
+            Out::Reply(id) => writer.reply(id)?,
+            Out::Ping(id) => Writer::ping(id),
+            Out::Data(id, bytes, is_last) => Writer::data(id, &bytes, is_last),
+        };
+        to.write_all(&frame).await?;
+        to.flush().await?;
+    }
+    to.shutdown().await
 }
 
 fn control(kind: u16, body: &[u8]) -> Vec<u8> {

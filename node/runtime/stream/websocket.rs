@@ -5,6 +5,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::process::{End, Input};
+
 /// The subprotocols that this server speaks, the best first. They differ in how the end is told, and in whether
 /// standard input can be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,18 +21,10 @@ pub(super) enum Protocol {
     Unnamed,
 }
 
-#[derive(Debug, PartialEq)]
-pub(super) enum Input {
-    Stdin(Bytes),
-    CloseStdin,
-    Resize { width: u16, height: u16 },
-    Nothing,
-}
-
 const STDIN: u8 = 0;
 pub(super) const STDOUT: u8 = 1;
 pub(super) const STDERR: u8 = 2;
-const ERROR: u8 = 3;
+pub(super) const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
@@ -55,20 +49,25 @@ pub(super) fn choose(offered: &[&str]) -> Option<Protocol> {
     [Protocol::V5, Protocol::V4, Protocol::V1].into_iter().find(|p| offered.contains(&p.name()))
 }
 
+/// A terminal's size, as clients send it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Size {
+    width: u16,
+    height: u16,
+}
+
+impl From<Size> for Input {
+    fn from(Size { width, height }: Size) -> Self {
+        Self::Resize { width, height }
+    }
+}
+
 /// What a client's message asks for.
 pub(super) fn parse(protocol: Protocol, message: &Bytes) -> Input {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Size {
-        width: u16,
-        height: u16,
-    }
     match message.split_first() {
         Some((&STDIN, rest)) if !rest.is_empty() => Input::Stdin(message.slice(1..)),
-        Some((&RESIZE, rest)) => match serde_json::from_slice::<Size>(rest) {
-            Ok(size) => Input::Resize { width: size.width, height: size.height },
-            Err(_) => Input::Nothing,
-        },
+        Some((&RESIZE, rest)) => serde_json::from_slice::<Size>(rest).map_or(Input::Nothing, Input::from),
         Some((&CLOSE, [STDIN])) if protocol == Protocol::V5 => Input::CloseStdin,
         _ => Input::Nothing,
     }
@@ -81,9 +80,9 @@ pub(super) fn message(channel: u8, content: &[u8]) -> Bytes {
     message.into()
 }
 
-/// How the end is told: exit code or failure.
-pub(super) fn end(protocol: Protocol, result: &Result<i32, String>) -> Option<Bytes> {
-    let (status, text) = match result {
+/// How the end is told on the channel for errors; `None` where success is not told.
+pub(super) fn end(protocol: Protocol, end: &End) -> Option<String> {
+    let (status, text) = match end {
         Ok(0) => (json!({"metadata": {}, "status": "Success"}), String::new()),
         Ok(code) => {
             let message = format!("command terminated with non-zero exit code: exit status {code}");
@@ -98,8 +97,8 @@ pub(super) fn end(protocol: Protocol, result: &Result<i32, String>) -> Option<By
         Err(why) => (json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500, "message": why}), why.clone()),
     };
     match protocol {
-        Protocol::V5 | Protocol::V4 => Some(message(ERROR, Value::to_string(&status).as_bytes())),
-        Protocol::V1 | Protocol::Unnamed => (!text.is_empty()).then(|| message(ERROR, text.as_bytes())),
+        Protocol::V5 | Protocol::V4 => Some(Value::to_string(&status)),
+        Protocol::V1 | Protocol::Unnamed => (!text.is_empty()).then_some(text),
     }
 }
 
@@ -124,7 +123,7 @@ mod tests {
 
     #[test]
     fn tells_the_end_in_the_words_of_the_protocol() {
-        let text = |protocol, result| end(protocol, &result).map(|b| String::from_utf8_lossy(&b[1..]).into_owned());
+        let text = |protocol, result| end(protocol, &result);
         assert_eq!(text(Protocol::V1, Ok(0)), None);
         assert!(text(Protocol::V4, Ok(0)).is_some_and(|t| t.contains("Success")));
         assert!(text(Protocol::V5, Ok(7)).is_some_and(|t| t.contains("ExitCode") && t.contains("\"7\"")));
