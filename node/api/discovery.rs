@@ -201,6 +201,12 @@ fn aggregated_group(group: &Group<'_>) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
+/// A kind's group and version, left out by Kubernetes where they are those of the built-in list that it stands in.
+fn beside<'a>(resource: &Resource, group: &'a str, version: &'a str) -> (&'a str, &'a str) {
+    let is_same = resource.custom.is_none() && (group, version) == (resource.group, resource.version);
+    if is_same { ("", "") } else { (group, version) }
+}
+
 fn aggregated_resource(resource: &Resource) -> Value {
     let mut subresources: Vec<Subresource> = resource.subresources.to_vec();
     subresources.sort_by_key(|s| s.name());
@@ -208,14 +214,16 @@ fn aggregated_resource(resource: &Resource) -> Value {
         .iter()
         .map(|subresource| {
             let (group, version, kind) = subresource_kind(resource, *subresource);
+            let (group, version) = beside(resource, group, version);
             json!({
                 "subresource": subresource.name(), "responseKind": {"group": group, "version": version, "kind": kind},
                 "verbs": subresource_verbs(*subresource),
             })
         })
         .collect();
+    let own = beside(resource, resource.group, resource.version);
     let mut entry = json!({
-        "resource": resource.plural, "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
+        "resource": resource.plural, "responseKind": {"group": own.0, "version": own.1, "kind": resource.kind},
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": resource.singular(),
         "verbs": resource.verbs(),
     });
@@ -240,15 +248,20 @@ fn subresource_kind(resource: &Resource, subresource: Subresource) -> (&'static 
             "Service" => ("", "v1", "ServiceProxyOptions"),
             _ => ("", "v1", "PodProxyOptions"),
         },
-        Subresource::Status | Subresource::Log | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers => {
-            (resource.group, resource.version, resource.kind)
-        }
+        Subresource::Status
+        | Subresource::Log
+        | Subresource::Finalize
+        | Subresource::Approval
+        | Subresource::EphemeralContainers
+        | Subresource::Resize => (resource.group, resource.version, resource.kind),
     }
 }
 
 fn subresource_verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status | Subresource::Scale | Subresource::Approval | Subresource::EphemeralContainers => &["get", "patch", "update"],
+        Subresource::Status | Subresource::Scale | Subresource::Approval | Subresource::EphemeralContainers | Subresource::Resize => {
+            &["get", "patch", "update"]
+        }
         Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
         Subresource::Log => &["get"],
         Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],

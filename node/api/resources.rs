@@ -4,7 +4,8 @@ pub(crate) mod binding;
 pub(crate) mod certificate;
 pub(crate) mod eviction;
 pub(crate) mod log;
-pub(crate) mod metrics;
+pub(crate) mod measured;
+mod metrics;
 pub(crate) mod proxy;
 pub(crate) mod quota;
 pub(crate) mod review;
@@ -50,6 +51,7 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
             return admitted.map_err(refused);
         }
         certificate::REQUESTS => return certificate::admit(target, object),
+        "nodes" => admission::node(object),
         "volumeattributesclasses.storage.k8s.io" => admission::attributes_class(object),
         "persistentvolumes" => admission::volume(object, &meta::time(jiff::Timestamp::now())),
         _ => {}

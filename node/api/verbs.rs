@@ -45,7 +45,7 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
     }
     match (target.subresource, verb) {
         (None, "get" | "list") if target.resource.serving == Serving::Measured => {
-            resources::metrics::serve(verb, &context, &target, request.headers()).await
+            resources::measured::serve(verb, &context, &target, request.headers()).await
         }
         (Some(Subresource::Log), "get") => resources::log::get(&context, &target, request).await,
         (Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward), "get" | "create") => {
@@ -56,23 +56,31 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
         (Some(Subresource::Token), "create") => resources::token::create(&context, &target, request).await,
         (Some(Subresource::Binding), "create") => resources::binding::create(&context, &target, request).await,
         (Some(Subresource::Eviction), "create") => resources::eviction::create(&context, &target, request).await,
-        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers) | None, "get") => {
-            get::serve(&context, &target, request.headers()).await
-        }
-        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers) | None, "update") => {
-            update::serve(&context, &target, request).await
-        }
-        (Some(Subresource::Status | Subresource::Finalize | Subresource::Approval | Subresource::EphemeralContainers) | None, "patch") => {
-            patch::serve(&context, &target, request).await
-        }
+        (Some(part), "get" | "update" | "patch") if is_part_of_object(part) => serve_object(verb, &context, &target, request).await,
         (Some(_), _) => Err(Status::method_not_allowed()),
+        (None, "get" | "update" | "patch") => serve_object(verb, &context, &target, request).await,
         (None, "list") => list::serve(&context, &target, request.headers()).await,
         (None, "watch") => watch::serve(&context, &target, request.headers()).await,
+        (None, "create") if target.resource.plural == "bindings" => resources::binding::create_named(&context, target, request).await,
         (None, "create") if target.resource.serving == Serving::Asked => resources::review::create(&context, &target, request).await,
         (None, "create") => create::serve(&context, &target, request).await,
         (None, "delete") => delete::serve(&context, &target, request).await,
         (None, "deletecollection") => delete::serve_collection(&context, &target, request).await,
         (None, _) => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Whether a subresource is the object itself, of which only a part can be written there.
+fn is_part_of_object(subresource: Subresource) -> bool {
+    use Subresource::{Approval, EphemeralContainers, Finalize, Resize, Status};
+    matches!(subresource, Status | Finalize | Approval | EphemeralContainers | Resize)
+}
+
+async fn serve_object(verb: &str, context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+    match verb {
+        "get" => get::serve(context, target, request.headers()).await,
+        "update" => update::serve(context, target, request).await,
+        _ => patch::serve(context, target, request).await,
     }
 }
 

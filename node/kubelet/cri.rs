@@ -105,6 +105,12 @@ impl Runtime {
         Ok(())
     }
 
+    pub(crate) async fn update_resources(&self, id: &str, resources: v1::LinuxContainerResources) -> Result<(), Error> {
+        let request = v1::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(resources), ..Default::default() };
+        self.runtime.clone().update_container_resources(request).await?;
+        Ok(())
+    }
+
     pub(crate) async fn remove_container(&self, id: &str) -> Result<(), Error> {
         self.runtime.clone().remove_container(v1::RemoveContainerRequest { container_id: id.into() }).await?;
         Ok(())
@@ -117,6 +123,14 @@ impl Runtime {
         let answer = self.runtime.clone().exec_sync(request).await?.into_inner();
         let output = [answer.stdout, answer.stderr].concat();
         Ok((answer.exit_code, String::from_utf8_lossy(&output).into_owned()))
+    }
+
+    /// What a container holds of memory now, in bytes.
+    pub(crate) async fn memory_usage(&self, id: &str) -> Result<u64, Error> {
+        let filter = v1::ContainerStatsFilter { id: id.into(), ..Default::default() };
+        let stats =
+            self.runtime.clone().list_container_stats(v1::ListContainerStatsRequest { filter: Some(filter) }).await?.into_inner().stats;
+        Ok({ stats }.pop().and_then(|s| s.memory?.working_set_bytes).map_or(0, |bytes| bytes.value))
     }
 
     /// CPU time and memory of every container.

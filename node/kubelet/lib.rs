@@ -22,6 +22,7 @@ mod node;
 mod pod;
 mod probes;
 mod pull_secrets;
+mod resize;
 mod resources;
 mod rotation;
 mod server;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use crate::resize::Change;
+
 /// A container as the runtime knows it. Only the newest attempt of each is looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Observed {
@@ -58,6 +60,16 @@ pub(crate) enum Action {
         name: String,
         id: String,
     },
+    /// Give a container that runs the resources that it should have.
+    ResizeContainer {
+        name: String,
+        id: String,
+    },
+    /// End a container that takes its new resources only when it starts.
+    RestartContainer {
+        name: String,
+        id: String,
+    },
     /// Stop every container within the Pod's grace period, then the sandbox.
     Terminate,
     RemoveContainer {
@@ -78,6 +90,8 @@ pub(crate) struct Input<'a> {
     pub(crate) unhealthy: &'a [String],
     /// Whether a container's startup probe has succeeded; missing means that none has said so yet.
     pub(crate) started: &'a BTreeMap<String, bool>,
+    /// Containers that should have other resources than they were given, by name.
+    pub(crate) resizes: &'a BTreeMap<String, Change>,
     pub(crate) now: Timestamp,
 }
 
@@ -213,7 +227,13 @@ fn consider(input: &Input<'_>, container: &Container, policy: &str, step: &mut S
         State::Running if input.unhealthy.contains(&found.id) => {
             step.actions.push(Action::KillContainer { name: container.name.clone(), id: found.id.clone() });
         }
-        State::Running => {}
+        State::Running => {
+            let (name, id) = (container.name.clone(), found.id.clone());
+            step.actions.extend(input.resizes.get(&container.name).map(|change| match change {
+                Change::InPlace => Action::ResizeContainer { name, id },
+                Change::Restart => Action::RestartContainer { name, id },
+            }));
+        }
         // Created and never started: the daemon died in between, or starting failed.
         State::Created => step.actions.extend([Action::RemoveContainer { id: found.id.clone() }, start(found.attempt)]),
         State::Exited { code, finished_at, .. } => {
@@ -310,12 +330,15 @@ mod tests {
             observed: &observed,
             unhealthy: &unhealthy,
             started: &BTreeMap::new(),
+            resizes: &BTreeMap::new(),
             now: Timestamp::from_second(1000).expect("a time"),
         };
         let text = |action: &Action| match action {
             Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Action::StartContainer { name, attempt } => format!("start {name} {attempt}"),
             Action::KillContainer { name, .. } => format!("kill {name}"),
+            Action::ResizeContainer { name, .. } => format!("resize {name}"),
+            Action::RestartContainer { name, .. } => format!("restart {name}"),
             Action::Terminate => "terminate".into(),
             Action::RemoveContainer { id } => format!("remove {id}"),
             Action::RemoveSandbox { id } => format!("remove sandbox {id}"),

@@ -10,6 +10,7 @@ use skein_object::meta;
 use crate::pod::{
     Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar, should_restart,
 };
+use crate::resize::{Change, Pending};
 
 /// Why a container does not run, where the runtime cannot say.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,10 @@ pub(crate) struct Input<'a> {
     pub(crate) ready: &'a BTreeMap<String, bool>,
     /// Whether a container's startup probe has succeeded; missing means that none has said so yet.
     pub(crate) started: &'a BTreeMap<String, bool>,
+    /// Containers that do not have the resources yet that they should have.
+    pub(crate) resizes: &'a BTreeMap<String, Change>,
+    /// Why a resize is not done.
+    pub(crate) pending: Option<&'a Pending>,
     pub(crate) host_ip: &'a str,
     /// The runtime's name, the scheme of container ids.
     pub(crate) runtime: &'a str,
@@ -71,7 +76,7 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         _ => ("ContainersNotReady", format!("containers with unready status: [{}]", not_ready.join(" "))),
     };
     let has_network = input.observed.sandbox.as_ref().is_some_and(|s| !s.ip.is_empty());
-    let conditions = vec![
+    let mut conditions = vec![
         condition("PodReadyToStartContainers", has_network, "", String::new()),
         condition(
             "Initialized",
@@ -83,6 +88,12 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         condition("ContainersReady", ready, why, what),
         condition("PodScheduled", true, "", String::new()),
     ];
+    if let Some(Pending { condition: kind, reason, message }) = input.pending {
+        let mut pending = condition(kind, true, "", String::new());
+        pending["reason"] = (*reason).into();
+        pending["message"] = message.clone().into();
+        conditions.push(pending);
+    }
     let mut status = json!({
         "phase": phase, "conditions": conditions, "hostIP": input.host_ip, "hostIPs": [{"ip": input.host_ip}],
         "startTime": old.start_time.map_or_else(|| meta::time(input.now), |t| meta::time(t.0)),
@@ -180,6 +191,7 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
     });
     if let Some(found) = found {
         status["containerID"] = id(input, found).into();
+        add_resources(input, container, &mut status);
     }
     let previous = input.observed.previous.get(name);
     match (found, input.backing_off.get(name)) {
@@ -213,6 +225,19 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
         }
     }
     status
+}
+
+/// What the container has: what it should have, or, until that is done, what was told last.
+fn add_resources(input: &Input<'_>, container: &Container, status: &mut Value) {
+    let is_done = input.pending.is_none() && !input.resizes.contains_key(&container.name);
+    let known = input.pod.status.iter().flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses)).flatten();
+    let told = known.into_iter().find(|told| told.name == container.name).and_then(|told| told.resources.clone());
+    let has = if is_done { container.resources.clone() } else { told.or_else(|| container.resources.clone()) };
+    let Some(has) = has else { return };
+    if let Some(requests) = has.requests.as_ref().filter(|requests| !requests.is_empty()) {
+        status["allocatedResources"] = json!(requests);
+    }
+    status["resources"] = json!(has);
 }
 
 fn state(input: &Input<'_>, container: &Observed) -> Value {
@@ -267,6 +292,8 @@ mod tests {
             backing_off: &backing_off.iter().map(|n| ((*n).to_string(), 10)).collect(),
             ready: &ready.iter().map(|(n, r)| ((*n).to_string(), *r)).collect(),
             started: &BTreeMap::new(),
+            resizes: &BTreeMap::new(),
+            pending: None,
             host_ip: "h",
             runtime: "r",
             now: Timestamp::UNIX_EPOCH,

@@ -1,5 +1,8 @@
 //! One Pod's worker: observe, decide, act, tell; until nothing of the Pod is left.
 
+mod resizing;
+mod stopping;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use skein_cri as v1;
 use skein_object::Key;
 use skein_store::Handle as Store;
@@ -20,6 +23,7 @@ use crate::env::{Source, expand, resolve};
 use crate::images::{Outcome, Pulls};
 use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
 use crate::probes::{self, Kind, Probing, Verdict};
+use crate::resize::{Change, Pending};
 use crate::status::{self, Waiting};
 use crate::write::{Note, Wish, pod_writer, tell};
 use crate::{Error, Options, dns, logs, pod, pull_secrets, resources, volumes};
@@ -63,6 +67,10 @@ pub(crate) struct Worker {
     /// Statuses of containers that have ended do not change.
     ended: HashMap<String, v1::ContainerStatus>,
     volumes_at: Instant,
+    /// What each container was given, by its id, as far as this daemon has given it.
+    given: HashMap<String, v1::LinuxContainerResources>,
+    /// A resize that is wanted and not done.
+    pending: Option<Pending>,
 }
 
 // === impl Worker ===
@@ -93,6 +101,8 @@ impl Worker {
             retry_at: BTreeMap::new(),
             ended: HashMap::new(),
             volumes_at: Instant::now() + VOLUMES_INTERVAL,
+            given: HashMap::new(),
+            pending: None,
         }
     }
 
@@ -133,10 +143,17 @@ impl Worker {
     async fn pass(&mut self, pod: &Pod) -> Result<Pass, Error> {
         let observed = self.observe().await?;
         self.tell_address(pod, &observed);
-        let decided =
-            step(&pod::Input { pod, observed: &observed, unhealthy: &self.unhealthy, started: &self.started, now: Timestamp::now() });
+        let resizes = self.resizes(pod, &observed);
+        let decided = step(&pod::Input {
+            pod,
+            observed: &observed,
+            unhealthy: &self.unhealthy,
+            started: &self.started,
+            resizes: &resizes,
+            now: Timestamp::now(),
+        });
         self.keep_probes(pod, &observed);
-        self.tell_status(pod, &observed, &decided.backing_off);
+        self.tell_status(pod, &observed, &decided.backing_off, &resizes);
         let mut acted = false;
         for action in decided.actions {
             if action == Action::Forget {
@@ -219,7 +236,7 @@ impl Worker {
         })
     }
 
-    fn tell_status(&self, pod: &Pod, observed: &Observation, backing_off: &BTreeMap<String, u64>) {
+    fn tell_status(&self, pod: &Pod, observed: &Observation, backing_off: &BTreeMap<String, u64>, resizes: &BTreeMap<String, Change>) {
         let host_ip = self.shared.options.address.to_string();
         let status = status::build(&status::Input {
             pod,
@@ -228,6 +245,8 @@ impl Worker {
             backing_off,
             ready: &self.ready,
             started: &self.started,
+            resizes,
+            pending: self.pending.as_ref(),
             host_ip: &host_ip,
             runtime: &self.shared.runtime_name,
             now: Timestamp::now(),
@@ -249,7 +268,20 @@ impl Worker {
             Action::KillContainer { name, id } => {
                 self.note("Killing", format!("Container {name} failed liveness probe, will be restarted"), false, &name);
                 self.unhealthy.retain(|known| *known != id);
-                self.stop_container(pod, &name, &id, grace(pod)).await
+                self.stop_container(pod, &name, &id, stopping::grace(pod)).await
+            }
+            Action::ResizeContainer { name, id } => {
+                // The next pass only tells; it acts again after the retry time.
+                let before = self.given.contains_key(&id);
+                let done = self.resize(pod, &name, &id).await;
+                if let Err(why) = &done {
+                    debug!(pod = %self.key, %why, "a resize failed");
+                }
+                return done.is_ok() && before;
+            }
+            Action::RestartContainer { name, id } => {
+                self.note("Killing", format!("Container {name} resize requires restart"), false, &name);
+                self.stop_container(pod, &name, &id, stopping::grace(pod)).await
             }
             Action::Terminate => self.terminate(pod, observed).await,
             Action::RemoveContainer { id } => runtime.remove_container(&id).await,
@@ -358,15 +390,17 @@ impl Worker {
             namespaces.set_pid(v1::NamespaceMode::Target);
             namespaces.target_id = target;
         }
+        let given = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let started = Box::pin(self.shared.runtime.start_container(&sandbox.id, config, sandbox_config)).await;
         let id = started.map_err(waiting("RunContainerError"))?;
+        self.given.insert(id.clone(), given);
         self.note("Created", format!("Created container: {name}"), false, name);
         self.note("Started", format!("Started container {name}"), false, name);
         if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
             && let Err(why) = self.run_hook(hook, &id, sandbox, Duration::from_secs(30)).await
         {
             self.note("FailedPostStartHook", format!("PostStartHook failed: {why}"), true, name);
-            let _ = self.stop_container(pod, name, &id, grace(pod)).await;
+            let _ = self.stop_container(pod, name, &id, stopping::grace(pod)).await;
         }
         Ok(())
     }
@@ -485,78 +519,6 @@ impl Worker {
         }
     }
 
-    /// Stops all containers at the same time, each with its preStop hook first, then the sandbox. A new version of the
-    /// Pod (a shorter grace period) interrupts it.
-    async fn terminate(&mut self, pod: &Pod, observed: &Observation) -> Result<(), Error> {
-        self.probing.clear();
-        let grace = grace(pod);
-        let running = observed.containers.iter().filter(|(_, c)| !matches!(c.state, State::Exited { .. }));
-        let stops: Vec<_> = running.map(|(name, c)| (name.clone(), c.id.clone())).collect();
-        for (name, _) in &stops {
-            self.note("Killing", format!("Stopping container {name}"), false, name);
-        }
-        let mut pods = self.pods.clone();
-        tokio::select! {
-            () = self.stop_in_order(pod, stops, grace) => {}
-            _ = pods.changed() => return Ok(()),
-        }
-        if let Some(sandbox) = &observed.sandbox {
-            self.shared.runtime.stop_sandbox(&sandbox.id).await?;
-        }
-        Ok(())
-    }
-
-    /// The main containers together, then the sidecars, the last to start first, in what is left of the grace period.
-    async fn stop_in_order(&self, pod: &Pod, stops: Vec<(String, String)>, grace: i64) {
-        let begin = Instant::now();
-        let sidecars = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| pod::is_sidecar(c));
-        let sidecars: Vec<&str> = sidecars.map(|c| c.name.as_str()).collect();
-        let (last, first): (Vec<_>, Vec<_>) = stops.into_iter().partition(|(name, _)| sidecars.contains(&name.as_str()));
-        futures::future::join_all(first.iter().map(|(name, id)| self.stop_container(pod, name, id, grace))).await;
-        for sidecar in sidecars.iter().rev() {
-            let Some((name, id)) = last.iter().find(|(name, _)| name == sidecar) else { continue };
-            let used = i64::try_from(begin.elapsed().as_secs()).unwrap_or(0);
-            if let Err(why) = self.stop_container(pod, name, id, (grace - used).max(0)).await {
-                debug!(pod = %self.key, %why, "a sidecar does not stop");
-            }
-        }
-    }
-
-    async fn stop_container(&self, pod: &Pod, name: &str, id: &str, grace_seconds: i64) -> Result<(), Error> {
-        let begin = Instant::now();
-        let container = lasting(pod).find(|c| c.name == name);
-        let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
-        if let Some(hook) = hook.filter(|_| grace_seconds > 0) {
-            let limit = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
-            let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
-            let sandbox = Sandbox { id: String::new(), attempt: 0, ip, created_at: None };
-            if let Err(why) = self.run_hook(hook, id, &sandbox, limit).await {
-                self.note("FailedPreStopHook", format!("PreStopHook failed: {why}"), true, name);
-            }
-        }
-        let used = i64::try_from(begin.elapsed().as_secs()).unwrap_or(0);
-        // Kubernetes gives a container two seconds even when its hook has used up the grace period.
-        let left = if grace_seconds == 0 { 0 } else { (grace_seconds - used).max(2) };
-        self.shared.runtime.stop_container(id, left).await
-    }
-
-    async fn run_hook(&self, hook: &LifecycleHandler, id: &str, sandbox: &Sandbox, limit: Duration) -> Result<(), Error> {
-        if let Some(exec) = &hook.exec {
-            let command = exec.command.clone().unwrap_or_default();
-            let (code, output) = self.shared.runtime.exec(id, &command, limit).await?;
-            return if code == 0 { Ok(()) } else { Err(Error::Runtime(format!("command exited with {code}: {}", output.trim()))) };
-        }
-        if let Some(sleep) = &hook.sleep {
-            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)).min(limit)).await;
-        }
-        if let Some(get) = &hook.http_get {
-            let host = get.host.clone().unwrap_or_else(|| sandbox.ip.clone());
-            let asked = probes::http_get(&host, probes::number(&get.port), get.path.as_deref().unwrap_or("/"), "");
-            return tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err("timed out".into())).map_err(Error::Runtime);
-        }
-        Ok(())
-    }
-
     /// Probes run for containers that run, and no others.
     fn keep_probes(&mut self, pod: &Pod, observed: &Observation) {
         let running: HashMap<&str, &Observed> =
@@ -649,11 +611,6 @@ enum Pass {
 fn lasting(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.iter();
     spec.flat_map(|s| s.init_containers.iter().flatten().filter(|c| pod::is_sidecar(c)).chain(&s.containers))
-}
-
-fn grace(pod: &Pod) -> i64 {
-    let stated = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-    pod.metadata.deletion_grace_period_seconds.or(stated).unwrap_or(30).max(0)
 }
 
 fn hostname(pod: &Pod) -> String {

@@ -65,6 +65,18 @@ pub fn claim(claim: &mut Value, namespace: &str, list: &dyn Fn(&str) -> Vec<Valu
 }
 
 /// Protects a volume and says since when it is pending (KEP-3762).
+/// A node that says nothing of itself yet gets no Pods (TaintNodesByCondition).
+pub fn node(node: &mut Value) {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    let taints = &mut node["spec"]["taints"];
+    if !taints.is_array() {
+        *taints = json!([]);
+    }
+    if let Some(taints) = taints.as_array_mut().filter(|taints| taints.iter().all(|taint| taint["key"] != NOT_READY)) {
+        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    }
+}
+
 pub fn volume(volume: &mut Value, now: &str) {
     protect(volume, VOLUME_PROTECTION);
     if volume["status"]["phase"] == "Pending" {

@@ -31,6 +31,14 @@ fn each<'a>(map: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item 
     map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
+/// A LimitRange may come without a name; its uid is one.
+pub fn name_limit_range(range: &mut Value) {
+    let uid = crate::meta::text(range, "uid").to_string();
+    if crate::meta::name(range).is_empty() && !uid.is_empty() {
+        crate::meta::edit(range).insert("name".into(), uid.into());
+    }
+}
+
 /// A container's default limit is its default request too (SetDefaults_LimitRangeItem).
 pub fn limit_range(range: &mut Value) {
     let Some(spec) = object(range, "spec") else { return };

@@ -30,6 +30,7 @@ pub mod query;
 pub mod quota;
 pub mod record;
 pub mod registry;
+pub mod resize;
 pub mod scale;
 pub mod schema;
 pub mod selector;

@@ -44,14 +44,14 @@ pub struct Resource {
     pub has_generation: bool,
     /// Whether a PUT makes an object that is not there.
     pub made_by_update: bool,
-    /// Whether the specification stays what it was at creation, whatever an update says.
-    pub keeps_spec: bool,
     pub serving: Serving,
     /// Where another resource holds the objects that this one shows.
     pub view: Option<View>,
     pub(crate) default: fn(&mut Value),
     /// What is written into a new object only after its managers are recorded (a strategy's PrepareForCreate).
     pub(crate) prepare: fn(&mut Value),
+    /// What an update carries over from the object as it was, whatever the client says (PrepareForUpdate).
+    pub(crate) carry_over: fn(&mut Value, &Value),
     pub(crate) validate: Validate,
     /// Fields that a `fieldSelector` may name, besides metadata.name and metadata.namespace.
     pub selectable: Cow<'static, [&'static str]>,
@@ -97,6 +97,7 @@ pub enum Subresource {
     Approval,
     Proxy,
     EphemeralContainers,
+    Resize,
 }
 
 impl Subresource {
@@ -115,6 +116,7 @@ impl Subresource {
             Self::Approval => "approval",
             Self::Proxy => "proxy",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
         }
     }
 }
@@ -221,9 +223,20 @@ impl Resource {
         Record::from_value(&stored)
     }
 
+    /// The group of whoever validates: of the resource that holds the objects.
+    pub(crate) fn home_group(&self) -> &'static str {
+        self.view.and_then(|view| by_key(view.of)).map_or(self.group, |home| home.group)
+    }
+
     /// `Pod`, `Deployment.apps`.
     pub fn group_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.into() } else { format!("{}.{}", self.kind, self.group) }
+        let group = self.home_group();
+        if group.is_empty() { self.kind.into() } else { format!("{}.{group}", self.kind) }
+    }
+
+    /// Carries over what an update of this kind may not touch.
+    pub fn carry_over(&self, object: &mut Value, old: &Value) {
+        (self.carry_over)(object, old);
     }
 
     pub fn verbs(&self) -> &'static [&'static str] {
@@ -306,11 +319,11 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         name_rule: NameRule::Subdomain,
         has_generation: false,
         made_by_update: false,
-        keeps_spec: false,
         serving: Serving::Stored,
         view: None,
         default: |_| {},
         prepare: |_| {},
+        carry_over: |_, _| {},
         validate: |_, _, _| {},
         selectable: Cow::Borrowed(&[]),
         columns: crate::table::name_and_age,

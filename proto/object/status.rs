@@ -99,7 +99,7 @@ impl Status {
         let message = format!("{} \"{name}\" is invalid: {list}", resource.group_kind());
         let about = Details {
             name: name.into(),
-            group: resource.group.into(),
+            group: resource.home_group().into(),
             kind: resource.kind.into(),
             causes: errors.causes(),
             ..Details::default()

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod batch;
 pub mod config;
+pub mod event;
 pub mod extension;
 pub mod network;
 pub mod pod;

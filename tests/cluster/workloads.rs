@@ -9,6 +9,7 @@ skein_cluster_tests::on_both_runtimes!(
     nginx_and_a_replication_controller_serve,
     commands_run_in_containers,
     ports_are_forwarded,
+    running_containers_are_resized,
     pods_are_looked_into_from_outside_and_inside,
     sidecars_surround_the_main_containers
 );
@@ -272,6 +273,67 @@ fn commands_run_in_containers(runtime: Runtime) {
         cluster.environment = vec![("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websocket)];
         commands_run(&cluster, word);
     }
+}
+
+fn running_containers_are_resized(runtime: Runtime) {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    let container = |name: &str, policy: &str| {
+        format!(
+            "  - {{name: {name}, image: \"{BUSYBOX}\", command: [sleep, \"3600\"], resources: {{requests: {{cpu: 50m, memory: 16Mi}}, limits: {{memory: 64Mi}}}}{policy}}}\n"
+        )
+    };
+    let manifest = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: box}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n{}{}",
+        container("a", ""),
+        container("b", ", resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]")
+    );
+    cluster.apply("node-1", &manifest);
+    let status = |name: &str| {
+        let pod = cluster.kubectl_json("node-2", &["get", "pod", "box"]);
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let found = statuses.into_iter().find(|s| s["name"] == name && s["state"]["running"].is_object())?;
+        Some((found["resources"].clone(), found["restartCount"].as_u64()?, found["containerID"].clone()))
+    };
+    let (_, _, id) = cluster.until("both run", || status("b").and_then(|_| status("a")));
+    let resize = |node: &str, name: &str, resources: &str| {
+        let patch = format!(r#"{{"spec":{{"containers":[{{"name":"{name}","resources":{resources}}}]}}}}"#);
+        cluster.try_kubectl(node, &["patch", "pod", "box", "--subresource", "resize", "-p", &patch])
+    };
+    resize("node-3", "a", r#"{"requests":{"cpu":"70m"},"limits":{"memory":"96Mi"}}"#).expect("it can be asked for");
+    cluster.until("the container has it", || {
+        status("a").filter(|(has, ..)| has["limits"]["memory"] == "96Mi" && has["requests"]["cpu"] == "70m")
+    });
+    assert_eq!(status("a").map(|(_, restarts, now)| (restarts, now)), Some((0, id)), "it has run on");
+    let uid = cluster.kubectl("node-1", &["get", "pod", "box", "-o", "jsonpath={.metadata.uid}"]);
+    let limited = std::process::Command::new("grep")
+        .args(["-rlsx", &(96 << 20).to_string(), "/sys/fs/cgroup", "--include=memory.limit_in_bytes", "--include=memory.max"])
+        .output()
+        .expect("grep can be run");
+    assert!(String::from_utf8_lossy(&limited.stdout).contains(&uid), "the kernel knows of it");
+
+    // Another takes more memory only when it starts.
+    resize("node-1", "b", r#"{"limits":{"memory":"80Mi"}}"#).expect("it can be asked for");
+    cluster.until("it was restarted", || status("b").filter(|(has, restarts, _)| has["limits"]["memory"] == "80Mi" && *restarts == 1));
+
+    // What the node does not have is never given, and what is not to be asked for is refused.
+    resize("node-2", "a", r#"{"requests":{"cpu":"1000"}}"#).expect("it can be asked for");
+    cluster.until("the Pod says that it cannot be", || {
+        let pod = cluster.kubectl_json("node-1", &["get", "pod", "box"]);
+        let conditions = pod["status"]["conditions"].as_array().cloned()?;
+        let pending = conditions.into_iter().find(|c| c["type"] == "PodResizePending")?;
+        (pending["reason"] == "Infeasible" && pending["message"].as_str()?.starts_with("Node didn't have enough capacity: cpu"))
+            .then_some(())
+    });
+    assert!(status("a").is_some_and(|(has, ..)| has["requests"]["cpu"] == "70m"), "it has what it had");
+    let refused = resize("node-3", "a", r#"{"requests":{"cpu":"70m"},"limits":{"memory":null}}"#).expect_err("limits stay");
+    assert!(refused.contains("resource limits cannot be removed"), "{refused}");
+    resize("node-3", "a", r#"{"requests":{"cpu":"60m"}}"#).expect("it can be asked for");
+    cluster.until("the condition has gone", || {
+        let pod = cluster.kubectl_json("node-1", &["get", "pod", "box"]);
+        let conditions = pod["status"]["conditions"].as_array().cloned()?;
+        conditions.iter().all(|c| c["type"] != "PodResizePending").then_some(())
+    });
 }
 
 fn commands_run(cluster: &Cluster, word: &str) {

@@ -1,5 +1,7 @@
 //! `pods/binding`: a scheduler assigns a Pod to a node.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -8,6 +10,14 @@ use skein_object::{Status, meta};
 use crate::route::Target;
 use crate::verbs::{Mutation, mutate};
 use crate::{Body, Context, body, respond};
+
+/// `bindings`: the same, with the Pod's name in the body only.
+pub(crate) async fn create_named(context: &Context, mut target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+    let binding = body::decode(request.headers(), request.body())?;
+    target.name = meta::name(&binding).into();
+    target.resource = Arc::clone(skein_object::registry::find("", "v1", "pods").expect("the registry has Pods"));
+    create(context, &target, request).await
+}
 
 pub(crate) async fn create(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use http::{HeaderMap, Request, Response};
+use http::Request;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use prost::Message;
@@ -11,33 +11,15 @@ use serde_json::{Value, json};
 use skein_object::usage::{NodeUsage, PodUsage};
 use skein_object::{Key, Status, meta};
 
-use crate::respond::{self, Form};
 use crate::route::Target;
 use crate::verbs::list::Filter;
 use crate::verbs::view;
-use crate::{Body, Context};
+use crate::{Context, respond};
 
 /// A kubelet that has not answered by then is left out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    let objects = match target.resource.plural {
-        "nodes" => nodes(context, target).await?,
-        _ => pods(context, target).await?,
-    };
-    let form = Form::wanted(headers, target.query.get("includeObject"));
-    if verb == "get" {
-        let found = objects.into_iter().next().ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
-        return Ok(respond::json(200, &form.render(&target.resource, found)));
-    }
-    if let Form::Table(include) = form {
-        return Ok(respond::json(200, &respond::table(&target.resource, objects, include, json!({}))));
-    }
-    let kind = format!("{}List", target.resource.kind);
-    Ok(respond::json(200, &json!({"kind": kind, "apiVersion": target.resource.api_version(), "metadata": {}, "items": objects})))
-}
-
-async fn nodes(context: &Context, target: &Target) -> Result<Vec<Value>, Status> {
+pub(super) async fn nodes(context: &Context, target: &Target) -> Result<Vec<Value>, Status> {
     let filter = Filter::of(target)?;
     let view = view(context, target).await?;
     let wanted = |key: &Key| target.name.is_empty() || key.name() == target.name;
@@ -53,7 +35,7 @@ async fn nodes(context: &Context, target: &Target) -> Result<Vec<Value>, Status>
     Ok(shown.collect())
 }
 
-async fn pods(context: &Context, target: &Target) -> Result<Vec<Value>, Status> {
+pub(super) async fn pods(context: &Context, target: &Target) -> Result<Vec<Value>, Status> {
     let filter = Filter::of(target)?;
     let view = view(context, target).await?;
     let prefix = Key::prefix("pods", &target.namespace);

@@ -143,14 +143,18 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
         object["spec"]["ephemeralContainers"] = changed.pointer("/spec/ephemeralContainers").cloned().unwrap_or_default();
         carry(&changed, &mut object, &["resourceVersion"]);
         changed = object;
+    } else if mutation.subresource == Some(Subresource::Resize) {
+        let metadata = changed.clone();
+        changed = skein_object::resize::taken(changed, old);
+        carry(&metadata, &mut changed, &["resourceVersion"]);
     } else if keeps_status && let Some(map) = changed.as_object_mut() {
         match old.get("status") {
             Some(status) => map.insert("status".into(), status.clone()),
             None => map.shift_remove("status"),
         };
     }
-    if resource.keeps_spec {
-        changed["spec"] = old["spec"].clone();
+    if mutation.subresource.is_none() {
+        resource.carry_over(&mut changed, old);
     }
     resource.fill_defaults(&mut changed);
     if let Some(author) = &mutation.author {
@@ -163,6 +167,7 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
     match mutation.subresource {
         None => resource.check(&changed, Some(old), &mut errors),
         Some(Subresource::EphemeralContainers) => skein_object::validate::pod::ephemeral(&changed, old, &mut errors),
+        Some(Subresource::Resize) => skein_object::resize::validate(&changed, old, &mut errors),
         Some(_) => {}
     }
     if errors.is_empty() { Ok(changed) } else { Err(Status::invalid(resource, mutation.key.name(), errors)) }
@@ -196,7 +201,7 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
         // Nothing to write; but only a consistent read may say so.
         return Ok(if fresh { Step::Done(to_value(resource, entry)) } else { Step::Again });
     }
-    let charges = if mutation.subresource.is_none() && !ends {
+    let charges = if matches!(mutation.subresource, None | Some(Subresource::Resize)) && !ends {
         resources::quota::charges(&context.store.local().state, resource, key, &new, Some(old))?
     } else {
         Vec::new()

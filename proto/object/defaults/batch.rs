@@ -9,14 +9,33 @@ const LABELS: [&str; 2] = ["batch.kubernetes.io/controller-uid", "controller-uid
 const NAMES: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
 
 pub fn job(job: &mut Value) {
+    if let Some(spec) = object(job, "spec") {
+        job_spec(spec);
+        default(spec, "manualSelector", false);
+    }
+    take_labels(job);
+}
+
+/// A Job without labels has those of its Pods.
+fn take_labels(job: &mut Value) {
+    let has_none = crate::meta::get(job, "labels").and_then(Value::as_object).is_none_or(Map::is_empty);
+    let labels = job.pointer("/spec/template/metadata/labels").and_then(Value::as_object).filter(|labels| !labels.is_empty()).cloned();
+    // A value that is no label is refused once, where the template has it.
+    let are_labels =
+        |labels: &Map<String, Value>| labels.values().all(|v| v.as_str().is_some_and(|v| crate::names::label_value(v).is_ok()));
+    if let Some(labels) = labels.filter(|labels| has_none && are_labels(labels)) {
+        crate::meta::edit(job).insert("labels".into(), labels.into());
+    }
+}
+
+/// A Job selects by its own uid, so that no other's Pods are ever taken for its own (`generateSelector`).
+pub fn select_by_uid(job: &mut Value) {
     let uid = crate::meta::text(job, "uid").to_string();
     let name = crate::meta::name(job).to_string();
     let Some(spec) = object(job, "spec") else { return };
-    job_spec(spec);
     if spec.get("manualSelector") == Some(&json!(true)) || uid.is_empty() {
         return;
     }
-    // A Job selects by its own uid, so that no other's Pods are ever taken for its own (`generateSelector`).
     if spec.get("selector").is_none_or(Value::is_null) {
         spec.insert("selector".into(), json!({"matchLabels": {LABELS[0]: uid}}));
     }
@@ -27,6 +46,7 @@ pub fn job(job: &mut Value) {
             labels[key] = value.clone().into();
         }
     }
+    take_labels(job);
 }
 
 fn job_spec(spec: &mut Map<String, Value>) {

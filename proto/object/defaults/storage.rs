@@ -75,3 +75,10 @@ fn devices(spec: &mut Map<String, Value>) {
         devices.entry("requests").or_insert(Value::Null);
     }
 }
+
+/// Without drivers there is no list.
+pub fn csi_node(node: &mut Value) {
+    if let Some(drivers) = node.pointer_mut("/spec/drivers").filter(|drivers| **drivers == json!([])) {
+        *drivers = Value::Null;
+    }
+}

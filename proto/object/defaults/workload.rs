@@ -34,7 +34,22 @@ pub fn replica_set(set: &mut Value) {
     }
 }
 
+/// Counts the templates that a DaemonSet has had; in `extensions/v1beta1` this was a field.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+/// The count goes on when the template changes, and is nobody's to write.
+pub fn count_template(set: &mut Value, old: &Value) {
+    let count: i64 = old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let changed = set["spec"]["template"] != old["spec"]["template"];
+    let annotations = crate::meta::edit(set).entry("annotations").or_insert_with(|| json!({}));
+    annotations[TEMPLATE_GENERATION] = (count + i64::from(changed)).to_string().into();
+}
+
 pub fn daemon_set(set: &mut Value) {
+    let annotations = crate::meta::edit(set).entry("annotations").or_insert_with(|| json!({}));
+    if let Some(annotations) = annotations.as_object_mut() {
+        default(annotations, TEMPLATE_GENERATION, "1");
+    }
     let Some(spec) = object(set, "spec") else { return };
     default(spec, "revisionHistoryLimit", 10);
     default(spec, "updateStrategy", json!({}));

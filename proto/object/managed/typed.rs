@@ -149,9 +149,17 @@ fn differ(old: Option<&Value>, new: Option<&Value>, shape: Option<Shape<'_>>, pa
         // What Go holds by value, or writes even if it is empty, is there wherever its parent is.
         let empty = match below {
             Some(below) if is_map && below.default().is_some_and(|d| !d.is_null()) => below.default().cloned(),
-            Some(below) if below.kind() == "array" && shape.is_some_and(|s| s.requires(&step[2..])) => Some(Value::Array(Vec::new())),
+            // A set is left out when it is empty, required or not.
+            Some(below)
+                if below.kind() == "array" && below.list_type() != ListType::Set && shape.is_some_and(|s| s.requires(&step[2..])) =>
+            {
+                Some(Value::Array(Vec::new()))
+            }
             _ => None,
         };
+        // Go's zero is null there, so an empty list that is said is a change.
+        let is_said = !before.contains_key(step) && after.get(step).is_some_and(|(child, _)| child.as_array().is_some_and(Vec::is_empty));
+        let empty = empty.filter(|empty| !(is_said && empty.is_array()));
         let side = |side: &BTreeMap<&String, (&Value, Option<Shape<'_>>)>, parent: bool| {
             side.get(step).map(|(child, _)| (*child).clone()).or_else(|| empty.clone().filter(|_| parent))
         };

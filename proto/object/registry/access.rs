@@ -73,7 +73,7 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: Cow::Borrowed(&["csr"]),
             subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Approval]),
             selectable: Cow::Borrowed(&["spec.signerName"]),
-            keeps_spec: true,
+            carry_over: |request, old| request["spec"] = old["spec"].clone(),
             validate: validate::access::certificate_signing_request,
             columns: table::access::certificate_signing_request,
             ..entry("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")

@@ -35,6 +35,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::workload::daemon_set,
+            carry_over: defaults::workload::count_template,
             validate: validate::workload::daemon_set,
             columns: table::apps::daemon_set,
             ..entry("apps", "v1", "DaemonSet", "daemonsets")

@@ -12,6 +12,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::batch::job,
+            prepare: defaults::batch::select_by_uid,
             validate: validate::batch::job,
             selectable: Cow::Borrowed(&["status.successful"]),
             columns: table::batch::job,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Resource, Subresource, entry};
+use super::{Resource, Serving, Subresource, entry};
 use crate::field::Path;
 use crate::names::NameRule;
 use crate::{defaults, table, validate};
@@ -38,6 +38,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 "type",
             ]),
             default: defaults::event,
+            validate: validate::event::core,
             columns: table::core::event,
             made_by_update: true,
             name_rule: NameRule::Any,
@@ -76,6 +77,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 Subresource::Eviction,
                 Subresource::Proxy,
                 Subresource::EphemeralContainers,
+                Subresource::Resize,
             ]),
             has_generation: true,
             default: defaults::pod::pod,
@@ -133,6 +135,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             columns: table::name_and_creation,
             default: defaults::limit_range,
+            prepare: defaults::name_limit_range,
             short_names: Cow::Borrowed(&["limits"]),
             made_by_update: true,
             ..entry("", "v1", "LimitRange", "limitranges")
@@ -153,6 +156,14 @@ pub(super) fn resources() -> Vec<Resource> {
             validate: validate::storage::volume,
             columns: table::storage::volume,
             ..entry("", "v1", "PersistentVolume", "persistentvolumes")
+        },
+        Resource { serving: Serving::Asked, ..entry("", "v1", "Binding", "bindings") },
+        Resource {
+            namespaced: false,
+            short_names: Cow::Borrowed(&["cs"]),
+            serving: Serving::Measured,
+            columns: table::core::component_status,
+            ..entry("", "v1", "ComponentStatus", "componentstatuses")
         },
         Resource {
             has_generation: true,

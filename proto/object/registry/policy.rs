@@ -26,6 +26,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::event_of_events,
             columns: table::core::event,
             made_by_update: true,
+            validate: validate::event::strict,
             ..entry("events.k8s.io", "v1", "Event", "events")
         },
         Resource {

@@ -17,6 +17,7 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::storage::csi_node,
+            prepare: defaults::storage::csi_node,
             ..entry("storage.k8s.io", "v1", "CSINode", "csinodes")
         },
         Resource {

@@ -264,6 +264,18 @@ fn count(object: &Value, field: &str) -> usize {
     object.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len)
 }
 
+pub(crate) fn component_status() -> Vec<Column> {
+    fn condition(status: &Value, field: &str) -> String {
+        text_or(status, &format!("/conditions/0/{field}"), "")
+    }
+    vec![
+        name(),
+        column("Status", "string", |o, _| if condition(o, "status") == "True" { "Healthy" } else { "Unhealthy" }.into()),
+        column("Message", "string", |o, _| condition(o, "message").into()),
+        column("Error", "string", |o, _| condition(o, "error").into()),
+    ]
+}
+
 pub(crate) fn resource_quota() -> Vec<Column> {
     vec![
         name(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{list, text};
-use crate::field::{Errors, Path};
+use crate::field::{Errors, Path, Problem};
 use crate::names;
 
 pub fn role(role: &Value, _old: Option<&Value>, errors: &mut Errors) {
@@ -45,7 +45,8 @@ pub fn binding(binding: &Value, old: Option<&Value>, errors: &mut Errors) {
     let namespaced = !crate::meta::text(binding, "namespace").is_empty();
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     if !kinds.contains(&text(&role, "kind")) {
-        errors.unsupported(&path.child("kind"), text(&role, "kind"), kinds);
+        let in_order = kinds.iter().map(|kind| (*kind).to_string()).collect();
+        errors.add(&path.child("kind"), Problem::Unsupported(text(&role, "kind").into(), in_order));
     }
     if text(&role, "name").is_empty() {
         errors.required(&path.child("name"), "");
@@ -84,8 +85,27 @@ fn validate_subject(subject: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// `ValidateClusterTrustBundleName`
+fn bundle_name(name: &str, signer: &str) -> names::Verdict {
+    if signer.is_empty() {
+        let alone = "ClusterTrustBundle without signer name must not have \":\" in its name";
+        return if name.contains(':') { Err(alone.into()) } else { names::subdomain(name) };
+    }
+    let prefix = format!("{}:", signer.replace('/', ":"));
+    match name.strip_prefix(&prefix) {
+        Some(rest) => names::subdomain(rest),
+        None => Err(format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")),
+    }
+}
+
 /// At least one certificate in PEM.
 pub fn cluster_trust_bundle(bundle: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let (name, signer) = (crate::meta::name(bundle), text(&bundle["spec"], "signerName"));
+    if !name.is_empty()
+        && let Err(why) = bundle_name(name, signer)
+    {
+        errors.invalid(&Path::new("metadata").child("name"), name, &why);
+    }
     let bundle = bundle.pointer("/spec/trustBundle").and_then(Value::as_str).unwrap_or_default();
     if !bundle.contains("-----BEGIN CERTIFICATE-----") {
         errors.invalid(&Path::new("spec").child("trustBundle"), "<value omitted>", "at least one trust anchor must be provided");

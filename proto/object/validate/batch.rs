@@ -41,10 +41,12 @@ fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     let path = path.child("template");
     any_pod_template(template, &path, errors);
     let policy = template.pointer("/spec/restartPolicy").and_then(Value::as_str).unwrap_or_default();
-    if !["OnFailure", "Never"].contains(&policy) {
-        let path = path.child("spec").child("restartPolicy");
-        let shown = if policy == "Always" || policy.is_empty() { "Always" } else { policy };
-        errors.unsupported(&path, shown, &["OnFailure", "Never"]);
+    let path = path.child("spec").child("restartPolicy");
+    match policy {
+        "OnFailure" | "Never" => {}
+        // What nobody said.
+        "" | "Always" => errors.required(&path, "valid values: \"OnFailure\", \"Never\""),
+        other => errors.unsupported(&path, other, &["OnFailure", "Never"]),
     }
 }
 

@@ -11,7 +11,7 @@ pub fn custom_resource_definition(definition: &Value, old: Option<&Value>, error
     let path = Path::new("spec");
     let (group, names) = (text(&spec, "group"), spec.get("names").cloned().unwrap_or_default());
     let wanted = format!("{}.{group}", text(&names, "plural"));
-    if meta::name(definition) != wanted {
+    if !meta::name(definition).is_empty() && meta::name(definition) != wanted {
         errors.invalid(&Path::new("metadata").child("name"), meta::name(definition), "must be spec.names.plural+\".\"+spec.group");
     }
     if group.is_empty() {
@@ -35,6 +35,9 @@ pub fn custom_resource_definition(definition: &Value, old: Option<&Value>, error
         }
     }
     validate_versions(&spec, &path.child("versions"), errors);
+    if list(&spec, "versions").is_empty() {
+        errors.invalid(&Path::new("status").child("storedVersions"), Value::Null, "must have at least one stored version");
+    }
     let Some(old) = old else { return };
     for pointer in ["/spec/scope", "/spec/names/plural", "/spec/names/kind", "/spec/group"] {
         let path = Path::new(&pointer[1..].replace('/', "."));
@@ -44,12 +47,10 @@ pub fn custom_resource_definition(definition: &Value, old: Option<&Value>, error
 
 fn validate_versions(spec: &Value, path: &Path, errors: &mut Errors) {
     let versions = list(spec, "versions");
-    if versions.is_empty() {
-        errors.required(path, "");
-    }
     let stored = versions.iter().filter(|v| v["storage"] == true).count();
     if stored != 1 {
-        errors.invalid(path, serde_json::json!(versions), "must have exactly one version marked as storage version");
+        let shown = spec.get("versions").cloned().unwrap_or_default();
+        errors.invalid(path, shown, "must have exactly one version marked as storage version");
     }
     for (index, version) in versions.iter().enumerate() {
         let path = path.index(index);
@@ -82,7 +83,7 @@ pub fn api_service(service: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let spec = service.get("spec").cloned().unwrap_or_default();
     let (group, version, path) = (text(&spec, "group"), text(&spec, "version"), Path::new("spec"));
     let wanted = format!("{version}.{group}");
-    if meta::name(service) != wanted {
+    if !meta::name(service).is_empty() && meta::name(service) != wanted {
         let why = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
         errors.invalid(&Path::new("metadata.name"), meta::name(service), &why);
     }

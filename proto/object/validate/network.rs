@@ -10,7 +10,7 @@ pub fn ingress(ingress: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let Some(spec) = ingress.get("spec") else { return };
     let path = Path::new("spec");
     if list(spec, "rules").is_empty() && spec.get("defaultBackend").is_none_or(Value::is_null) {
-        errors.invalid(&path, serde_json::json!([]), "either `defaultBackend` or `rules` must be specified");
+        errors.invalid(&path, Value::Null, "either `defaultBackend` or `rules` must be specified");
     }
     for (index, rule) in list(spec, "rules").iter().enumerate() {
         let path = path.child("rules").index(index);

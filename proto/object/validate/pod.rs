@@ -95,7 +95,7 @@ pub fn ephemeral(pod: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-pub(super) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
+pub(crate) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     let volumes = volumes(spec, &path.child("volumes"), errors);
     let mut seen = BTreeSet::new();
     if list(spec, "containers").is_empty() {

@@ -81,8 +81,12 @@ pub fn volume(volume: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let spec = volume.get("spec").cloned().unwrap_or_default();
     let path = Path::new("spec");
     access_modes(&spec, &path, "", errors);
-    if spec.pointer("/capacity/storage").is_none() {
+    let capacity = spec.get("capacity").and_then(Value::as_object).filter(|amounts| !amounts.is_empty());
+    if capacity.is_none() {
         errors.required(&path.child("capacity"), "");
+    }
+    if capacity.is_none_or(|amounts| amounts.len() > 1 || !amounts.contains_key("storage")) {
+        errors.unsupported(&path.child("capacity"), spec.get("capacity").cloned().unwrap_or_default(), &["storage"]);
     }
     const PLAIN: &[&str] = &[
         "capacity",

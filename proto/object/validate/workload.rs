@@ -169,8 +169,7 @@ fn needs_selector(spec: &Value, path: &Path, errors: &mut Errors) {
 
 /// A template of Pods that may end.
 pub(crate) fn any_pod_template(template: &Value, path: &Path, errors: &mut Errors) {
-    let metadata = path.child("metadata").child("labels");
-    crate::meta::validate_labels(template.pointer("/metadata/labels"), &metadata, errors);
+    crate::meta::validate_labels(template.pointer("/metadata/labels"), &path.child("labels"), errors);
     super::pod::pod_spec(template.get("spec").unwrap_or(&Value::Null), &path.child("spec"), errors);
 }
 
