@@ -6,8 +6,6 @@
 //!
 //! What is in force follows from the state that the node has; where nothing is, a request costs two look-ups.
 
-mod call;
-
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
@@ -20,8 +18,8 @@ use skein_object::status::Cause;
 use skein_object::{Key, Record, Resource, Status, patch};
 use skein_state::State;
 
-use crate::Context;
 use crate::authenticate::User;
+use crate::{Context, call};
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
@@ -189,7 +187,9 @@ impl<'a> Admission<'a> {
         }
         let uid = uuid::Uuid::new_v4().to_string();
         let review = webhook.review(&self.attributes, objects, &uid);
-        let answer = call::post(&self.state, webhook, &review).await.map_err(|why| format!("failed to call webhook: {why}"));
+        let answer = call::post(&self.state, webhook.client(), webhook.timeout_seconds(), &review)
+            .await
+            .map_err(|why| format!("failed to call webhook: {why}"));
         match answer.and_then(|answer| webhook.verdict(&answer, &uid)) {
             Ok(Ok(answer)) => {
                 answer.warnings.iter().for_each(|warning| self.warnings.add(warning.clone()));

@@ -2,12 +2,14 @@
 //! read at run time.
 
 mod column;
+pub mod conversion;
 mod defaulting;
 mod rules;
 mod validation;
 
 use serde_json::{Map, Value, json};
 
+use self::conversion::Conversion;
 use crate::field::{Errors, Path};
 use crate::names::NameRule;
 use crate::registry::{Resource, Subresource, intern};
@@ -31,6 +33,10 @@ pub struct Custom {
     columns: Vec<Value>,
     /// `subresources.scale`: where replicas and selector are.
     pub scale: Option<Scale>,
+    /// Who converts between versions; nobody, where they differ in nothing but their names.
+    pub(crate) conversion: Option<Conversion>,
+    /// The version that objects are stored in, as `example.com/v1`.
+    pub(crate) storage_version: String,
     /// The definition that it comes from, and that one's uid: another definition of the same name is another resource.
     pub definition: String,
 }
@@ -87,6 +93,8 @@ fn resource(definition: &Value, spec: &Value, names: &Value, version: &Value) ->
         schema: whole(schema),
         columns: version.get("additionalPrinterColumns").and_then(Value::as_array).cloned().unwrap_or_default(),
         scale,
+        conversion: Conversion::of(spec),
+        storage_version: storage_version(spec),
         definition: crate::meta::name(definition).into(),
     };
     Resource {
@@ -104,6 +112,12 @@ fn resource(definition: &Value, spec: &Value, names: &Value, version: &Value) ->
         custom: Some(custom),
         ..crate::registry::entry(text(spec, "group"), text(version, "name"), text(names, "kind"), text(names, "plural"))
     }
+}
+
+fn storage_version(spec: &Value) -> String {
+    let stored = spec["versions"].as_array().into_iter().flatten().find(|version| version["storage"] == true);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    format!("{}/{}", text(&spec["group"]), stored.map(|version| text(&version["name"])).unwrap_or_default())
 }
 
 /// A schema with what all objects have: `apiVersion`, `kind`, `metadata`.

@@ -10,6 +10,9 @@ use serde_json::Value;
 /// The format of a record's segments: JSON in the resource's storage version.
 pub const FORMAT: u32 = 1;
 
+/// The segment that says in which version a record is; no reader sees it.
+const VERSION: &str = "apiVersion";
+
 /// One object at rest.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
@@ -45,6 +48,28 @@ impl Record {
         Self { format: FORMAT, segments }
     }
 
+    /// The same, marked as being of this version: where a resource's versions are not all alike.
+    #[must_use]
+    pub fn in_version(mut self, api_version: &str) -> Self {
+        self.segments.retain(|segment| segment.field != VERSION);
+        self.segments.push(Segment { field: VERSION.into(), json: Value::from(api_version).to_string().into() });
+        self
+    }
+
+    /// The same, marked as another record is.
+    #[must_use]
+    pub fn marked_like(self, other: &Self) -> Self {
+        match other.version() {
+            Some(version) => self.in_version(&version),
+            None => self,
+        }
+    }
+
+    /// The version that the record is marked as.
+    pub fn version(&self) -> Option<String> {
+        self.field(VERSION)?.as_str().map(String::from)
+    }
+
     pub fn segment(&self, field: &str) -> Option<&Bytes> {
         self.segments.iter().find(|s| s.field == field).map(|s| &s.json)
     }
@@ -69,7 +94,8 @@ impl Record {
 
     fn write_fields(&self, revision: u64, out: &mut Vec<u8>) {
         out.reserve(64 + self.segments.iter().map(|s| s.json.len() + s.field.len() + 4).sum::<usize>());
-        for (index, segment) in self.segments.iter().enumerate() {
+        let shown = self.segments.iter().filter(|segment| segment.field != VERSION);
+        for (index, segment) in shown.enumerate() {
             let quote = if index == 0 { "\"" } else { ",\"" };
             out.extend_from_slice(quote.as_bytes());
             out.extend_from_slice(segment.field.as_bytes());

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde_json::Value;
 
 use crate::custom::Custom;
+use crate::custom::conversion::Conversion;
 use crate::field::Errors;
 use crate::names::NameRule;
 use crate::record::Record;
@@ -210,13 +211,31 @@ impl Resource {
         object
     }
 
+    /// A stored custom object as it rests, in the version that it rests in.
+    pub fn at_rest(&self, record: &Record, revision: u64) -> Value {
+        record.to_value(&record.version().unwrap_or_else(|| self.storage_version()), self.kind, revision)
+    }
+
+    /// The version that objects are stored in.
+    pub fn storage_version(&self) -> String {
+        self.custom.as_ref().map_or_else(|| self.api_version(), |custom| custom.storage_version.clone())
+    }
+
+    /// Who converts objects between versions, where that is more than a name.
+    pub fn conversion(&self) -> Option<&Conversion> {
+        self.custom.as_ref()?.conversion.as_ref()
+    }
+
     /// Whether a stored object can be shown as it is, byte by byte.
     pub fn is_shown_as_stored(&self) -> bool {
-        self.view.is_none() && self.custom.as_ref().is_none_or(|custom| !custom.has_defaults)
+        self.view.is_none() && self.custom.as_ref().is_none_or(|custom| !custom.has_defaults && custom.conversion.is_none())
     }
 
     /// An object of this resource as it is stored.
     pub fn record(&self, object: &Value) -> Record {
+        if self.custom.is_some() {
+            return Record::from_value(object).in_version(&self.storage_version());
+        }
         let Some(view) = self.view else { return Record::from_value(object) };
         let mut stored = object.clone();
         (view.store)(&mut stored);

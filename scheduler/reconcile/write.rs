@@ -24,7 +24,7 @@ pub(crate) fn edit_entry(resource: &Resource, key: &Key, entry: &Entry, change: 
         return None;
     }
     skein_object::meta::at_update(&mut new, &old, resource);
-    Some(Write::update(key, entry.revision, &entry.record, &Record::from_value(&new)).into())
+    Some(Write::update(key, entry.revision, &entry.record, &Record::from_value(&new).marked_like(&entry.record)).into())
 }
 
 /// Begins or completes the deletion of an object of a built-in kind.
@@ -38,7 +38,9 @@ pub(crate) fn delete(resource: &Resource, key: &Key, entry: &Entry, wish: &Wish,
     match plan(resource, &old, wish, mint.now) {
         Plan::Nothing => None,
         Plan::Remove => Some(Write::delete(key, entry.revision).into()),
-        Plan::Mark(marked) => Some(Write::update(key, entry.revision, &entry.record, &Record::from_value(&marked)).into()),
+        Plan::Mark(marked) => {
+            Some(Write::update(key, entry.revision, &entry.record, &Record::from_value(&marked).marked_like(&entry.record)).into())
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Custom resources, through any node.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use skein_cluster_tests::Cluster;
+use skein_cluster_tests::webhook::Webhook;
 
 const WIDGETS: &str = "
 apiVersion: apiextensions.k8s.io/v1
@@ -121,4 +122,115 @@ fn appliers_keep_out_of_each_others_way() {
         cluster.kubectl_json("node-1", &["get", "deployment", "web", "--show-managed-fields"])["metadata"]["managedFields"].clone();
     let names: Vec<&str> = owners.as_array().into_iter().flatten().filter_map(|m| m["manager"].as_str()).collect();
     assert!(names.contains(&"a") && names.contains(&"b"), "{names:?}");
+}
+
+/// A definition whose versions differ, after the documentation's example: `hostPort` became `host` and `port`.
+fn tabs(webhook: &Webhook, path: &str, stored: &str) -> String {
+    let version = |name: &str, properties: &str| {
+        format!(
+            "  - {{name: {name}, served: true, storage: {}, schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {{type: object, properties: {{{properties}}}}}}}}}}}}}\n",
+            name == stored
+        )
+    };
+    let versions = [version("v1beta1", "hostPort: {type: string}"), version("v1", "host: {type: string}, port: {type: string}")].concat();
+    format!(
+        "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: tabs.example.com}}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {{plural: tabs, kind: Tab}}
+  conversion:
+    strategy: Webhook
+    webhook:
+      conversionReviewVersions: [v1]
+      clientConfig: {{url: \"https://{}/{path}\", caBundle: {}}}
+  versions:
+{versions}",
+        webhook.address, webhook.bundle
+    )
+}
+
+fn convert(request: &Value) -> Value {
+    let objects = request["objects"].as_array().cloned().unwrap_or_default();
+    let desired = request["desiredAPIVersion"].clone();
+    let converted: Vec<Value> = objects
+        .into_iter()
+        .map(|mut object| {
+            let text = |field: &str| object["spec"][field].as_str().unwrap_or_default().to_string();
+            object["spec"] = if desired == "example.com/v1" {
+                let both = text("hostPort");
+                let (host, port) = both.split_once(':').unwrap_or((&both, ""));
+                json!({"host": host, "port": port})
+            } else {
+                json!({"hostPort": format!("{}:{}", text("host"), text("port"))})
+            };
+            object["apiVersion"] = desired.clone();
+            object
+        })
+        .collect();
+    json!({"result": {"status": "Success"}, "convertedObjects": converted})
+}
+
+#[test]
+fn custom_resources_are_converted_between_their_versions() {
+    let cluster = Cluster::start();
+    let webhook = Webhook::serve("198.18.0.1", convert);
+    cluster.apply("node-1", &tabs(&webhook, "convert", "v1beta1"));
+    cluster.until("every node serves both versions", || {
+        let both =
+            |node| ["v1", "v1beta1"].iter().all(|v| cluster.request(node, "GET", &format!("/apis/example.com/{v}/tabs"), None).0 == 200);
+        (1..=3).all(both).then_some(())
+    });
+    let path = |version: &str, name: &str| format!("/apis/example.com/{version}/namespaces/default/tabs/{name}");
+    let spec = |node: usize, version: &str, name: &str| cluster.request(node, "GET", &path(version, name), None).1["spec"].clone();
+    let seen = cluster.watch(2, "/apis/example.com/v1/tabs?watch=1&timeoutSeconds=15");
+    let make = |node: usize, version: &str, name: &str, spec: Value| {
+        let body = json!({"apiVersion": format!("example.com/{version}"), "kind": "Tab", "metadata": {"name": name}, "spec": spec});
+        let (code, answer) = cluster.request(node, "POST", path(version, "").trim_end_matches('/'), Some(&body.to_string()));
+        assert_eq!(code, 201, "{answer}");
+        answer
+    };
+    make(1, "v1beta1", "old", json!({"hostPort": "a:1"}));
+    let new = make(2, "v1", "new", json!({"host": "b", "port": "2"}));
+    assert_eq!((&new["apiVersion"], &new["spec"]), (&json!("example.com/v1"), &json!({"host": "b", "port": "2"})));
+    assert_eq!(spec(3, "v1", "old"), json!({"host": "a", "port": "1"}));
+    assert_eq!(spec(1, "v1beta1", "new"), json!({"hostPort": "b:2"}));
+
+    // What was stored before stays what it is when another version is stored from now on.
+    cluster.apply("node-3", &tabs(&webhook, "convert", "v1"));
+    make(3, "v1beta1", "late", json!({"hostPort": "c:3"}));
+    let patch = json!({"spec": {"port": "11"}}).to_string();
+    assert_eq!(cluster.request(1, "PATCH", &path("v1", "old"), Some(&patch)).1["spec"], json!({"host": "a", "port": "11"}));
+    let all = |node: usize, version: &str| -> Vec<Value> {
+        let list = cluster.request(node, "GET", &format!("/apis/example.com/{version}/tabs"), None).1;
+        list["items"].as_array().cloned().unwrap_or_default().into_iter().map(|tab| tab["spec"].clone()).collect()
+    };
+    cluster.until("all nodes show all in one version", || {
+        let expected = vec![json!({"hostPort": "c:3"}), json!({"hostPort": "b:2"}), json!({"hostPort": "a:11"})];
+        (1..=3).all(|node| all(node, "v1beta1") == expected).then_some(())
+    });
+    assert_eq!(cluster.kubectl("node-2", &["get", "tabs.v1.example.com", "late", "-o", "jsonpath={.spec.port}"]), "3");
+    cluster.kubectl("node-1", &["delete", "tabs.v1beta1.example.com", "new"]);
+    let events = seen.join().expect("the watch ends");
+    let told: Vec<String> =
+        events.iter().map(|e| format!("{} {} {}", e["type"], e["object"]["metadata"]["name"], e["object"]["spec"]["port"])).collect();
+    let expected = ["ADDED old 1", "ADDED new 2", "ADDED late 3", "MODIFIED old 11", "DELETED new 2"].map(|line| {
+        let parts: Vec<String> = line.split(' ').map(|part| format!("\"{part}\"")).collect();
+        parts.join(" ")
+    });
+    assert_eq!(told, expected);
+
+    // Where nobody converts, what rests in that version is still there, and the rest says why not.
+    cluster.apply("node-1", &tabs(&webhook, "convert", "v1").replace(&webhook.address, "198.18.0.1:9"));
+    cluster.until("the definition is everywhere", || (cluster.request(3, "GET", &path("v1beta1", "late"), None).0 == 500).then_some(()));
+    assert_eq!(spec(3, "v1", "late"), json!({"host": "c", "port": "3"}));
+    let (_, why) = cluster.request(3, "GET", &path("v1beta1", "late"), None);
+    let message = why["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("conversion webhook for example.com/v1, Kind=Tab failed: Post \"https://198.18.0.1:9/convert?timeout=30s\""),
+        "{why}"
+    );
 }

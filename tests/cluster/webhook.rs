@@ -1,4 +1,4 @@
-//! A small admission webhook, as tests need it: HTTPS, a certificate of its own, a function that answers.
+//! A small webhook for admission and conversion, as tests need it: HTTPS, a certificate of its own, a function that answers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener};
@@ -70,7 +70,7 @@ fn respond(stream: StreamOwned<ServerConnection, std::net::TcpStream>, answer: f
     let review: Value = serde_json::from_slice(&body).unwrap_or_default();
     let mut response = answer(&review["request"]);
     response["uid"] = review["request"]["uid"].clone();
-    let text = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}).to_string();
+    let text = json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "response": response}).to_string();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
     let stream = stream.get_mut();
     stream.write_all(head.as_bytes())?;

@@ -7,14 +7,14 @@ use skein_object::scale::{self, Scale};
 use skein_object::{Resource, Status, meta, patch};
 
 use crate::route::Target;
-use crate::verbs::{Mutation, mutate, to_value, view};
-use crate::{Body, Context, body, respond, status};
+use crate::verbs::{Mutation, mutate, view};
+use crate::{Body, Context, body, convert, respond, status};
 
 pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     if verb == "get" {
         let view = view(context, target).await?;
         let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
-        return Ok(respond::json(200, &scale_of(&target.resource, &to_value(&target.resource, entry))));
+        return Ok(respond::json(200, &scale_of(&target.resource, &convert::shown_one(&view.state, &target.resource, entry).await?)));
     }
     let headers = request.headers().clone();
     let kind = match (verb, body::content_type(&headers)) {

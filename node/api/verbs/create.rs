@@ -13,7 +13,7 @@ use super::{Author, object_response};
 use crate::admit::{Action, Admission};
 use crate::body::{self, FieldValidation, OBJECT_BYTES_MAX};
 use crate::route::Target;
-use crate::{Body, Context, resources, respond, status};
+use crate::{Body, Context, convert, resources, respond, status};
 
 /// Attempts to find a free name for `generateName`, and a free address for a Service.
 const ATTEMPTS: usize = 8;
@@ -72,7 +72,7 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         if let Some(admission) = &admission {
             admission.judge(&candidate, &Value::Null).await?;
         }
-        let record = resource.record(&candidate);
+        let record = convert::stored(&context.store.local().state, resource, &candidate).await?;
         if record.size() > OBJECT_BYTES_MAX {
             return Err(Status::too_large(format!(
                 "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",
@@ -96,7 +96,11 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
         match outcome.result() {
             Ok(revision) => {
-                return Ok(resource.show(&resource.record(&candidate), revision));
+                if resource.conversion().is_none() {
+                    return Ok(resource.show(&resource.record(&candidate), revision));
+                }
+                meta::edit(&mut candidate).insert("resourceVersion".into(), revision.to_string().into());
+                return Ok(candidate);
             }
             Err(refusal) => {
                 let at = refusal.write as usize;

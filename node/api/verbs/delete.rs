@@ -10,8 +10,9 @@ use skein_object::{Key, Resource, Status, meta};
 use skein_state::Entry;
 
 use super::list::Filter;
-use super::{to_value, view};
+use super::view;
 use crate::admit::{Action, Admission};
+use crate::convert::{self, shown_one};
 use crate::route::Target;
 use crate::{Body, Context, body, respond, status};
 
@@ -69,7 +70,7 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
     let mut items = Vec::new();
     for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
         match delete(context, target, key, &options, None).await {
-            Ok(_) => items.push(to_value(&target.resource, entry)),
+            Ok(_) => items.push(shown_one(&view.state, &target.resource, entry).await?),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
         }
@@ -121,7 +122,7 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
             fresh = true;
             continue;
         };
-        let old = to_value(resource, entry);
+        let old = shown_one(&view.state, resource, entry).await?;
         check_preconditions(resource, key, &old, entry, &options.preconditions)?;
         if let Some(admission) = &admission {
             admission.mutate(&mut Value::Null, &old).await?;
@@ -130,7 +131,10 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
         let (write, answer) = match plan(resource, &old, &options.wish(), Timestamp::now()) {
             Plan::Nothing => return Ok(old),
             Plan::Remove => (Write::delete(key, entry.revision), None),
-            Plan::Mark(marked) => (Write::update(key, entry.revision, &entry.record, &resource.record(&marked)), Some(marked)),
+            Plan::Mark(marked) => {
+                let record = convert::stored(&view.state, resource, &marked).await?;
+                (Write::update(key, entry.revision, &entry.record, &record), Some(marked))
+            }
         };
         let released = if answer.is_none() { crate::resources::service::releases(resource, &old) } else { Vec::new() };
         let writes: Vec<Write> = other.iter().cloned().chain(released).chain([write]).collect();

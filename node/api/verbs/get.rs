@@ -3,7 +3,8 @@
 use http::{HeaderMap, Response};
 use skein_object::Status;
 
-use super::{object_response, to_value, view};
+use super::{object_response, view};
+use crate::convert::shown_one;
 use crate::respond::{self, Form};
 use crate::route::Target;
 use crate::{Body, Context};
@@ -15,5 +16,5 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
         let json = entry.record.to_json(&target.resource.api_version(), target.resource.kind, entry.revision);
         return Ok(respond::bytes(200, "application/json", json));
     }
-    Ok(object_response(200, target, headers, to_value(&target.resource, entry)))
+    Ok(object_response(200, target, headers, shown_one(&view.state, &target.resource, entry).await?))
 }

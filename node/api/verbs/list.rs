@@ -15,7 +15,7 @@ use skein_state::{Entry, State};
 use super::{to_value, view};
 use crate::respond::{self, Form};
 use crate::route::Target;
-use crate::{Body, Context};
+use crate::{Body, Context, convert};
 
 /// Which objects a list or a watch is about.
 pub(crate) struct Filter {
@@ -105,35 +105,45 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
         }
         pins().keep(revision, &state);
     }
-    Ok(render(target, headers, &page, &metadata))
+    let form = Form::wanted(headers, target.query.get("includeObject"));
+    if form == Form::Object && target.resource.is_shown_as_stored() {
+        return Ok(as_stored(target, &page, &metadata));
+    }
+    let page: Vec<Entry> = page.into_iter().map(|(_, entry)| entry.clone()).collect();
+    let objects = convert::shown(&state, &target.resource, &page).await?;
+    Ok(render(&target.resource, form, objects, &metadata))
 }
 
-fn render(target: &Target, headers: &HeaderMap, page: &[(&Key, &Entry)], metadata: &Value) -> Response<Body> {
-    let resource = &*target.resource;
-    match Form::wanted(headers, target.query.get("includeObject")) {
+/// The bytes as they rest.
+fn as_stored(target: &Target, page: &[(&Key, &Entry)], metadata: &Value) -> Response<Body> {
+    let mut out = head(&target.resource, metadata);
+    for (index, (_, entry)) in page.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        entry.record.write_item(entry.revision, &mut out);
+    }
+    out.extend_from_slice(b"]}");
+    respond::bytes(200, "application/json", out)
+}
+
+fn head(resource: &Resource, metadata: &Value) -> Vec<u8> {
+    let (kind, version) = (resource.kind, resource.api_version());
+    format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#).into_bytes()
+}
+
+fn render(resource: &Resource, form: Form, objects: Vec<Value>, metadata: &Value) -> Response<Body> {
+    match form {
         Form::Object => {
-            let mut out =
-                format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#, resource.kind, resource.api_version())
-                    .into_bytes();
-            for (index, (_, entry)) in page.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                if resource.is_shown_as_stored() {
-                    entry.record.write_item(entry.revision, &mut out);
-                } else {
-                    out.extend_from_slice(item(to_value(resource, entry)).to_string().as_bytes());
-                }
-            }
+            let items: Vec<String> = objects.into_iter().map(|object| item(object).to_string()).collect();
+            let mut out = head(resource, metadata);
+            out.extend_from_slice(items.join(",").as_bytes());
             out.extend_from_slice(b"]}");
             respond::bytes(200, "application/json", out)
         }
-        Form::Table(include) => {
-            let objects = page.iter().map(|(_, entry)| to_value(resource, entry)).collect();
-            respond::json(200, &respond::table(resource, objects, include, metadata.clone()))
-        }
+        Form::Table(include) => respond::json(200, &respond::table(resource, objects, include, metadata.clone())),
         Form::Metadata => {
-            let items: Vec<Value> = page.iter().map(|(_, entry)| skein_object::table::partial(&to_value(resource, entry))).collect();
+            let items: Vec<Value> = objects.iter().map(skein_object::table::partial).collect();
             respond::json(
                 200,
                 &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items}),

@@ -12,11 +12,11 @@ use skein_object::registry::Subresource;
 use skein_object::{Key, Resource, Status, deletion, meta};
 use skein_state::Entry;
 
-use super::{Author, to_value};
+use super::Author;
 use crate::admit::{Action, Admission, Caller};
 use crate::body::OBJECT_BYTES_MAX;
 use crate::route::Target;
-use crate::{Context, resources, status};
+use crate::{Context, convert, resources, status};
 
 /// Attempts of a write that names no version. Each lost to another write that succeeded, so somebody makes progress.
 const ATTEMPTS: usize = 32;
@@ -73,7 +73,7 @@ pub(crate) async fn mutate(
             fresh = true;
             continue;
         };
-        let old = to_value(resource, entry);
+        let old = convert::shown_one(&view.state, resource, entry).await?;
         let mut changed = change(&old)?;
         if let Some(stale) = stale_version(&changed, &old, entry.revision) {
             // The client may have read from a node that is ahead of this one.
@@ -186,7 +186,7 @@ fn carry(from: &Value, to: &mut Value, fields: &[&str]) {
 async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Value, mut new: Value, fresh: bool) -> Result<Step, Status> {
     let (resource, key) = (&*mutation.resource, &mutation.key);
     let claims = resources::service::claims(context, resource, &mut new, Some(old))?;
-    let record = resource.record(&new);
+    let record = convert::stored(&context.store.local().state, resource, &new).await?;
     if record.size() > OBJECT_BYTES_MAX {
         return Err(Status::too_large(format!(
             "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",
@@ -199,7 +199,7 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
     let ends = deletion::ends_with(resource, &new);
     if !ends && record.changes_from(&entry.record).is_empty() {
         // Nothing to write; but only a consistent read may say so.
-        return Ok(if fresh { Step::Done(to_value(resource, entry)) } else { Step::Again });
+        return Ok(if fresh { Step::Done(old.clone()) } else { Step::Again });
     }
     let charges = if matches!(mutation.subresource, None | Some(Subresource::Resize)) && !ends {
         resources::quota::charges(&context.store.local().state, resource, key, &new, Some(old))?

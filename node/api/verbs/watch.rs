@@ -18,10 +18,10 @@ use skein_store::{Handle, View};
 use tokio::time::Instant;
 
 use super::list::Filter;
-use super::{at_least, parse_version, to_value, view};
+use super::{at_least, parse_version, view};
 use crate::respond::Form;
 use crate::route::Target;
-use crate::{Body, Context, status};
+use crate::{Body, Context, convert, status};
 
 /// Events that a watcher takes from the history at once.
 const BATCH: usize = 256;
@@ -66,9 +66,11 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
                 _ => view(context, target).await?,
             };
             let prefix = Key::prefix(target.resource.stored(), &target.namespace);
+            let all = view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry));
+            let all: Vec<Entry> = all.map(|(_, entry)| entry.clone()).collect();
             let mut out = Vec::new();
-            for (_, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
-                write_event(&mut out, "ADDED", &form.render(&target.resource, to_value(&target.resource, entry)));
+            for object in convert::shown(&view.state, &target.resource, &all).await? {
+                write_event(&mut out, "ADDED", &form.render(&target.resource, object));
             }
             let revision = view.state.revision();
             if initial_events && bookmarks {
@@ -117,15 +119,12 @@ impl Watcher {
             self.changes.mark_unchanged();
             let revision = self.changes.borrow().state.revision();
             match self.store.events_since(self.resource.stored(), self.cursor, BATCH) {
-                Err(compacted) => {
-                    self.ended = true;
-                    let mut out = Vec::new();
-                    write_event(&mut out, "ERROR", &serde_json::to_value(status::of_compaction(compacted)).unwrap_or_default());
-                    return Some(out.into());
-                }
+                Err(compacted) => return Some(self.fail(&status::of_compaction(compacted))),
                 Ok(events) if !events.is_empty() => {
-                    let mut out = Vec::new();
-                    events.iter().for_each(|event| self.write(&mut out, event));
+                    let out = match self.written(&events).await {
+                        Ok(out) => out,
+                        Err(status) => return Some(self.fail(&status)),
+                    };
                     self.cursor = events.last().map_or(self.cursor, |event| event.revision);
                     if !out.is_empty() {
                         return Some(out.into());
@@ -156,21 +155,38 @@ impl Watcher {
         Some(out.into())
     }
 
+    /// The last that the client hears.
+    fn fail(&mut self, status: &Status) -> Bytes {
+        self.ended = true;
+        let mut out = Vec::new();
+        write_event(&mut out, "ERROR", &serde_json::to_value(status).unwrap_or_default());
+        out.into()
+    }
+
+    async fn written(&self, events: &[Arc<Event>]) -> Result<Vec<u8>, Status> {
+        let (kinds, entries): (Vec<&str>, Vec<Entry>) = events.iter().filter_map(|event| self.seen(event)).unzip();
+        let mut out = Vec::new();
+        let state = self.changes.borrow().state.clone();
+        for (kind, object) in kinds.into_iter().zip(convert::shown(&state, &self.resource, &entries).await?) {
+            write_event(&mut out, kind, &self.form.render(&self.resource, object));
+        }
+        Ok(out)
+    }
+
     /// An object that enters the selection is ADDED, one that leaves it is DELETED, whatever happened to it.
-    fn write(&self, out: &mut Vec<u8>, event: &Event) {
+    fn seen(&self, event: &Event) -> Option<(&'static str, Entry)> {
         if !event.key.as_str().starts_with(&self.prefix) {
-            return;
+            return None;
         }
         let selected = |entry: &Option<Entry>| entry.as_ref().filter(|entry| self.filter.matches(&self.resource, entry)).cloned();
         let (kind, entry) = match (selected(&event.before), selected(&event.after)) {
             (None, Some(after)) => ("ADDED", after),
             (Some(_), Some(after)) => ("MODIFIED", after),
             (Some(before), None) => ("DELETED", before),
-            (None, None) => return,
+            (None, None) => return None,
         };
         // A deletion carries the object as it last was, at the revision of its end.
-        let object = to_value(&self.resource, &Entry { revision: event.revision, ..entry });
-        write_event(out, kind, &self.form.render(&self.resource, object));
+        Some((kind, Entry { revision: event.revision, ..entry }))
     }
 }
 

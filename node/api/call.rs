@@ -15,7 +15,6 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use skein_object::Key;
-use skein_object::admission::webhook::Webhook;
 use skein_state::State;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -33,12 +32,11 @@ struct Place {
     shown: String,
 }
 
-/// Asks a webhook; `Err` says why there is no answer.
-pub(super) async fn post(state: &State, webhook: &Webhook, review: &Value) -> Result<Value, String> {
-    let place = place(state, webhook.client())?;
-    let seconds = webhook.timeout_seconds();
+/// Asks the webhook of a `clientConfig`; `Err` says why there is no answer.
+pub(crate) async fn post(state: &State, client: &Value, seconds: u64, review: &Value) -> Result<Value, String> {
+    let place = place(state, client)?;
     let shown = format!("Post \"{}?timeout={seconds}s\"", place.shown);
-    match tokio::time::timeout(Duration::from_secs(seconds), exchange(&place, webhook.client(), review, seconds)).await {
+    match tokio::time::timeout(Duration::from_secs(seconds), exchange(&place, client, review, seconds)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(why)) => Err(format!("{shown}: {why}")),
         Err(_) => Err(format!("{shown}: context deadline exceeded")),
