@@ -44,7 +44,11 @@ pub const BASE: &str = "  map services { type ipv4_addr . inet_proto . inet_serv
   }
   chain refuse_forward { type filter hook forward priority 0; ct state new ip daddr . meta l4proto . th dport vmap @refused; }
   chain refuse_output { type filter hook output priority 0; ct state new ip daddr . meta l4proto . th dport vmap @refused; }
-  chain refuse_input { type filter hook input priority 0; ct state new meta l4proto . th dport vmap @refused_ports; }
+  chain refuse_input {
+    type filter hook input priority 0;
+    ct state new ip daddr . meta l4proto . th dport vmap @refused
+    ct state new meta l4proto . th dport vmap @refused_ports
+  }
 ";
 
 /// One endpoint of a port: where to, and whether it is on this node.
@@ -111,9 +115,14 @@ impl Plan {
         for ip in cluster_ips {
             self.lead(&format!("{ip} . {protocol} . {number}"), &inner, refuse);
         }
-        let balanced = service.status.iter().flat_map(|s| s.load_balancer.iter().flat_map(|l| l.ingress.iter().flatten()));
-        let outside: Vec<&String> = spec.external_ips.iter().flatten().chain(balanced.filter_map(|i| i.ip.as_ref())).collect();
-        if outside.is_empty() && port.node_port.is_none() {
+        let balanced: Vec<&String> = service
+            .status
+            .iter()
+            .flat_map(|s| s.load_balancer.iter().flat_map(|l| l.ingress.iter().flatten()))
+            .filter_map(|i| i.ip.as_ref())
+            .collect();
+        let outside: Vec<&String> = spec.external_ips.iter().flatten().collect();
+        if outside.is_empty() && balanced.is_empty() && port.node_port.is_none() {
             return;
         }
         let outer = format!("ext/{name}");
@@ -126,6 +135,16 @@ impl Plan {
         self.0.chains.insert(outer.clone(), lines);
         for ip in outside.into_iter().filter(|ip| ip.parse::<Ipv4Addr>().is_ok()) {
             self.lead(&format!("{ip} . {protocol} . {number}"), &outer, refuse);
+        }
+        let ranges: Vec<&str> =
+            spec.load_balancer_source_ranges.iter().flatten().map(String::as_str).filter(|r| !r.contains(':')).collect();
+        let mut front = outer.clone();
+        if !ranges.is_empty() && !balanced.is_empty() {
+            front = format!("lb/{name}");
+            self.0.chains.insert(front.clone(), vec![format!("ip saddr != {{ {} }} drop", ranges.join(", ")), format!("goto {outer}")]);
+        }
+        for ip in balanced.into_iter().filter(|ip| ip.parse::<Ipv4Addr>().is_ok()) {
+            self.lead(&format!("{ip} . {protocol} . {number}"), &front, refuse);
         }
         if let Some(node_port) = port.node_port {
             let key = format!("{protocol} . {node_port}");
@@ -245,6 +264,19 @@ mod tests {
         assert_eq!(found.chains["ext/n/w/tcp/80"], ["meta mark set meta mark | 0x4000", "goto svc/n/w/tcp/80"]);
         with_port["spec"]["externalTrafficPolicy"] = "Local".into();
         assert_eq!(rules(with_port, &[slice(one)]).chains["ext/n/w/tcp/80"], ["drop"]);
+    }
+
+    #[test]
+    fn balanced_addresses_let_in_whom_the_service_names() {
+        let one = [slice(json!([{"addresses": ["10.244.1.2"], "nodeName": "b"}]))];
+        let mut balanced = service(json!({"type": "LoadBalancer"}));
+        balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}]}});
+        let found = rules(balanced.clone(), &one);
+        assert_eq!(found.elements[SERVICES]["192.0.2.8 . tcp . 80"], "goto ext/n/w/tcp/80");
+        balanced["spec"]["loadBalancerSourceRanges"] = json!(["10.0.0.0/8", "192.0.2.0/24"]);
+        let found = rules(balanced, &one);
+        assert_eq!(found.elements[SERVICES]["192.0.2.8 . tcp . 80"], "goto lb/n/w/tcp/80");
+        assert_eq!(found.chains["lb/n/w/tcp/80"], ["ip saddr != { 10.0.0.0/8, 192.0.2.0/24 } drop", "goto ext/n/w/tcp/80"]);
     }
 
     #[test]

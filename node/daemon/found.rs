@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::Write;
+use skein_object::claim::CLUSTER_IPS;
 use skein_object::meta::{self, Birth};
 use skein_object::{Key, Record, Resource, registry};
 use skein_quic::authority::{USER_LIFETIME, node_dns_name};
@@ -79,7 +80,7 @@ pub(crate) async fn bootstrap(store: &Handle, options: &Ports, authority_pem: &s
         [("default", "kubernetes", API_SERVICE_IP, api), ("kube-system", "kube-dns", DNS_SERVICE_IP, dns)]
     {
         let claim = Record::from_value(&json!({"metadata": {"name": address}, "service": format!("{namespace}/{name}")}));
-        store.propose(Write::create(&Key::new("clusterips.skein.dev", "", address), claim).into()).await?;
+        store.propose(Write::create(&Key::new(CLUSTER_IPS, "", address), claim).into()).await?;
         let resource = registry::find("", "v1", "services").expect("the registry has services");
         let service = json!({
             "metadata": {"name": name, "labels": {"provider": "skein"}},

@@ -9,6 +9,7 @@
 
 mod ask;
 mod backup;
+mod balanced;
 mod cluster;
 mod directory;
 mod disk;

@@ -22,6 +22,7 @@ mod endpoints;
 mod event_ttl;
 mod garbage;
 mod job;
+mod load_balancer;
 mod mint;
 mod namespace;
 mod node_lifecycle;
@@ -73,6 +74,7 @@ pub enum Controller {
     ReplicationController,
     Garbage,
     Job,
+    LoadBalancer,
     Namespace,
     NodeLifecycle,
     NodeRange,
@@ -138,6 +140,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
         Controller::ReplicationController => replication_controller::reconcile(snapshot, key, mint),
         Controller::Garbage => garbage::reconcile(snapshot, key, mint).into(),
+        Controller::LoadBalancer => load_balancer::reconcile(snapshot, key, mint).into(),
         Controller::Namespace => namespace::reconcile(snapshot, key, mint).into(),
         Controller::NodeLifecycle => node_lifecycle::reconcile(snapshot, key, mint),
         Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
@@ -204,6 +207,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         work.extend(disruption::of_pod(snapshot, event));
         work.extend(claim::of_pod(event).into_iter().map(|claim| (Controller::VolumeClaim, claim)));
     }
+    work.extend(load_balancer::interested(snapshot, event).into_iter().map(|service| (Controller::LoadBalancer, service)));
     if !key.namespace().is_empty() {
         work.extend(resource_quota::of_object(snapshot, event));
     }

@@ -165,3 +165,65 @@ fn names_are_those_of_the_specification(runtime: Runtime) {
     web.cluster.lab.heal().expect("the network can be healed");
     assert!(text.contains(&address), "{text}");
 }
+
+/// From this machine, which is a neighbour of the nodes and knows the address by ARP only.
+fn asked_from_outside(url: &str) -> Option<String> {
+    let out = std::process::Command::new("curl").args(["-sS", "--fail", "--max-time", "2", url]).output().expect("curl runs");
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
+}
+
+#[test]
+fn balanced_services_have_an_address_that_moves_with_its_node() {
+    let web = start(Runtime::Skein);
+    let cluster = &web.cluster;
+    let address = |service: &str| {
+        let found = cluster.kubectl("node-2", &["get", "service", service, "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"]);
+        Some(found).filter(|found| !found.is_empty())
+    };
+    let balance = |name: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: LoadBalancer, selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: http}}]{more}}}\n"
+        )
+    };
+    cluster.apply("node-1", &balance("out", ""));
+    assert!(cluster.kubectl("node-1", &["get", "service", "out"]).contains("<pending>"), "there is no pool yet");
+    cluster.kubectl(
+        "node-3",
+        &["create", "configmap", "load-balancer", "-n", "kube-system", "--from-literal=addresses=198.18.9.1-198.18.9.2"],
+    );
+    let ip = cluster.until("it has an address", || address("out"));
+    assert_eq!(ip, "198.18.9.1");
+    let url = format!("http://{ip}/");
+    let all: BTreeSet<String> = web.pods.iter().cloned().collect();
+    cluster.until("it answers", || asked_from_outside(&url));
+    let answered: BTreeSet<String> = (0..30).filter_map(|_| asked_from_outside(&url)).collect();
+    assert_eq!(answered, all);
+
+    // One that lets in nobody from here, and a third for which nothing is left.
+    cluster.apply("node-2", &balance("closed", ", loadBalancerSourceRanges: [10.0.0.0/8]"));
+    let closed = cluster.until("it has an address", || address("closed"));
+    assert_eq!(asked_from_outside(&format!("http://{closed}/")), None);
+    cluster.apply("node-2", &balance("late", ""));
+    cluster.until("it is said that no address is free", || {
+        let events = cluster.kubectl("node-1", &["get", "events"]);
+        events.contains("Error syncing load balancer: no address of the pool is free").then_some(())
+    });
+    cluster.kubectl("node-3", &["delete", "service", "closed"]);
+    cluster.kubectl("node-1", &["annotate", "service", "late", "again=1"]);
+    assert_eq!(cluster.until("what was freed is given again", || address("late")), closed);
+
+    // The node that announces it is lost; another does, under the same address.
+    let announces = |node: &str| {
+        let out = std::process::Command::new("ip").args(["netns", "exec", &format!("skein-{node}"), "ip", "-o", "addr"]).output();
+        String::from_utf8_lossy(&out.expect("ip runs").stdout).contains(&format!("{ip}/32"))
+    };
+    let holders: Vec<&str> = ["node-1", "node-2", "node-3"].into_iter().filter(|node| announces(node)).collect();
+    let [holder] = holders[..] else { panic!("announced by {holders:?}") };
+    cluster.lab.kill(holder, Scope::Machine).expect("a node can be killed");
+    let others: Vec<&str> = ["node-1", "node-2", "node-3"].into_iter().filter(|node| *node != holder).collect();
+    cluster.until("another announces it", || others.iter().find(|node| announces(node)));
+    until("it answers", Duration::from_secs(30), || asked_from_outside(&url));
+    cluster.lab.start(holder).expect("it can be started");
+    cluster.until("the node that came back does not", || (!announces(holder)).then_some(()));
+    cluster.until("it still answers", || asked_from_outside(&url));
+}

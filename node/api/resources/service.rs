@@ -7,13 +7,12 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use skein_command::{Expect, Write};
+use skein_object::claim::{CLUSTER_IPS, NODE_PORTS};
 use skein_object::field::{Errors, Path};
 use skein_object::{Key, Record, Resource, Status, meta};
 
 use crate::Context;
 
-const CLUSTER_IPS: &str = "clusterips.skein.dev";
-const NODE_PORTS: &str = "nodeports.skein.dev";
 const NODE_PORT_MIN: u16 = 30_000;
 const NODE_PORT_MAX: u16 = 32_767;
 
