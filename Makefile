@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: up down test sim mutants bench record check fix build deps
+.PHONY: up down test sim mutants soak bench record check fix build deps
 
 up: build           ## a three-node cluster on this machine, with real containers
 	@$(TARGET)/debug/skein lab up --nodes 3
@@ -28,6 +28,9 @@ sim: build          ## fresh seeds of simulated clusters: make sim SEEDS=1000
 
 mutants: build      ## breaks the code in known ways and sees each caught by its invariant
 	@chaos/mutants/run.sh
+
+soak: build         ## all faults and a load on five real nodes: make soak MINUTES=30
+	@chaos/soak.sh $(TARGET)/debug/skein $(or $(MINUTES),10) $(SEED)
 
 bench: build        ## the table of numbers
 	@$(TARGET)/debug/skein-bench

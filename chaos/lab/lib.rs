@@ -199,6 +199,13 @@ impl Lab {
         network::partition(&groups)
     }
 
+    /// Cuts the links to a node one way: it is heard, and hears no other node.
+    pub fn deafen(&self, name: &str) -> Result<()> {
+        let node = self.node(name)?;
+        let others: Vec<Node> = self.nodes()?.into_iter().filter(|other| *other != node).collect();
+        network::deafen(&node, &others)
+    }
+
     pub fn heal(&self) -> Result<()> {
         network::heal()
     }

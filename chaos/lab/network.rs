@@ -64,16 +64,28 @@ pub(crate) fn inside(node: &Node) -> Command {
     command
 }
 
-pub(crate) fn partition(groups: &[Vec<Node>]) -> Result<()> {
+pub(crate) fn deafen(node: &Node, others: &[Node]) -> Result<()> {
+    begin()?;
+    others.iter().try_for_each(|other| cut(other, node))
+}
+
+/// A table without cuts, in place of the one that was.
+fn begin() -> Result<()> {
     heal()?;
     run("nft", &["add", "table", "bridge", TABLE])?;
-    run("nft", &["add", "chain", "bridge", TABLE, "forward", "{ type filter hook forward priority 0; }"])?;
+    run("nft", &["add", "chain", "bridge", TABLE, "forward", "{ type filter hook forward priority 0; }"])
+}
+
+fn cut(from: &Node, to: &Node) -> Result<()> {
+    let (from, to) = (outer_link(from), outer_link(to));
+    run("nft", &["add", "rule", "bridge", TABLE, "forward", "iifname", &from, "oifname", &to, "drop"])
+}
+
+pub(crate) fn partition(groups: &[Vec<Node>]) -> Result<()> {
+    begin()?;
     for (index, group) in groups.iter().enumerate() {
         for other in groups.iter().enumerate().filter(|(i, _)| *i != index).flat_map(|(_, g)| g) {
-            for node in group {
-                let (from, to) = (outer_link(node), outer_link(other));
-                run("nft", &["add", "rule", "bridge", TABLE, "forward", "iifname", &from, "oifname", &to, "drop"])?;
-            }
+            group.iter().try_for_each(|node| cut(node, other))?;
         }
     }
     Ok(())

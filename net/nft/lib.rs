@@ -7,6 +7,7 @@
 //! Packets never meet half of a change. What stays the same costs nothing: a chain or an element that is as it was is not
 //! mentioned.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -16,8 +17,9 @@ use std::process::{Command, Stdio};
 pub struct Rules {
     /// A chain's rules, by its name.
     pub chains: BTreeMap<String, Vec<String>>,
-    /// The type of each set that the rules bring with them, as in `ipv4_addr`.
-    pub sets: BTreeMap<String, &'static str>,
+    /// The type of each set that the rules bring with them, as in `ipv4_addr`, and what else is said of it. A set stays what
+    /// it was made as: another kind needs another name.
+    pub sets: BTreeMap<String, Cow<'static, str>>,
     /// By map or set, its elements: key and, in a map, verdict.
     pub elements: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -146,7 +148,7 @@ mod tests {
     fn rules(chain: &str, set: &[&str]) -> Rules {
         let mut rules = Rules::default();
         rules.chains.insert("c".into(), vec![chain.into()]);
-        rules.sets.insert("s".into(), "ipv4_addr");
+        rules.sets.insert("s".into(), "ipv4_addr".into());
         set.iter().for_each(|key| rules.element("s", (*key).into(), String::new()));
         rules
     }

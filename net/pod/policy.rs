@@ -185,7 +185,7 @@ fn peers(around: &Around<'_>, direction: Direction, namespace: &str, allowed: &A
         }
         if !has_set {
             matches.push(format!("ip {end} @{set} "));
-            rules.sets.insert(set.into(), "ipv4_addr");
+            rules.sets.insert(set.into(), "ipv4_addr".into());
             has_set = true;
         }
         for member in around.members.iter().filter(|member| is_peer(around, peer, namespace, member)) {
@@ -224,7 +224,7 @@ fn ports(
             (Some(IntOrString::Int(from)), Some(to)) => matches.push(format!("meta l4proto {protocol} th dport {from}-{to} ")),
             (Some(IntOrString::Int(number)), None) => matches.push(format!("meta l4proto {protocol} th dport {number} ")),
             (Some(IntOrString::String(name)), _) => {
-                if rules.sets.insert(set.into(), "ipv4_addr . inet_proto . inet_service").is_none() {
+                if rules.sets.insert(set.into(), "ipv4_addr . inet_proto . inet_service".into()).is_none() {
                     matches.push(format!("ip daddr . meta l4proto . th dport @{set} "));
                 }
                 let goes_to = |member: &&Member<'_>| direction == Direction::Out || selects(policy, member);

@@ -7,6 +7,9 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use skein_nft::Rules;
 
+/// For how long a client sticks to an endpoint where the Service does not say (`DefaultClientIPServiceAffinitySeconds`).
+const AFFINITY_SECONDS: u64 = 10_800;
+
 /// Marks packets that must come back by way of this node: kube-proxy's bit.
 const MASQUERADE: &str = "0x4000";
 
@@ -99,7 +102,10 @@ impl Plan {
         for target in all.iter().filter(|t| t.local) {
             self.0.element(HAIRPIN, format!("{0} . {0}", target.address), String::new());
         }
-        let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
+        let sticky = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+            let stated = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()).and_then(|c| c.timeout_seconds);
+            stated.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(AFFINITY_SECONDS)
+        });
         let local: Vec<Target> = all.iter().filter(|t| t.local).cloned().collect();
         // What every node serves, API and DNS, asks for the same node, where it is alive.
         let near = spec.traffic_distribution.as_deref() == Some("PreferSameNode");
@@ -109,7 +115,8 @@ impl Plan {
             _ => &all,
         };
         let inner = format!("svc/{name}");
-        self.0.chains.insert(inner.clone(), vec![translate(&protocol, inside, sticky)]);
+        let lines = self.balance(&name, &protocol, inside, sticky);
+        self.0.chains.insert(inner.clone(), lines);
         let cluster_ips = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()).filter(|ip| ip.parse::<Ipv4Addr>().is_ok());
         let refuse = all.is_empty();
         for ip in cluster_ips {
@@ -128,7 +135,7 @@ impl Plan {
         let outer = format!("ext/{name}");
         let lines = if spec.external_traffic_policy.as_deref() == Some("Local") {
             // The client's address stays; a node without an endpoint takes nothing.
-            vec![translate(&protocol, &local, sticky)]
+            self.balance(&name, &protocol, &local, sticky)
         } else {
             vec![format!("meta mark set meta mark | {MASQUERADE}"), format!("goto {inner}")]
         };
@@ -156,6 +163,24 @@ impl Plan {
         }
     }
 
+    /// The rules that choose one of these; where clients stick, each endpoint has a chain and remembers its clients for so
+    /// many seconds since they last came.
+    fn balance(&mut self, name: &str, protocol: &str, targets: &[Target], sticky: Option<u64>) -> Vec<String> {
+        let Some(seconds) = sticky.filter(|_| !targets.is_empty()) else { return vec![translate(protocol, targets)] };
+        let (mut known, mut any) = (Vec::new(), Vec::new());
+        for (index, target) in targets.iter().enumerate() {
+            let one = format!("{name}/{}.{}", target.address, target.port);
+            let (set, chain) = (format!("seen/{seconds}/{one}"), format!("to/{one}"));
+            self.0.sets.insert(set.clone(), format!("ipv4_addr; flags dynamic, timeout; timeout {seconds}s").into());
+            let remember = format!("update @{set} {{ ip saddr }}");
+            self.0.chains.insert(chain.clone(), vec![remember, translate(protocol, std::slice::from_ref(target))]);
+            known.push(format!("ip saddr @{set} goto {chain}"));
+            any.push(format!("{index} : goto {chain}"));
+        }
+        known.push(format!("numgen random mod {} vmap {{ {} }}", targets.len(), any.join(", ")));
+        known
+    }
+
     /// To a chain, or, where there is nobody to take it, to a refusal that the client hears at once.
     fn lead(&mut self, key: &str, chain: &str, refuse: bool) {
         if refuse {
@@ -167,13 +192,12 @@ impl Plan {
 }
 
 /// One rule: the packet's destination becomes one of these, or the packet is dropped.
-fn translate(protocol: &str, targets: &[Target], sticky: bool) -> String {
+fn translate(protocol: &str, targets: &[Target]) -> String {
     if targets.is_empty() {
         return "drop".into();
     }
-    let choose = if sticky { "jhash ip saddr" } else { "numgen random" };
     let entries: Vec<String> = targets.iter().enumerate().map(|(i, t)| format!("{i} : {} . {}", t.address, t.port)).collect();
-    format!("meta l4proto {protocol} dnat ip to {choose} mod {} map {{ {} }}", targets.len(), entries.join(", "))
+    format!("meta l4proto {protocol} dnat ip to numgen random mod {} map {{ {} }}", targets.len(), entries.join(", "))
 }
 
 /// Ready endpoints of a port; where there are none, those that still serve while they end (KEP-1669).
@@ -244,8 +268,24 @@ mod tests {
         assert!(!none.elements.contains_key(SERVICES));
         let local = rules(service(json!({"internalTrafficPolicy": "Local"})), &[slice(two.clone())]);
         assert!(local.chains["svc/n/w/tcp/80"][0].contains("mod 1 map { 0 : 10.244.0.2 . 8080 }"));
-        let sticky = rules(service(json!({"sessionAffinity": "ClientIP"})), &[slice(two)]);
-        assert!(sticky.chains["svc/n/w/tcp/80"][0].contains("jhash ip saddr mod 2"));
+        let config = json!({"clientIP": {"timeoutSeconds": 60}});
+        let sticky = rules(service(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config})), &[slice(two)]);
+        assert_eq!(
+            sticky.chains["svc/n/w/tcp/80"],
+            [
+                "ip saddr @seen/60/n/w/tcp/80/10.244.0.2.8080 goto to/n/w/tcp/80/10.244.0.2.8080",
+                "ip saddr @seen/60/n/w/tcp/80/10.244.1.2.8080 goto to/n/w/tcp/80/10.244.1.2.8080",
+                "numgen random mod 2 vmap { 0 : goto to/n/w/tcp/80/10.244.0.2.8080, 1 : goto to/n/w/tcp/80/10.244.1.2.8080 }",
+            ]
+        );
+        assert_eq!(
+            sticky.chains["to/n/w/tcp/80/10.244.0.2.8080"],
+            [
+                "update @seen/60/n/w/tcp/80/10.244.0.2.8080 { ip saddr }",
+                "meta l4proto tcp dnat ip to numgen random mod 1 map { 0 : 10.244.0.2 . 8080 }",
+            ]
+        );
+        assert_eq!(sticky.sets["seen/60/n/w/tcp/80/10.244.0.2.8080"], "ipv4_addr; flags dynamic, timeout; timeout 60s");
     }
 
     #[test]

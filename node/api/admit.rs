@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::join_all;
 use serde_json::Value;
 use skein_object::admission::dynamic::{Attributes, Objects};
+use skein_object::admission::mutation::{Failed, mutate};
 use skein_object::admission::policy::{InForce, Violation, violations};
 use skein_object::admission::webhook::{Answer, Webhook, chosen};
 use skein_object::registry::by_key;
@@ -22,6 +23,8 @@ use crate::authenticate::User;
 use crate::{Context, call};
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
+const MUTATING_POLICIES: &str = "mutatingadmissionpolicies.admissionregistration.k8s.io";
+const MUTATING_BINDINGS: &str = "mutatingadmissionpolicybindings.admissionregistration.k8s.io";
 const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
 const POLICIES: &str = "validatingadmissionpolicies.admissionregistration.k8s.io";
 const BINDINGS: &str = "validatingadmissionpolicybindings.admissionregistration.k8s.io";
@@ -73,7 +76,7 @@ impl<'a> Admission<'a> {
     pub(crate) fn of(context: &'a Context, caller: &Caller, action: &Action<'a>) -> Option<Self> {
         let state = context.store.local().state;
         let is_any = |resource: &str| state.range(&Key::prefix(resource, ""), None).next().is_some();
-        if !is_any(MUTATING) && !is_any(VALIDATING) && !is_any(POLICIES) {
+        if ![MUTATING, MUTATING_POLICIES, VALIDATING, POLICIES].iter().any(|configured| is_any(configured)) {
             return None;
         }
         let namespace = action.key.namespace();
@@ -95,6 +98,8 @@ impl<'a> Admission<'a> {
     pub(crate) async fn mutate(&self, object: &mut Value, old: &Value) -> Result<bool, Status> {
         let configurations = self.state.show_all(MUTATING);
         let before = object.clone();
+        self.change_by_policies(object, old, false)?;
+        let by_policies = object.clone();
         // What each of those that want to see the object again has made of it.
         let mut again: Vec<(Webhook, Value)> = Vec::new();
         for webhook in chosen(&configurations, &self.attributes, Objects { new: object, old }) {
@@ -103,6 +108,9 @@ impl<'a> Admission<'a> {
             if webhook.wants_again() {
                 again.push((webhook, object.clone()));
             }
+        }
+        if *object != by_policies {
+            self.change_by_policies(object, old, true)?;
         }
         for (webhook, made) in &again {
             if made != object {
@@ -150,6 +158,16 @@ impl<'a> Admission<'a> {
             return self.failed(webhook, why);
         }
         Ok(())
+    }
+
+    fn change_by_policies(&self, object: &mut Value, old: &Value, again: bool) -> Result<(), Status> {
+        let parameters = |kind: &str, namespace: &str, name: &str| parameters(self.context, &self.state, kind, namespace, name);
+        let (policies, bindings) = (self.state.show_all(MUTATING_POLICIES), self.state.show_all(MUTATING_BINDINGS));
+        let in_force = InForce { policies: &policies, bindings: &bindings, parameters: &parameters };
+        mutate(&in_force, &self.attributes, object, old, again).map_err(|Failed { policy, binding, why }| {
+            let why = format!("MutatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}");
+            Status::forbidden(self.attributes.resource, self.attributes.name, &why)
+        })
     }
 
     fn judge_by_policies(&self, objects: Objects<'_>) -> Result<(), Status> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use skein_object::Status;
 use skein_object::registry::{Resource, Subresource};
 
+use crate::aggregate::Remote;
 use crate::{Body, respond};
 
 /// The Kubernetes version whose API this is.
@@ -29,7 +30,7 @@ pub(crate) fn version() -> Response<Body> {
 /// `/api`
 pub(crate) fn core(headers: &HeaderMap, served: &[Arc<Resource>]) -> Response<Body> {
     if wants_aggregated(headers) {
-        return aggregated(served, |group| group.is_empty());
+        return aggregated(served, &[], |group| group.is_empty());
     }
     respond::json(
         200,
@@ -38,17 +39,18 @@ pub(crate) fn core(headers: &HeaderMap, served: &[Arc<Resource>]) -> Response<Bo
 }
 
 /// `/apis`
-pub(crate) fn groups(headers: &HeaderMap, served: &[Arc<Resource>]) -> Response<Body> {
+pub(crate) fn groups(headers: &HeaderMap, served: &[Arc<Resource>], remotes: &[Remote]) -> Response<Body> {
     if wants_aggregated(headers) {
-        return aggregated(served, |group| !group.is_empty());
+        return aggregated(served, remotes, |group| !group.is_empty());
     }
-    let groups: Vec<Value> = by_group(served).iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
+    let groups = with_remotes(by_group(served), remotes);
+    let groups: Vec<Value> = groups.iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
     respond::json(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 /// `/apis/GROUP`
-pub(crate) fn group(name: &str, served: &[Arc<Resource>]) -> Result<Response<Body>, Status> {
-    let groups = by_group(served);
+pub(crate) fn group(name: &str, served: &[Arc<Resource>], remotes: &[Remote]) -> Result<Response<Body>, Status> {
+    let groups = with_remotes(by_group(served), remotes);
     let group = groups.iter().find(|g| g.name == name).ok_or_else(Status::page_not_found)?;
     let mut value = json!({"kind": "APIGroup", "apiVersion": "v1"});
     if let (Some(value), Value::Object(fields)) = (value.as_object_mut(), group_value(group)) {
@@ -180,17 +182,66 @@ fn group_value(group: &Group<'_>) -> Value {
     json!({"name": group.name, "versions": versions, "preferredVersion": preferred})
 }
 
-fn aggregated(served: &[Arc<Resource>], wanted: impl Fn(&str) -> bool) -> Response<Body> {
-    let groups = by_group(served);
-    let items: Vec<Value> = groups.iter().filter(|g| wanted(g.name)).map(aggregated_group).collect();
+/// The groups with those of other servers: a version that is served here stays.
+fn with_remotes<'a>(mut groups: Vec<Group<'a>>, remotes: &'a [Remote]) -> Vec<Group<'a>> {
+    for remote in remotes {
+        let at = groups.iter().position(|g| g.name == remote.group).unwrap_or_else(|| {
+            groups.push(Group { name: &remote.group, versions: Vec::new() });
+            groups.len() - 1
+        });
+        if groups[at].versions.iter().all(|(version, _)| *version != remote.version) {
+            groups[at].versions.push((&remote.version, Vec::new()));
+        }
+    }
+    groups
+}
+
+/// What a server says of its resources, in the aggregated form.
+fn aggregated_remote(remote: &Remote) -> Value {
+    let Some(list) = &remote.resources else {
+        return json!({"version": remote.version, "resources": [], "freshness": "Stale"});
+    };
+    let kind = |entry: &Value| {
+        let or = |field: &str, own: &str| entry[field].as_str().filter(|text| !text.is_empty()).unwrap_or(own).to_string();
+        json!({"group": or("group", &remote.group), "version": or("version", &remote.version), "kind": entry["kind"]})
+    };
+    let mut resources: Vec<Value> = Vec::new();
+    for entry in list.iter().filter(|entry| entry["name"].as_str().is_some_and(|name| !name.contains('/'))) {
+        let scope = if entry["namespaced"] == true { "Namespaced" } else { "Cluster" };
+        let mut resource = json!({"resource": entry["name"], "responseKind": kind(entry), "scope": scope,
+            "singularResource": entry["singularName"], "verbs": entry["verbs"]});
+        for field in ["shortNames", "categories"] {
+            if entry[field].is_array() {
+                resource[field] = entry[field].clone();
+            }
+        }
+        let prefix = format!("{}/", entry["name"].as_str().unwrap_or_default());
+        let parts = list.iter().filter_map(|part| Some((part["name"].as_str()?.strip_prefix(&prefix)?, part)));
+        let parts: Vec<Value> =
+            parts.map(|(name, part)| json!({"subresource": name, "responseKind": kind(part), "verbs": part["verbs"]})).collect();
+        if !parts.is_empty() {
+            resource["subresources"] = parts.into();
+        }
+        resources.push(resource);
+    }
+    json!({"version": remote.version, "resources": resources, "freshness": "Current"})
+}
+
+fn aggregated(served: &[Arc<Resource>], remotes: &[Remote], wanted: impl Fn(&str) -> bool) -> Response<Body> {
+    let groups = with_remotes(by_group(served), remotes);
+    let items: Vec<Value> = groups.iter().filter(|g| wanted(g.name)).map(|group| aggregated_group(group, remotes)).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
     let mut response = respond::json(200, &list);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
     response
 }
 
-fn aggregated_group(group: &Group<'_>) -> Value {
+fn aggregated_group(group: &Group<'_>, remotes: &[Remote]) -> Value {
     let version = |(version, resources): &(&str, Vec<&Resource>)| {
+        let remote = remotes.iter().find(|remote| remote.group == group.name && remote.version == *version);
+        if let Some(remote) = remote.filter(|_| resources.is_empty()) {
+            return aggregated_remote(remote);
+        }
         let mut resources = resources.clone();
         resources.sort_by_key(|r| r.plural);
         let resources: Vec<Value> = resources.into_iter().map(aggregated_resource).collect();

@@ -11,6 +11,7 @@
 //! where a few kinds have behaviour of their own. [`status`] is the only place where errors become HTTP.
 
 mod admit;
+mod aggregate;
 mod authenticate;
 mod authorize;
 mod body;
@@ -34,7 +35,9 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use serde_json::Value;
 use skein_object::Status;
+use skein_quic::Identity;
 use skein_store::Handle;
+use tokio::sync::watch;
 
 pub use admit::Admitter;
 pub use authenticate::{Audience, Bound, TokenError, TokenKey};
@@ -68,6 +71,9 @@ pub(crate) struct Context {
     pub(crate) store: Handle,
     pub(crate) catalog: Arc<catalog::Catalog>,
     pub(crate) metrics: Arc<metrics::Metrics>,
+    pub(crate) aggregated: Arc<aggregate::Known>,
+    /// What this node shows to the servers that it asks on behalf of others.
+    pub(crate) identity: watch::Receiver<Identity>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
     pub(crate) token_key: Arc<TokenKey>,
     pub(crate) kubelets: Arc<dyn Kubelets>,

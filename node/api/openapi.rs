@@ -1,5 +1,7 @@
 //! OpenAPI v3: an index and one document for each group and version, derived from the registry.
 
+pub(crate) mod v2;
+
 use std::collections::{BTreeSet, hash_map::DefaultHasher};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -9,15 +11,21 @@ use serde_json::{Map, Value, json};
 use skein_object::registry::Serving;
 use skein_object::{Resource, Status, schema};
 
+use crate::aggregate::Backend;
 use crate::{Body, respond};
 
-pub(crate) fn index(served: &[Arc<Resource>]) -> Response<Body> {
+pub(crate) fn index(served: &[Arc<Resource>], remotes: &[Backend]) -> Response<Body> {
     let mut paths = Map::new();
     for (group, version) in versions(served) {
         let path = path_of(group, version);
         let mut hasher = DefaultHasher::new();
         document_of(group, version, served).to_string().hash(&mut hasher);
         paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={:016X}", hasher.finish())}));
+    }
+    for remote in remotes {
+        // Its own server says what changes; without a hash nobody keeps it.
+        let path = path_of(&remote.group, &remote.version);
+        paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}")}));
     }
     respond::json(200, &json!({"paths": paths}))
 }

@@ -1,10 +1,12 @@
 //! Responses: objects, lists, tables, errors.
 
+use std::io::Write;
+
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY, WARNING};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Body as _, Frame};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_object::table::{Include, definitions, partial, row};
@@ -101,6 +103,25 @@ pub(crate) fn status(status: &Status) -> Response<Body> {
     response
 }
 
+/// What is shorter is not worth the time (`defaultGzipThresholdBytes`).
+const GZIP_BYTES_MIN: u64 = 128 << 10;
+
+/// The response, compressed where it is whole and long.
+pub(crate) async fn gzipped(response: Response<Body>) -> Result<Response<Body>, Status> {
+    let is_long = response.body().size_hint().exact().is_some_and(|bytes| bytes > GZIP_BYTES_MIN);
+    if !is_long || response.headers().contains_key(CONTENT_ENCODING) {
+        return Ok(response);
+    }
+    let (mut head, body) = response.into_parts();
+    let content = body.collect().await.map_err(Status::internal)?.to_bytes();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(content.len() / 4), flate2::Compression::fast());
+    let compressed = encoder.write_all(&content).and_then(|()| encoder.finish()).map_err(Status::internal)?;
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    Ok(Response::from_parts(head, full(compressed)))
+}
+
 /// Adds `Warning: 299 - "text"` (RFC 7234) for each warning.
 pub(crate) fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
     for warning in warnings {
@@ -110,4 +131,24 @@ pub(crate) fn with_warnings(mut response: Response<Body>, warnings: &[String]) -
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn long_answers_are_compressed_and_come_out_whole() {
+        let text = "abc".repeat(100_000);
+        let response = gzipped(bytes(200, "text/plain", text.clone())).await.expect("it can be compressed");
+        assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let mut found = String::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut found).expect("gzip");
+        assert!(found == text && body.len() < 10_000);
+        let short = gzipped(bytes(200, "text/plain", "abc")).await.expect("it is left alone");
+        assert!(!short.headers().contains_key(CONTENT_ENCODING));
+    }
 }

@@ -14,7 +14,7 @@ use crate::admit::{Caller, Warnings};
 use crate::authenticate::User;
 use crate::metrics::Asked;
 use crate::verbs::{self, Consistency};
-use crate::{Body, Context, authenticate, authorize, body, discovery, openapi, respond};
+use crate::{Body, Context, aggregate, authenticate, authorize, body, discovery, openapi, respond};
 
 /// The path prefix under which everything is read from the local replica.
 const STALE: &str = "/stale";
@@ -100,6 +100,10 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
             target.tail = tail_of(path);
             serve_resource(context, target, request).await?
         }
+        ["apis", group, version, ..] if aggregate::find(&context.store.local().state, group, version).is_some() => {
+            let backend = aggregate::find(&context.store.local().state, group, version).ok_or_else(Status::page_not_found)?;
+            aggregate::serve(&context, &user, &backend, request).await?
+        }
         ["apis", group, version, rest @ ..] if !rest.is_empty() => {
             let find = |plural: &str| context.catalog.find(&context.store.local().state, group, version, plural);
             let caller = Caller { user, warnings: Warnings::default() };
@@ -111,25 +115,30 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
             let verb = request.method().as_str().to_lowercase();
             let attributes = Attributes::Path { verb: &verb, path };
             authorize::check(&context, &user, &attributes)?;
-            serve_path(context, &parts, request).await?
+            serve_path(context, &user, &parts, request).await?
         }
     };
     let warnings = if consistency == Consistency::Stale { vec![STALE_WARNING.to_string()] } else { Vec::new() };
     Ok(respond::with_warnings(response, &warnings))
 }
 
-async fn serve_path(context: Context, parts: &[&str], request: Request<Bytes>) -> Result<Response<Body>, Status> {
+async fn serve_path(context: Context, user: &User, parts: &[&str], request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers();
     let served = || context.catalog.all(&context.store.local().state);
     match parts {
         ["api"] => Ok(discovery::core(headers, &served())),
-        ["apis"] => Ok(discovery::groups(headers, &served())),
+        ["apis"] => Ok(discovery::groups(headers, &served(), &aggregate::remotes(&context).await)),
         ["api", version] => discovery::resources("", version, &served()),
-        ["apis", group] if served().iter().any(|r| r.group == *group) => discovery::group(group, &served()),
+        ["apis", group] => discovery::group(group, &served(), &aggregate::remotes(&context).await),
         ["apis", group, version] if served().iter().any(|r| r.group == *group && r.version == *version) => {
             discovery::resources(group, version, &served())
         }
-        ["openapi", "v3"] => Ok(openapi::index(&served())),
+        ["openapi", "v2"] => Ok(openapi::v2::serve(headers, &context.store.local().state, &served())),
+        ["openapi", "v3"] => Ok(openapi::index(&served(), &aggregate::all(&context.store.local().state))),
+        ["openapi", "v3", "apis", group, version] if aggregate::find(&context.store.local().state, group, version).is_some() => {
+            let backend = aggregate::find(&context.store.local().state, group, version).ok_or_else(Status::page_not_found)?;
+            aggregate::forward(&context, user, &backend, request).await
+        }
         ["openapi", "v3", rest @ ..] => openapi::document(rest, &served()),
         [".well-known", "openid-configuration"] => Ok(respond::json(200, &authenticate::configuration())),
         ["openid", "v1", "jwks"] => {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderMap, Method};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,7 +21,7 @@ use tracing::{debug, warn};
 
 use crate::authenticate::User;
 use crate::resources::service::Range;
-use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, body, respond, route};
+use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, body, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +74,8 @@ impl Service {
             store: options.store,
             catalog: Arc::default(),
             metrics: Arc::default(),
+            aggregated: Arc::default(),
+            identity: options.identity.clone(),
             grants: Arc::default(),
             token_key: options.token_key,
             kubelets: options.kubelets,
@@ -82,6 +86,7 @@ impl Service {
     }
 
     pub async fn run(mut self) {
+        tokio::spawn(aggregate::watch_availability(self.context.clone()));
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -146,5 +151,12 @@ async fn answer(context: Context, user: User, request: http::Request<Incoming>) 
     let user = user.of_request(&context, &head.headers)?;
     let bytes_max = if user.is_in("system:authenticated") { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX };
     let content = body::read(incoming, bytes_max).await?;
-    route::dispatch(context, user, http::Request::from_parts(head, content)).await
+    let takes_gzip = head.method == Method::GET && takes_gzip(&head.headers);
+    let response = route::dispatch(context, user, http::Request::from_parts(head, content)).await?;
+    if takes_gzip { respond::gzipped(response).await } else { Ok(response) }
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    { accepted }.any(|coding| coding.split(';').next().unwrap_or_default().trim() == "gzip")
 }

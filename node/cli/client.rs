@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
+use http::Response;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -32,6 +33,37 @@ impl Access {
         self.kubeconfig.clone().unwrap_or_else(|| "/var/lib/skein/admin.kubeconfig".into())
     }
 
+    /// With this kubeconfig, and all of its contexts.
+    pub(crate) fn of(kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig: Some(kubeconfig), context: None }
+    }
+
+    fn config(&self) -> Result<Value> {
+        let file = self.path();
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {} (give --kubeconfig)", file.display()))?;
+        serde_yaml_ng::from_str(&text).with_context(|| format!("{} is not a kubeconfig", file.display()))
+    }
+
+    /// The names of the nodes, but for their `stale` twins.
+    pub(crate) fn contexts(&self) -> Result<Vec<String>> {
+        let config = self.config()?;
+        let clusters = config["clusters"].as_array().into_iter().flatten();
+        let own = clusters.filter(|cluster| !cluster["cluster"]["server"].as_str().unwrap_or_default().ends_with("/stale"));
+        Ok(own.filter_map(|cluster| cluster["name"].as_str().map(String::from)).collect())
+    }
+
+    /// Code and body of what one node answers, whatever it is.
+    pub(crate) async fn exchange(&self, context: &str, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>)> {
+        let config = self.config()?;
+        let clusters = config["clusters"].as_array().into_iter().flatten();
+        let cluster =
+            { clusters }.find(|cluster| cluster["name"] == context).with_context(|| format!("there is no context {context:?}"))?;
+        let server = cluster["cluster"]["server"].as_str().unwrap_or_default();
+        let answer = send(&config, cluster, server, method, path, body).await?;
+        let code = answer.status().as_u16();
+        Ok((code, answer.into_body().collect().await?.to_bytes().into()))
+    }
+
     /// Asks the first node that answers.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let answer = self.send(method, path, body).await?;
@@ -44,9 +76,7 @@ impl Access {
     }
 
     async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Incoming> {
-        let file = self.path();
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {} (give --kubeconfig)", file.display()))?;
-        let config: Value = serde_yaml_ng::from_str(&text).with_context(|| format!("{} is not a kubeconfig", file.display()))?;
+        let (file, config) = (self.path(), self.config()?);
         let mut last = anyhow!("{} has no cluster", file.display());
         for cluster in config["clusters"].as_array().into_iter().flatten() {
             let name = cluster["name"].as_str().unwrap_or_default();
@@ -55,7 +85,7 @@ impl Access {
             if !wanted {
                 continue;
             }
-            match send(&config, cluster, server, method, path, body).await {
+            match accepted(send(&config, cluster, server, method, path, body)).await {
                 Ok(answer) => return Ok(answer),
                 Err(why) => last = why.context(format!("node {name} at {server}")),
             }
@@ -64,7 +94,19 @@ impl Access {
     }
 }
 
-async fn send(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Incoming> {
+/// The body of an answer that is a success.
+async fn accepted(answer: impl Future<Output = Result<Response<Incoming>>>) -> Result<Incoming> {
+    let answer = answer.await?;
+    let code = answer.status();
+    if !code.is_success() {
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        bail!("{}", value["message"].as_str().unwrap_or(code.as_str()));
+    }
+    Ok(answer.into_body())
+}
+
+async fn send(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Response<Incoming>> {
     let decode =
         |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
     let user = &config["users"][0]["user"];
@@ -95,12 +137,5 @@ async fn send(config: &Value, cluster: &Value, server: &str, method: &str, path:
         .header("host", host)
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(content)))?;
-    let answer = sender.send_request(request).await?;
-    let code = answer.status();
-    if !code.is_success() {
-        let bytes = answer.into_body().collect().await?.to_bytes();
-        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        bail!("{}", value["message"].as_str().unwrap_or(code.as_str()));
-    }
-    Ok(answer.into_body())
+    Ok(sender.send_request(request).await?)
 }

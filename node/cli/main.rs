@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod backup;
+mod chaos;
 mod client;
 mod image;
 mod kubeconfig;
@@ -45,6 +46,9 @@ enum Verb {
     Image(image::Verb),
     /// Run the container runtime (a CRI server); `skein up` does it by itself.
     Runtime(runtime::Arguments),
+    /// Run experiments with faults on the laboratory's nodes.
+    #[command(subcommand)]
+    Chaos(chaos::Verb),
     /// Run a whole cluster on this machine, each node in a network namespace of its own.
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -67,6 +71,7 @@ fn main() -> std::process::ExitCode {
         Verb::Recover(arguments) => recover::run(&arguments).map(|()| 0),
         Verb::Image(verb) => image::run(verb).map(|()| 0),
         Verb::Runtime(arguments) => runtime::run(arguments).map(|()| 0),
+        Verb::Chaos(verb) => chaos::run(verb),
         Verb::Lab(verb) => lab::run(verb),
     };
     match result {

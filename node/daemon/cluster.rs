@@ -111,7 +111,9 @@ impl Cluster for Endpoints {
             let node = view.state.get(&Key::new("nodes", "", name));
             let conditions = node.and_then(|n| n.record.field("status")).map(|s| s["conditions"].clone()).unwrap_or_default();
             let ready = conditions.as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let labels = node.and_then(|n| n.record.field("metadata")).map(|m| m["labels"].clone()).unwrap_or_default();
             json!({
+                "region": labels["topology.kubernetes.io/region"], "zone": labels["topology.kubernetes.io/zone"],
                 "name": name, "id": member.id, "role": role(member.role), "ready": ready,
                 "address": member.member.address.rsplit_once(':').map(|(ip, _)| ip), "lag": member.matched.map(|at| last.saturating_sub(at)),
                 "pods": pods.get(name).copied().unwrap_or(0),

@@ -5,6 +5,7 @@
 
 pub mod dynamic;
 mod limits;
+pub mod mutation;
 pub mod pod_security;
 pub mod policy;
 pub mod webhook;

@@ -180,6 +180,11 @@ fn conflicts(entries: &Entries, own: &Manager, taken: &FieldSet) -> Vec<Conflict
     others.flat_map(of).collect()
 }
 
+/// An object with all that a configuration states, whoever owns what.
+pub fn merged(object: &Value, config: &Value, shape: Option<Shape<'_>>) -> Value {
+    typed::merge(object, config, shape)
+}
+
 /// Removes what the applier stated last time and states no more, unless another manager owns it.
 fn prune(merged: &Value, entries: &Entries, last: &FieldSet, shape: Option<Shape<'_>>) -> Value {
     let named = |set: &FieldSet| set.with_named_fields(shape);

@@ -4,6 +4,8 @@
 //! of Kubernetes v1.37 (`schema/`, comments removed). Go's JSON differs from protobuf's in a few places, which are all
 //! here: times and quantities are text, some messages are inlined into their parents, absent and zero are the same.
 
+pub mod openapi;
+
 use std::sync::OnceLock;
 
 use base64::Engine;

@@ -20,6 +20,7 @@ mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod event_ttl;
+mod front_proxy;
 mod garbage;
 mod job;
 mod load_balancer;
@@ -72,6 +73,7 @@ pub enum Controller {
     EventTtl,
     ReplicaSet,
     ReplicationController,
+    FrontProxy,
     Garbage,
     Job,
     LoadBalancer,
@@ -139,6 +141,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::EventTtl => event_ttl::reconcile(snapshot, key, mint),
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
         Controller::ReplicationController => replication_controller::reconcile(snapshot, key, mint),
+        Controller::FrontProxy => front_proxy::reconcile(snapshot, mint).into(),
         Controller::Garbage => garbage::reconcile(snapshot, key, mint).into(),
         Controller::LoadBalancer => load_balancer::reconcile(snapshot, key, mint).into(),
         Controller::Namespace => namespace::reconcile(snapshot, key, mint).into(),
@@ -194,7 +197,8 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
             let own = [(Controller::NodeRange, key.clone()), (Controller::NodeLifecycle, key.clone())];
             let services = node_services::keys().map(|service| (Controller::NodeServices, service));
             let daemons = snapshot.daemon_sets.keys().map(|set| (Controller::DaemonSet, set.clone()));
-            own.into_iter().chain(services).chain(daemons).collect()
+            let proxies = [(Controller::FrontProxy, front_proxy::key())];
+            own.into_iter().chain(proxies).chain(services).chain(daemons).collect()
         }
         "services" if node_services::keys().any(|service| service == key) => vec![(Controller::NodeServices, key.clone())],
         "services" => backends::of_service(&key).into(),

@@ -273,7 +273,7 @@ mod tests {
         let address = "loadbalancerips.skein.dev/192.0.2.8";
         check(&[known.clone(), mine.clone(), ("nodes/a", node("True")), ("nodes/b", node("True"))], &[]);
         check(&[known.clone(), mine.clone(), ("nodes/a", node("Unknown")), ("nodes/b", node("True"))], &[address]);
-        check(&[mine.clone()], &[address]);
+        check(std::slice::from_ref(&mine), &[address]);
         let (key, mut plain) = known;
         plain["spec"]["type"] = "ClusterIP".into();
         check(&[(key, plain), mine], &[address, "services/d/w"]);

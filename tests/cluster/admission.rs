@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use skein_cluster_tests::webhook::Webhook;
+use skein_cluster_tests::server::Server;
 use skein_cluster_tests::{BUSYBOX, Cluster};
 
 /// Kubernetes gives a changed policy as long to take effect on every server.
@@ -102,7 +102,7 @@ fn judge(request: &Value) -> Value {
 fn webhooks_change_and_refuse_what_clients_and_controllers_make() {
     let cluster = Cluster::start();
     cluster.load_busybox();
-    let webhook = Webhook::serve("198.18.0.1", judge);
+    let webhook = Server::webhook("198.18.0.1", judge);
     let configuration = |name: &str, url: &str, policy: &str| {
         format!(
             r#"
@@ -182,4 +182,66 @@ fn a_namespace_says_what_its_pods_may_ask_for() {
         let events = cluster.kubectl("node-3", &["get", "events", "-n", "strict", "--field-selector", "reason=FailedCreate"]);
         events.contains("violates PodSecurity").then_some(())
     });
+}
+
+#[test]
+fn policies_change_what_clients_and_controllers_make() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply(
+        "node-1",
+        &format!(
+            r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {{name: side}}
+spec:
+  matchConstraints: {{resourceRules: [{{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}}]}}
+  matchConditions: [{{name: wanted, expression: "has(object.metadata.labels) && 'side' in object.metadata.labels"}}]
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  variables: [{{name: team, expression: "object.metadata.labels['side'] + '-team'"}}]
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration:
+      expression: >
+        Object{{spec: Object.spec{{containers: [Object.spec.containers{{name: 'side', image: '{BUSYBOX}', command: ['sleep', '3600']}}]}}}}
+  - patchType: JSONPatch
+    jsonPatch:
+      expression: "[JSONPatch{{op: 'add', path: '/metadata/labels/team', value: variables.team}}]"
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {{name: side}}
+spec: {{policyName: side, matchResources: {{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: default}}}}}}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web, side: blue}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "{BUSYBOX}", command: [sleep, "3600"]}}]}}
+"#
+        ),
+    );
+    cluster.kubectl("node-2", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let pods = cluster.kubectl_json("node-3", &["get", "pods", "-l", "app=web"]);
+    let pod = &pods["items"][0];
+    assert_eq!(pod["metadata"]["labels"]["team"], "blue-team");
+    let names: Vec<&str> = pod["spec"]["containers"].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect();
+    assert_eq!(names, ["side", "c"]);
+    // Who does not ask for it is left alone, and one that cannot be carried out refuses.
+    let plain = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: plain}}\nspec: {{containers: [{{name: c, image: {BUSYBOX}}}]}}\n");
+    cluster.apply("node-2", &plain);
+    assert_eq!(cluster.kubectl_json("node-1", &["get", "pod", "plain"])["spec"]["containers"].as_array().map(Vec::len), Some(1));
+    let broken = r#"[{"op": "replace", "path": "/spec/variables/0/expression", "value": "object.metadata.nothing"}]"#;
+    cluster.kubectl("node-3", &["patch", "mutatingadmissionpolicy", "side", "--type=json", "-p", broken]);
+    let asked = plain.replace("name: plain", "name: asked, labels: {side: red}");
+    let refused = cluster.until("every node has the new rule", || {
+        cluster.try_kubectl("node-2", &["apply", "--dry-run=server", "-f", &cluster.manifest(&asked)]).err()
+    });
+    assert!(refused.contains("MutatingAdmissionPolicy 'side' with binding 'side' denied request"), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use skein_cluster_tests::Cluster;
-use skein_cluster_tests::webhook::Webhook;
+use skein_cluster_tests::server::{Asked, Options, Server};
 
 const WIDGETS: &str = "
 apiVersion: apiextensions.k8s.io/v1
@@ -125,7 +125,7 @@ fn appliers_keep_out_of_each_others_way() {
 }
 
 /// A definition whose versions differ, after the documentation's example: `hostPort` became `host` and `port`.
-fn tabs(webhook: &Webhook, path: &str, stored: &str) -> String {
+fn tabs(webhook: &Server, path: &str, stored: &str) -> String {
     let version = |name: &str, properties: &str| {
         format!(
             "  - {{name: {name}, served: true, storage: {}, schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {{type: object, properties: {{{properties}}}}}}}}}}}}}\n",
@@ -177,7 +177,7 @@ fn convert(request: &Value) -> Value {
 #[test]
 fn custom_resources_are_converted_between_their_versions() {
     let cluster = Cluster::start();
-    let webhook = Webhook::serve("198.18.0.1", convert);
+    let webhook = Server::webhook("198.18.0.1", convert);
     cluster.apply("node-1", &tabs(&webhook, "convert", "v1beta1"));
     cluster.until("every node serves both versions", || {
         let both =
@@ -233,4 +233,100 @@ fn custom_resources_are_converted_between_their_versions() {
         message.contains("conversion webhook for example.com/v1, Kind=Tab failed: Post \"https://198.18.0.1:9/convert?timeout=30s\""),
         "{why}"
     );
+}
+
+/// A server of its own API group: it tells who it was told asks.
+fn things(asked: &Asked) -> Value {
+    let told = |name: &str| -> Vec<&str> { asked.headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect() };
+    let thing = |name: &str| {
+        json!({"kind": "Thing", "apiVersion": "things.example/v1", "metadata": {"name": name, "namespace": "default"},
+            "user": told("x-remote-user"), "groups": told("x-remote-group"), "authorization": told("authorization")})
+    };
+    match asked.path.split('?').next().unwrap_or_default().trim_start_matches("/apis/things.example/v1") {
+        "" => json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "things.example/v1", "resources": [
+            {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list", "create"], "shortNames": ["th"]}]}),
+        "/namespaces/default/things" if asked.method == "POST" => asked.body.clone(),
+        "/namespaces/default/things" => {
+            json!({"kind": "ThingList", "apiVersion": "things.example/v1", "metadata": {}, "items": [thing("one")]})
+        }
+        path => thing(path.rsplit('/').next().unwrap_or_default()),
+    }
+}
+
+#[test]
+fn other_servers_answer_for_their_groups() {
+    let cluster = Cluster::start();
+    let [authority, ..] = cluster.credentials();
+    let client_authority = std::fs::read(authority).expect("the CA can be read");
+    let server = Server::serve(
+        Options { host: "198.18.0.1", names: vec!["things.default.svc".into()], client_authority: Some(client_authority) },
+        things,
+    );
+    let (host, port) = server.address.split_once(':').expect("an address and a port");
+    let service = format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: things}}
+spec: {{ports: [{{port: 443, targetPort: {port}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: things-1, labels: {{kubernetes.io/service-name: things}}}}
+addressType: IPv4
+ports: [{{port: {port}}}]
+endpoints: [{{addresses: [\"{host}\"]}}]
+"
+    );
+    let registration = format!(
+        "
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {{name: v1.things.example}}
+spec: {{group: things.example, version: v1, groupPriorityMinimum: 1000, versionPriority: 10, caBundle: {}, service: {{name: things, namespace: default}}}}
+",
+        server.bundle
+    );
+    cluster.apply("node-1", &registration);
+    cluster.until("it is told that there is no Service", || {
+        let found = cluster.kubectl("node-2", &["get", "apiservice", "v1.things.example"]);
+        found.contains("False (ServiceNotFound)").then_some(())
+    });
+    assert_eq!(cluster.request(3, "GET", "/apis/things.example/v1/namespaces/default/things", None).0, 503);
+    cluster.apply("node-2", &service);
+    cluster.kubectl("node-3", &["wait", "apiservice/v1.things.example", "--for=condition=Available", "--timeout=30s"]);
+
+    // Every node finds it, lists it and sends requests on in the name of who asks.
+    for node in ["node-1", "node-2", "node-3"] {
+        cluster.until("kubectl knows the short name", || cluster.try_kubectl(node, &["get", "th", "one"]).ok());
+        let thing = cluster.kubectl_json(node, &["get", "things.v1.things.example", "two"]);
+        assert_eq!((&thing["user"], &thing["authorization"]), (&json!(["admin"]), &json!([])));
+        assert!(cluster.kubectl(node, &["api-resources", "--api-group=things.example"]).contains("things.example/v1"));
+    }
+    let made = r#"{"kind":"Thing","apiVersion":"things.example/v1","metadata":{"name":"three"}}"#;
+    assert_eq!(cluster.request(2, "POST", "/apis/things.example/v1/namespaces/default/things", Some(made)).1["metadata"]["name"], "three");
+
+    // Who may not, does not reach it; who may, is who he is.
+    cluster.kubectl("node-1", &["create", "serviceaccount", "reader"]);
+    let token = cluster.kubectl("node-1", &["create", "token", "reader"]);
+    let path = "/apis/things.example/v1/namespaces/default/things/one";
+    let (code, refused) = cluster.request_as(2, Some(token.trim()), path);
+    assert_eq!(code, 403);
+    assert!(
+        refused["message"].as_str().is_some_and(|m| m.contains("cannot get resource \"things\" in API group \"things.example\"")),
+        "{refused}"
+    );
+    cluster.kubectl("node-1", &["create", "role", "reader", "--verb=get", "--resource=things.things.example"]);
+    cluster.kubectl("node-1", &["create", "rolebinding", "reader", "--role=reader", "--serviceaccount=default:reader"]);
+    let thing =
+        cluster.until("the role is known", || Some(cluster.request_as(3, Some(token.trim()), path)).filter(|(code, _)| *code == 200));
+    assert_eq!(thing.1["user"], json!(["system:serviceaccount:default:reader"]));
+    assert!(thing.1["groups"].as_array().is_some_and(|groups| groups.contains(&json!("system:serviceaccounts:default"))), "{}", thing.1);
+
+    // The servers are told whom they may believe.
+    let map = cluster.kubectl_json("node-2", &["get", "configmap", "extension-apiserver-authentication", "-n", "kube-system"]);
+    let names = map["data"]["requestheader-allowed-names"].as_str().unwrap_or_default().to_string();
+    assert!((1..=3).all(|node| names.contains(&format!("system:node:node-{node}"))), "{names}");
+    cluster.kubectl("node-3", &["delete", "apiservice", "v1.things.example"]);
+    cluster.until("it is gone", || (cluster.request(1, "GET", path, None).0 == 404).then_some(()));
 }

@@ -4,7 +4,7 @@
 //! it fails.
 
 pub mod registry;
-pub mod webhook;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

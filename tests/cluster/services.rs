@@ -102,6 +102,16 @@ fn services_balance_refuse_and_follow_their_pods(runtime: Runtime) {
         let answered: BTreeSet<String> = (0..12).map(|_| web.in_pod(pod, &["wget", "-qO-", &url]).trim().to_string()).collect();
         assert!(answered.is_subset(&all) && answered.len() > 1, "{answered:?}");
     }
+    // A client that sticks stays with one, and is free again.
+    let stick = |affinity: &str| {
+        let patch = format!(r#"{{"spec":{{"sessionAffinity":"{affinity}"}}}}"#);
+        web.cluster.kubectl("node-1", &["patch", "service", "web", "-p", &patch]);
+    };
+    let several = |count: usize| -> BTreeSet<String> { (0..count).filter_map(|_| web.asked_by_node("node-2", &url)).collect() };
+    stick("ClientIP");
+    web.cluster.until("it sticks", || (several(12).len() == 1).then_some(()));
+    stick("None");
+    web.cluster.until("it does not", || (several(12).len() > 1).then_some(()));
     // From outside by any node's address and the node port.
     for node in 1..=3 {
         let out = std::process::Command::new("curl")

@@ -74,7 +74,10 @@ pub(crate) async fn serve(context: &Context, target: &Target, request: Request<B
         return exchange(stream, request, &target.tail, &host).await;
     }
     let name = ServerName::IpAddress(address.ip().into());
-    let tls = TlsConnector::from(Arc::new(unverified()?)).connect(name, stream).await.map_err(|why| unreachable(&format!("tls: {why}")))?;
+    let tls = TlsConnector::from(Arc::new(without_verification()?))
+        .connect(name, stream)
+        .await
+        .map_err(|why| unreachable(&format!("tls: {why}")))?;
     exchange(tls, request, &target.tail, &host).await
 }
 
@@ -131,7 +134,7 @@ fn forwarded(request: Request<Bytes>, tail: &str, host: &str) -> Result<Request<
     Ok(Request::from_parts(head, respond::full(body)))
 }
 
-async fn exchange<T>(stream: T, mut request: Request<Bytes>, tail: &str, host: &str) -> Result<Response<Body>, Status>
+pub(crate) async fn exchange<T>(stream: T, mut request: Request<Bytes>, tail: &str, host: &str) -> Result<Response<Body>, Status>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -161,11 +164,16 @@ fn drop_hops(headers: &mut HeaderMap) {
     headers.remove("keep-alive");
 }
 
-fn unverified() -> Result<ClientConfig, Status> {
+fn without_verification() -> Result<ClientConfig, Status> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Unverified(Arc::clone(&provider)));
+    let verifier = unverified(Arc::clone(&provider));
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(Status::internal)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Believes whoever answers.
+pub(crate) fn unverified(provider: Arc<rustls::crypto::CryptoProvider>) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
+    Arc::new(Unverified(provider))
 }
 
 /// Takes any certificate, but wants its key to be there.

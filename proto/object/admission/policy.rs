@@ -53,25 +53,26 @@ pub fn violations(in_force: &InForce<'_>, attributes: &Attributes<'_>, objects: 
 }
 
 /// `matchConstraints` or `matchResources`: without rules all resources are meant.
-fn is_meant(constraints: &Value, attributes: &Attributes<'_>, objects: Objects<'_>) -> bool {
+pub(super) fn is_meant(constraints: &Value, attributes: &Attributes<'_>, objects: Objects<'_>) -> bool {
     let rules = &constraints["resourceRules"];
     (rules.as_array().is_none_or(Vec::is_empty) || attributes.is_in(rules))
         && !attributes.is_in(&constraints["excludeResourceRules"])
         && attributes.is_selected(constraints, objects)
 }
 
-struct Judge<'a> {
-    policy: &'a Value,
-    binding: &'a Value,
-    attributes: &'a Attributes<'a>,
-    objects: Objects<'a>,
+/// A policy in force through one binding, and what it is about.
+pub(super) struct Judge<'a> {
+    pub(super) policy: &'a Value,
+    pub(super) binding: &'a Value,
+    pub(super) attributes: &'a Attributes<'a>,
+    pub(super) objects: Objects<'a>,
 }
 
 // === impl Judge ===
 
 impl Judge<'_> {
     /// The parameters that the binding names, one or several; null for a policy that has none.
-    fn parameters(&self, find: &dyn Fn(&str, &str, &str) -> Vec<Value>) -> Result<Vec<Value>, String> {
+    pub(super) fn parameters(&self, find: &dyn Fn(&str, &str, &str) -> Vec<Value>) -> Result<Vec<Value>, String> {
         let kind = &self.policy["spec"]["paramKind"];
         if !kind.is_object() {
             return Ok(vec![Value::Null]);
@@ -119,7 +120,7 @@ impl Judge<'_> {
     }
 
     /// `variables.NAME`: each may use those before it; one that fails is not there.
-    fn composed(&self, variables: &[(&'static str, Cel)]) -> Cel {
+    pub(super) fn composed(&self, variables: &[(&'static str, Cel)]) -> Cel {
         let mut composed = json!({});
         for variable in self.policy["spec"]["variables"].as_array().into_iter().flatten() {
             let (Some(name), Some(source)) = (variable["name"].as_str(), variable["expression"].as_str()) else { continue };

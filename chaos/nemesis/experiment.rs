@@ -1,0 +1,289 @@
+//! What an experiment is: `chaos.skein.dev/v1alpha1`, kind `ChaosExperiment`. Pure.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+const API_VERSION: &str = "chaos.skein.dev/v1alpha1";
+const KIND: &str = "ChaosExperiment";
+
+/// Longer than this nobody looks on.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Experiment {
+    api_version: String,
+    kind: String,
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: Spec,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Spec {
+    /// For how long faults come.
+    #[serde(deserialize_with = "span")]
+    pub(crate) duration: Duration,
+    #[serde(default)]
+    pub(crate) seed: u64,
+    #[serde(default)]
+    pub(crate) target: Target,
+    pub(crate) faults: Vec<Fault>,
+    #[serde(default)]
+    pub(crate) steady_state: Vec<Probe>,
+    #[serde(default)]
+    pub(crate) guard: Guard,
+    /// Breaks the experiment off when no write succeeds for so long.
+    #[serde(default, deserialize_with = "maybe_span")]
+    pub(crate) abort_after: Option<Duration>,
+}
+
+/// Whom faults hit; what is not said may be anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Target {
+    pub(crate) role: Option<Role>,
+    pub(crate) node: Option<String>,
+    pub(crate) region: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Role {
+    Leader,
+    /// One that votes and does not lead.
+    Voter,
+    Standby,
+    Replica,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Fault {
+    #[serde(rename = "type")]
+    pub(crate) kind: Kind,
+    /// From the beginning of one to the beginning of the next, on average.
+    #[serde(deserialize_with = "span")]
+    pub(crate) every: Duration,
+    #[serde(deserialize_with = "span")]
+    pub(crate) duration: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Kind {
+    /// Daemon, runtime and containers.
+    KillMachine,
+    KillDaemon,
+    PauseMachine,
+    PauseDaemon,
+    /// Neither hears nor is heard by the others.
+    Partition,
+    /// Is heard, and hears nobody.
+    Deafen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
+pub(crate) enum Probe {
+    /// Clients write and read keys through all nodes; what they were told must be what happened.
+    Linearizability {
+        #[serde(default = "four")]
+        clients: usize,
+        #[serde(default = "four")]
+        keys: usize,
+    },
+    /// Through some node, a write succeeds at least this often. Needs `linearizability`, whose clients write.
+    Available {
+        #[serde(deserialize_with = "span")]
+        within: Duration,
+    },
+    /// Containers of these Pods run on: none is started anew. Not for machines that are killed.
+    PodsRunOn {
+        #[serde(default = "default_namespace")]
+        namespace: String,
+        #[serde(default)]
+        selector: String,
+    },
+    /// This path of the API or of a Service's proxy answers, through some node, with at most so many failures.
+    Api {
+        path: String,
+        #[serde(default)]
+        failures: u64,
+    },
+}
+
+/// What an experiment may not do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Guard {
+    /// Break the majority of the voters.
+    #[default]
+    Majority,
+    None,
+}
+
+/// Why a file is no experiment.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    #[error("this is no {KIND}: {0}")]
+    Malformed(#[from] serde_yaml_ng::Error),
+    #[error("{field}: {why}")]
+    Invalid { field: String, why: String },
+}
+
+fn four() -> usize {
+    4
+}
+
+fn default_namespace() -> String {
+    "default".into()
+}
+
+/// `500ms`, `30s`, `5m`, `1h`
+fn parse_span(text: &str) -> Option<Duration> {
+    let at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().ok()?;
+    Some(match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        _ => return None,
+    })
+}
+
+fn span<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_span(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration like 500ms, 30s or 5m")))
+}
+
+fn maybe_span<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    span(deserializer).map(Some)
+}
+
+// === impl Kind ===
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::KillMachine => "killMachine",
+            Self::KillDaemon => "killDaemon",
+            Self::PauseMachine => "pauseMachine",
+            Self::PauseDaemon => "pauseDaemon",
+            Self::Partition => "partition",
+            Self::Deafen => "deafen",
+        }
+    }
+
+    /// There is one network, so one fault of it at a time.
+    pub(crate) fn is_of_network(self) -> bool {
+        matches!(self, Self::Partition | Self::Deafen)
+    }
+}
+
+// === impl Experiment ===
+
+impl Experiment {
+    /// Reads YAML or JSON and checks it.
+    pub fn parse(text: &str) -> Result<Self, Rejection> {
+        let experiment: Self = serde_yaml_ng::from_str(text)?;
+        experiment.check()?;
+        Ok(experiment)
+    }
+
+    /// The same, by another plan.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.spec.seed = seed;
+        self
+    }
+
+    fn check(&self) -> Result<(), Rejection> {
+        let invalid = |field: &str, why: &str| Err(Rejection::Invalid { field: field.into(), why: why.into() });
+        if self.api_version != API_VERSION || self.kind != KIND {
+            return invalid("apiVersion", &format!("must be {API_VERSION}, kind {KIND}"));
+        }
+        let spec = &self.spec;
+        if spec.duration.is_zero() || spec.duration > DURATION_MAX {
+            return invalid("spec.duration", "must be more than nothing and at most 24h");
+        }
+        if spec.faults.is_empty() {
+            return invalid("spec.faults", "Required value");
+        }
+        for (index, fault) in spec.faults.iter().enumerate() {
+            if fault.every.is_zero() || fault.duration >= fault.every {
+                return invalid(
+                    &format!("spec.faults[{index}].duration"),
+                    "must be shorter than `every`, so that a fault ends before the next",
+                );
+            }
+        }
+        let writes = spec.steady_state.iter().any(|probe| matches!(probe, Probe::Linearizability { .. }));
+        for (index, probe) in spec.steady_state.iter().enumerate() {
+            let field = format!("spec.steadyState[{index}]");
+            match probe {
+                Probe::Linearizability { clients, keys } if *clients == 0 || *keys == 0 || *clients > 64 || *keys > 64 => {
+                    return invalid(&field, "clients and keys must be between 1 and 64");
+                }
+                Probe::Available { .. } if !writes => return invalid(&field, "needs the probe `linearizability`, whose clients write"),
+                Probe::PodsRunOn { .. } if spec.faults.iter().any(|fault| fault.kind == Kind::KillMachine) => {
+                    return invalid(&field, "containers do not outlive the machine that killMachine kills");
+                }
+                Probe::Api { path, .. } if !path.starts_with('/') => return invalid(&field, "the path must begin with a slash"),
+                _ => {}
+            }
+        }
+        if spec.abort_after.is_some() && !writes {
+            return invalid("spec.abortAfter", "needs the probe `linearizability`, whose clients write");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl Fn(&str) -> String, expected: &str) {
+        let text = "
+apiVersion: chaos.skein.dev/v1alpha1
+kind: ChaosExperiment
+metadata: {name: leader-dies}
+spec:
+  duration: 1m
+  target: {role: leader}
+  faults: [{type: killDaemon, every: 10s, duration: 2s}]
+  steadyState: [{type: linearizability}, {type: available, within: 3s}]
+";
+        let found = Experiment::parse(&change(text)).map(|_| ()).map_err(|why| why.to_string());
+        match found {
+            Ok(()) => assert_eq!(expected, ""),
+            Err(why) => assert!(!expected.is_empty() && why.contains(expected), "{why}"),
+        }
+    }
+
+    #[test]
+    fn files_are_read_and_errors_named() {
+        check(str::to_string, "");
+        check(|text| text.replace("killDaemon", "meteor"), "unknown variant `meteor`");
+        check(|text| text.replace("duration: 2s", "duration: 20s"), "spec.faults[0].duration: must be shorter than `every`");
+        check(|text| text.replace("1m", "soon"), "\"soon\" is not a duration");
+        check(|text| text.replace("{type: linearizability}, ", ""), "needs the probe `linearizability`");
+        check(|text| text.replace("chaos.skein.dev/v1alpha1", "v1"), "must be chaos.skein.dev/v1alpha1");
+        check(|text| text.replace("role: leader", "rule: leader"), "unknown field `rule`");
+        check(
+            |text| {
+                text.replace("killDaemon", "killMachine").replace("{type: linearizability}", "{type: podsRunOn}, {type: linearizability}")
+            },
+            "do not outlive",
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Carries an experiment out in the laboratory: faults by the plan, then everything undone, then the verdict.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+use serde_json::Value;
+use skein_lab::{Lab, Scope};
+
+use crate::experiment::{Experiment, Kind, Probe};
+use crate::load::{Load, Outcome};
+use crate::plan::{Member, Planned, Random, choose, plan};
+use crate::{Api, probe};
+
+const TICK: Duration = Duration::from_millis(100);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// When the faults are over, the cluster must be whole again within this time.
+const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What became of an experiment.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub name: String,
+    pub seed: u64,
+    /// `Passed` or `Failed`
+    pub verdict: &'static str,
+    /// Why it failed.
+    pub failures: Vec<String>,
+    /// What happened, in order.
+    pub timeline: Vec<Entry>,
+    load: Option<Outcome>,
+    /// From the end of the faults until every node was ready.
+    pub healed_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub at_ms: u64,
+    pub what: String,
+}
+
+/// A fault that has not been undone.
+struct Active {
+    node: String,
+    planned: Planned,
+}
+
+struct Session<'a> {
+    lab: &'a Lab,
+    api: Arc<dyn Api>,
+    begin: Instant,
+    active: Vec<Active>,
+    timeline: Vec<Entry>,
+    tell: &'a dyn Fn(&str),
+}
+
+/// Runs an experiment; `stop` breaks it off, and `tell` hears what happens as it does.
+pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicBool, tell: &dyn Fn(&str)) -> Result<Report> {
+    let spec = &experiment.spec;
+    let mut session = Session { lab, api: Arc::clone(&api), begin: Instant::now(), active: Vec::new(), timeline: Vec::new(), tell };
+    session.members().context("the cluster must be whole before faults begin")?;
+    let load = spec.steady_state.iter().find_map(|probe| match probe {
+        Probe::Linearizability { clients, keys } => Some(Load::start(&api, &experiment.metadata.name, *clients, *keys, spec.seed)),
+        _ => None,
+    });
+    let load = load.transpose().map_err(|why| anyhow!(why))?;
+    let started = spec.steady_state.iter().map(|wanted| probe::start(&api, wanted)).collect::<Result<Vec<_>, _>>();
+    let mut probes: Vec<probe::Running> = started.map_err(|why| anyhow!(why))?.into_iter().flatten().collect();
+    session.begin = Instant::now();
+    let mut failures = Vec::new();
+    if let Err(why) = session.faults(experiment, load.as_ref(), &mut probes, stop) {
+        failures.push(format!("{why:#}"));
+    }
+    session.undo_all();
+    let healing = Instant::now();
+    let healed = session.wait_until_whole();
+    let healed_ms = healed.is_ok().then(|| u64::try_from(healing.elapsed().as_millis()).unwrap_or(u64::MAX));
+    failures.extend(healed.err().map(|why| format!("{why:#}")));
+    failures.extend(probes.into_iter().filter_map(|probe| probe.finish(&api).err()));
+    let load = load.map(Load::finish);
+    if let Some(outcome) = &load {
+        failures.extend(outcome.violation.clone());
+        let allowed = spec.steady_state.iter().find_map(|probe| match probe {
+            Probe::Available { within } => Some(*within),
+            _ => None,
+        });
+        let silence = Duration::from_millis(outcome.silence_ms);
+        if let Some(within) = allowed.filter(|within| silence > *within) {
+            failures.push(format!("no write succeeded for {} ms, {} are allowed", outcome.silence_ms, within.as_millis()));
+        }
+        if outcome.acknowledged == 0 {
+            failures.push("no write was acknowledged at all".into());
+        }
+    }
+    let verdict = if failures.is_empty() { "Passed" } else { "Failed" };
+    Ok(Report { name: experiment.metadata.name.clone(), seed: spec.seed, verdict, failures, timeline: session.timeline, load, healed_ms })
+}
+
+/// Undoes whatever an experiment that was itself killed has left: every node runs, and hears and is heard.
+pub fn heal(lab: &Lab) -> Result<()> {
+    lab.heal()?;
+    for node in lab.status()?["nodes"].as_array().into_iter().flatten() {
+        let name = node["name"].as_str().unwrap_or_default();
+        // Of a node that is not paused there is nothing to resume.
+        let _ = lab.resume(name, Scope::Machine);
+        lab.start(name)?;
+    }
+    Ok(())
+}
+
+// === impl Session ===
+
+impl Session<'_> {
+    fn say(&mut self, what: String) {
+        let at = self.begin.elapsed();
+        (self.tell)(&format!("{:>7.1} s  {what}", at.as_secs_f64()));
+        self.timeline.push(Entry { at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX), what });
+    }
+
+    fn faults(&mut self, experiment: &Experiment, load: Option<&Load>, probes: &mut [probe::Running], stop: &AtomicBool) -> Result<()> {
+        let spec = &experiment.spec;
+        let mut waiting = plan(spec).into_iter().peekable();
+        let mut random = Random(spec.seed.wrapping_add(1));
+        let mut looked = Instant::now();
+        while self.begin.elapsed() < spec.duration {
+            if stop.load(Ordering::Relaxed) {
+                bail!("broken off");
+            }
+            if let (Some(limit), Some(load)) = (spec.abort_after, load)
+                && load.silent_for() > limit
+            {
+                bail!("broken off: no write has succeeded for {} s", limit.as_secs());
+            }
+            let now = self.begin.elapsed();
+            let (over, active): (Vec<Active>, Vec<Active>) =
+                std::mem::take(&mut self.active).into_iter().partition(|a| a.planned.end <= now);
+            self.active = active;
+            over.iter().for_each(|active| self.undo(active));
+            while let Some(planned) = waiting.next_if(|planned| planned.begin <= now) {
+                self.begin_fault(planned, experiment, &mut random)?;
+            }
+            if looked.elapsed() > PROBE_INTERVAL {
+                looked = Instant::now();
+                probes.iter_mut().for_each(|probe| probe.look(&self.api));
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn begin_fault(&mut self, planned: Planned, experiment: &Experiment, random: &mut Random) -> Result<()> {
+        let kind = planned.fault.kind;
+        let hit: BTreeSet<String> = self.active.iter().map(|active| active.node.clone()).collect();
+        if kind.is_of_network() && self.active.iter().any(|active| active.planned.fault.kind.is_of_network()) {
+            self.say(format!("{} left out: the network has a fault already", kind.name()));
+            return Ok(());
+        }
+        let Ok(members) = self.members() else {
+            self.say(format!("{} left out: no node says who is there", kind.name()));
+            return Ok(());
+        };
+        let Some(node) = choose(&members, &experiment.spec.target, &hit, experiment.spec.guard, random) else {
+            self.say(format!("{} left out: nobody whom it may hit", kind.name()));
+            return Ok(());
+        };
+        let role = members.iter().find(|m| m.name == node).map(|m| m.role.clone()).unwrap_or_default();
+        self.say(format!("{} hits {node} ({role}) for {} ms", kind.name(), (planned.end - planned.begin).as_millis()));
+        match kind {
+            Kind::KillMachine => self.lab.kill(&node, Scope::Machine)?,
+            Kind::KillDaemon => self.lab.kill(&node, Scope::Daemon)?,
+            Kind::PauseMachine => self.lab.pause(&node, Scope::Machine)?,
+            Kind::PauseDaemon => self.lab.pause(&node, Scope::Daemon)?,
+            Kind::Partition => {
+                let others: Vec<&str> = members.iter().map(|m| m.name.as_str()).filter(|name| *name != node).collect();
+                self.lab.partition(&format!("{node}/{}", others.join(",")))?;
+            }
+            Kind::Deafen => self.lab.deafen(&node)?,
+        }
+        self.active.push(Active { node, planned });
+        Ok(())
+    }
+
+    fn undo(&mut self, active: &Active) {
+        let kind = active.planned.fault.kind;
+        let undone = match kind {
+            Kind::KillMachine | Kind::KillDaemon => self.lab.start(&active.node),
+            Kind::PauseMachine => self.lab.resume(&active.node, Scope::Machine),
+            Kind::PauseDaemon => self.lab.resume(&active.node, Scope::Daemon),
+            Kind::Partition | Kind::Deafen => self.lab.heal(),
+        };
+        match undone {
+            Ok(()) => self.say(format!("{} of {} is over", kind.name(), active.node)),
+            Err(why) => self.say(format!("{} of {} could not be undone: {why:#}", kind.name(), active.node)),
+        }
+    }
+
+    fn undo_all(&mut self) {
+        for active in std::mem::take(&mut self.active) {
+            self.undo(&active);
+        }
+    }
+
+    /// Who is there, as some node sees it.
+    fn members(&self) -> Result<Vec<Member>> {
+        let status = self.status()?;
+        let text = |node: &Value, field: &str| node[field].as_str().unwrap_or_default().to_string();
+        let nodes = status["nodes"].as_array().context("the status names no nodes")?;
+        Ok(nodes.iter().map(|node| Member { name: text(node, "name"), role: text(node, "role"), region: text(node, "region") }).collect())
+    }
+
+    /// The status that a node with a leader gives.
+    fn status(&self) -> Result<Value> {
+        for node in self.api.nodes() {
+            let Ok((200, body)) = self.api.ask(&node, "GET", "/skein/v1/status", None, STATUS_PATIENCE) else { continue };
+            let status: Value = serde_json::from_slice(&body).unwrap_or_default();
+            if status["quorum"] == true && status["leader"].is_string() {
+                return Ok(status);
+            }
+        }
+        bail!("no node knows a leader")
+    }
+
+    fn wait_until_whole(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        while begin.elapsed() < HEAL_TIMEOUT {
+            let whole = self.status().is_ok_and(|status| {
+                let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+                nodes.len() == self.api.nodes().len() && nodes.iter().all(|node| node["ready"] == true)
+            });
+            if whole {
+                self.say("every node is ready".into());
+                return Ok(());
+            }
+            std::thread::sleep(TICK);
+        }
+        bail!("not every node was ready again within {} s", HEAL_TIMEOUT.as_secs())
+    }
+}

@@ -1,0 +1,95 @@
+//! Experiments on three real nodes: what holds is said to hold, what does not is named, and everything is undone.
+
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use skein_cluster_tests::{BUSYBOX, Cluster, program};
+
+fn experiment(cluster: &Cluster, spec: &str) -> String {
+    let path = cluster.directory().join("experiment.yaml");
+    let text = format!("apiVersion: chaos.skein.dev/v1alpha1\nkind: ChaosExperiment\nmetadata: {{name: test}}\nspec:\n{spec}");
+    std::fs::write(&path, text).expect("a file can be written");
+    path.display().to_string()
+}
+
+fn command(file: &str) -> Command {
+    let mut command = Command::new(program());
+    command.args(["chaos", "run", file, "--output", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn experiments_say_what_held_and_undo_what_they_did() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    cluster.apply(
+        "node-1",
+        &format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  replicas: 3\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    spec:\n      tolerations: [{{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 300}}]\n      containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"3600\"]}}]\n"
+        ),
+    );
+    cluster.kubectl("node-2", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let spec = "
+  seed: 3
+  duration: 30s
+  faults:
+  - {type: killDaemon, every: 9s, duration: 2s}
+  - {type: pauseDaemon, every: 11s, duration: 2s}
+  - {type: partition, every: 12s, duration: 3s}
+  - {type: deafen, every: 13s, duration: 2s}
+  steadyState:
+  - {type: linearizability, clients: 6, keys: 3}
+  - {type: available, within: 10s}
+  - {type: podsRunOn, selector: app=web}
+  - {type: api, path: /readyz, failures: 5}
+  abortAfter: 25s
+";
+    let output = command(&experiment(&cluster, spec)).output().expect("skein can be run");
+    let found = report(&output);
+    assert!(output.status.success() && found["verdict"] == "Passed", "{found:#}");
+    assert!(found["load"]["acknowledged"].as_u64().is_some_and(|count| count > 200), "{found:#}");
+    let timeline = found["timeline"].to_string();
+    let happened =
+        ["killDaemon", "pauseDaemon", "partition", "deafen"].iter().filter(|fault| timeline.contains(&format!("{fault} hits"))).count();
+    assert!(happened >= 3, "{found:#}");
+
+    // What does not hold is named.
+    let spec = "
+  duration: 4s
+  faults: [{type: pauseDaemon, every: 3s, duration: 1s}]
+  steadyState: [{type: api, path: /api/v1/namespaces/default/configmaps/none}]
+";
+    let output = command(&experiment(&cluster, spec)).output().expect("skein can be run");
+    let found = report(&output);
+    assert!(output.status.code() == Some(1) && found["failures"][0].as_str().is_some_and(|f| f.contains("configmaps/none")), "{found:#}");
+
+    // One that is broken off undoes what it did.
+    let spec = "
+  duration: 1m
+  target: {node: node-3}
+  faults: [{type: killMachine, every: 40s, duration: 39s}]
+";
+    let child = command(&experiment(&cluster, spec)).spawn().expect("skein can be run");
+    cluster.until("the machine is killed", || Cluster::processes("node-3", &["skein up"]).is_empty().then_some(()));
+    kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGINT).expect("it can be told to stop");
+    let found = report(&child.wait_with_output().expect("it ends"));
+    assert!(found["failures"].to_string().contains("broken off") && found["healedMs"].is_u64(), "{found:#}");
+
+    // One that could not undo anything is undone by another command.
+    cluster.lab.deafen("node-2").expect("it can be cut off");
+    cluster.lab.pause("node-1", skein_lab::Scope::Machine).expect("it can be paused");
+    let healed = Command::new(program()).args(["chaos", "heal"]).status().expect("skein can be run");
+    assert!(healed.success());
+    skein_cluster_tests::until("all is well", Duration::from_secs(60), || {
+        let status = cluster.status("node-2");
+        let nodes = status["nodes"].as_array()?;
+        (status["quorum"] == true && nodes.iter().all(|node| node["ready"] == true)).then_some(())
+    });
+}
