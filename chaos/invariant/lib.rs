@@ -185,6 +185,17 @@ impl Default for Checker {
 // === impl Checker ===
 
 impl Checker {
+    /// For those who see a cluster from outside: some of its keys, and nothing of its logs.
+    pub fn of_clients() -> Self {
+        Self {
+            chronicle: Chronicle::default(),
+            invariants: vec![
+                Box::<state_machine_safety::StateMachineSafety>::default(),
+                Box::<linearizability::Linearizability>::default(),
+            ],
+        }
+    }
+
     pub fn observe(&mut self, at: Duration, observation: &Observation) -> Result<(), Violation> {
         self.chronicle.observe(observation);
         let Self { chronicle, invariants } = self;

@@ -99,10 +99,13 @@ impl Load {
         for client in self.clients {
             let _ = client.join();
         }
+        let silence = {
+            let record = self.shared.record();
+            record.silence.max(record.last_write.elapsed())
+        };
         let violation = self.shared.judge().err();
         let _ = self.shared.any("DELETE", &format!("/api/v1/namespaces/{}", self.shared.namespace), None);
         let record = self.shared.record();
-        let silence = record.silence.max(record.last_write.elapsed());
         Outcome {
             acknowledged: record.acknowledged,
             unknown: record.unknown,
@@ -211,7 +214,7 @@ impl Shared {
 
     /// Every node's history of the keys must be one, and contradict no client.
     fn judge(&self) -> Result<(), String> {
-        let mut checker = Checker::default();
+        let mut checker = Checker::of_clients();
         let said = |violation: skein_invariant::Violation| format!("{} ({}): {}", violation.invariant, violation.from, violation.why);
         let observations = std::mem::take(&mut self.record().observations);
         for observation in &observations {
@@ -222,8 +225,14 @@ impl Shared {
             _ => None,
         });
         let Some(first) = first else { return Ok(()) };
+        let mut all: Option<Vec<Change>> = None;
         for (index, node) in self.api.nodes().iter().enumerate() {
-            for change in self.history(node, first - 1)? {
+            let history = self.history(node, first - 1)?;
+            if all.as_ref().is_some_and(|all| *all != history) {
+                return Err(format!("{node} tells another history than the nodes before it, in what happened or in its order"));
+            }
+            all = Some(history.clone());
+            for change in history {
                 checker.observe(Duration::ZERO, &Observation::Changed { node: index as u64, change }).map_err(said)?;
             }
         }

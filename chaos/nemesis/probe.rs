@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,15 +12,49 @@ use crate::Api;
 use crate::experiment::Probe;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// All probes, looked at in a thread of their own: a node that does not answer must not hold up the faults.
+pub(crate) struct Probes {
+    api: Arc<dyn Api>,
+    stop: Arc<AtomicBool>,
+    looking: JoinHandle<Vec<Running>>,
+}
 
 /// A probe as it goes.
-pub(crate) enum Running {
+enum Running {
     Pods { path: String, first: BTreeMap<String, String> },
     Api { path: String, allowed: u64, asked: u64, failed: u64, last: String },
 }
 
-/// Starts those probes that are looked at here.
-pub(crate) fn start(api: &Arc<dyn Api>, probe: &Probe) -> Result<Option<Running>, String> {
+// === impl Probes ===
+
+impl Probes {
+    /// Starts those probes that are looked at here.
+    pub(crate) fn start(api: &Arc<dyn Api>, wanted: &[Probe]) -> Result<Self, String> {
+        let started = wanted.iter().map(|wanted| start(api, wanted)).collect::<Result<Vec<_>, _>>()?;
+        let mut running: Vec<Running> = started.into_iter().flatten().collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (looking_until, own) = (Arc::clone(&stop), Arc::clone(api));
+        let looking = std::thread::spawn(move || {
+            while !looking_until.load(Ordering::Relaxed) {
+                running.iter_mut().for_each(|probe| probe.look(&own));
+                std::thread::sleep(INTERVAL);
+            }
+            running
+        });
+        Ok(Self { api: Arc::clone(api), stop, looking })
+    }
+
+    /// Why some of them did not hold.
+    pub(crate) fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let Ok(running) = self.looking.join() else { return vec!["a probe has panicked".into()] };
+        running.into_iter().filter_map(|probe| probe.finish(&self.api).err()).collect()
+    }
+}
+
+fn start(api: &Arc<dyn Api>, probe: &Probe) -> Result<Option<Running>, String> {
     match probe {
         Probe::PodsRunOn { namespace, selector } => {
             let selector = selector.replace('=', "%3D").replace(',', "%2C");
@@ -40,7 +76,7 @@ pub(crate) fn start(api: &Arc<dyn Api>, probe: &Probe) -> Result<Option<Running>
 
 impl Running {
     /// Looks once.
-    pub(crate) fn look(&mut self, api: &Arc<dyn Api>) {
+    fn look(&mut self, api: &Arc<dyn Api>) {
         let Self::Api { path, asked, failed, last, .. } = self else { return };
         *asked += 1;
         let answered = api.nodes().iter().map(|node| api.ask(node, "GET", path, None, PATIENCE)).find(|a| matches!(a, Ok((200..=299, _))));
@@ -51,7 +87,7 @@ impl Running {
     }
 
     /// Why it did not hold.
-    pub(crate) fn finish(self, api: &Arc<dyn Api>) -> Result<(), String> {
+    fn finish(self, api: &Arc<dyn Api>) -> Result<(), String> {
         match self {
             Self::Api { allowed, failed, asked, last, .. } if failed > allowed => {
                 Err(format!("{last}: {failed} of {asked} times, {allowed} are allowed"))

@@ -10,14 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 use skein_lab::{Lab, Scope};
 
+use crate::Api;
 use crate::experiment::{Experiment, Kind, Probe};
 use crate::load::{Load, Outcome};
 use crate::plan::{Member, Planned, Random, choose, plan};
-use crate::{Api, probe};
+use crate::probe::Probes;
 
 const TICK: Duration = Duration::from_millis(100);
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// When the faults are over, the cluster must be whole again within this time.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,7 +49,8 @@ pub struct Entry {
 /// A fault that has not been undone.
 struct Active {
     node: String,
-    planned: Planned,
+    kind: Kind,
+    end: Duration,
 }
 
 struct Session<'a> {
@@ -71,11 +72,10 @@ pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicB
         _ => None,
     });
     let load = load.transpose().map_err(|why| anyhow!(why))?;
-    let started = spec.steady_state.iter().map(|wanted| probe::start(&api, wanted)).collect::<Result<Vec<_>, _>>();
-    let mut probes: Vec<probe::Running> = started.map_err(|why| anyhow!(why))?.into_iter().flatten().collect();
+    let probes = Probes::start(&api, &spec.steady_state).map_err(|why| anyhow!(why))?;
     session.begin = Instant::now();
     let mut failures = Vec::new();
-    if let Err(why) = session.faults(experiment, load.as_ref(), &mut probes, stop) {
+    if let Err(why) = session.faults(experiment, load.as_ref(), stop) {
         failures.push(format!("{why:#}"));
     }
     session.undo_all();
@@ -83,7 +83,7 @@ pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicB
     let healed = session.wait_until_whole();
     let healed_ms = healed.is_ok().then(|| u64::try_from(healing.elapsed().as_millis()).unwrap_or(u64::MAX));
     failures.extend(healed.err().map(|why| format!("{why:#}")));
-    failures.extend(probes.into_iter().filter_map(|probe| probe.finish(&api).err()));
+    failures.extend(probes.finish());
     let load = load.map(Load::finish);
     if let Some(outcome) = &load {
         failures.extend(outcome.violation.clone());
@@ -124,11 +124,10 @@ impl Session<'_> {
         self.timeline.push(Entry { at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX), what });
     }
 
-    fn faults(&mut self, experiment: &Experiment, load: Option<&Load>, probes: &mut [probe::Running], stop: &AtomicBool) -> Result<()> {
+    fn faults(&mut self, experiment: &Experiment, load: Option<&Load>, stop: &AtomicBool) -> Result<()> {
         let spec = &experiment.spec;
         let mut waiting = plan(spec).into_iter().peekable();
         let mut random = Random(spec.seed.wrapping_add(1));
-        let mut looked = Instant::now();
         while self.begin.elapsed() < spec.duration {
             if stop.load(Ordering::Relaxed) {
                 bail!("broken off");
@@ -139,16 +138,11 @@ impl Session<'_> {
                 bail!("broken off: no write has succeeded for {} s", limit.as_secs());
             }
             let now = self.begin.elapsed();
-            let (over, active): (Vec<Active>, Vec<Active>) =
-                std::mem::take(&mut self.active).into_iter().partition(|a| a.planned.end <= now);
+            let (over, active): (Vec<Active>, Vec<Active>) = std::mem::take(&mut self.active).into_iter().partition(|a| a.end <= now);
             self.active = active;
             over.iter().for_each(|active| self.undo(active));
             while let Some(planned) = waiting.next_if(|planned| planned.begin <= now) {
                 self.begin_fault(planned, experiment, &mut random)?;
-            }
-            if looked.elapsed() > PROBE_INTERVAL {
-                looked = Instant::now();
-                probes.iter_mut().for_each(|probe| probe.look(&self.api));
             }
             std::thread::sleep(TICK);
         }
@@ -158,7 +152,7 @@ impl Session<'_> {
     fn begin_fault(&mut self, planned: Planned, experiment: &Experiment, random: &mut Random) -> Result<()> {
         let kind = planned.fault.kind;
         let hit: BTreeSet<String> = self.active.iter().map(|active| active.node.clone()).collect();
-        if kind.is_of_network() && self.active.iter().any(|active| active.planned.fault.kind.is_of_network()) {
+        if kind.is_of_network() && self.active.iter().any(|active| active.kind.is_of_network()) {
             self.say(format!("{} left out: the network has a fault already", kind.name()));
             return Ok(());
         }
@@ -171,7 +165,7 @@ impl Session<'_> {
             return Ok(());
         };
         let role = members.iter().find(|m| m.name == node).map(|m| m.role.clone()).unwrap_or_default();
-        self.say(format!("{} hits {node} ({role}) for {} ms", kind.name(), (planned.end - planned.begin).as_millis()));
+        self.say(format!("{} hits {node} ({role}) for {} ms", kind.name(), planned.fault.duration.as_millis()));
         match kind {
             Kind::KillMachine => self.lab.kill(&node, Scope::Machine)?,
             Kind::KillDaemon => self.lab.kill(&node, Scope::Daemon)?,
@@ -183,12 +177,13 @@ impl Session<'_> {
             }
             Kind::Deafen => self.lab.deafen(&node)?,
         }
-        self.active.push(Active { node, planned });
+        // What took long to begin lasts no less.
+        self.active.push(Active { node, kind, end: self.begin.elapsed() + planned.fault.duration });
         Ok(())
     }
 
     fn undo(&mut self, active: &Active) {
-        let kind = active.planned.fault.kind;
+        let kind = active.kind;
         let undone = match kind {
             Kind::KillMachine | Kind::KillDaemon => self.lab.start(&active.node),
             Kind::PauseMachine => self.lab.resume(&active.node, Scope::Machine),

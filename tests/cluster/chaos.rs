@@ -37,13 +37,13 @@ fn experiments_say_what_held_and_undo_what_they_did() {
     );
     cluster.kubectl("node-2", &["rollout", "status", "deployment/web", "--timeout=60s"]);
     let spec = "
-  seed: 3
+  seed: 31
   duration: 30s
   faults:
-  - {type: killDaemon, every: 9s, duration: 2s}
-  - {type: pauseDaemon, every: 11s, duration: 2s}
-  - {type: partition, every: 12s, duration: 3s}
-  - {type: deafen, every: 13s, duration: 2s}
+  - {type: killDaemon, every: 8s, duration: 1s}
+  - {type: pauseDaemon, every: 9s, duration: 1s}
+  - {type: partition, every: 10s, duration: 1s}
+  - {type: deafen, every: 11s, duration: 1s}
   steadyState:
   - {type: linearizability, clients: 6, keys: 3}
   - {type: available, within: 10s}
