@@ -232,7 +232,7 @@ spec:
     let pod = &pods["items"][0];
     assert_eq!(pod["metadata"]["labels"]["team"], "blue-team");
     let names: Vec<&str> = pod["spec"]["containers"].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect();
-    assert_eq!(names, ["side", "c"]);
+    assert_eq!(names, ["c", "side"]);
     // Who does not ask for it is left alone, and one that cannot be carried out refuses.
     let plain = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: plain}}\nspec: {{containers: [{{name: c, image: {BUSYBOX}}}]}}\n");
     cluster.apply("node-2", &plain);
