@@ -129,7 +129,7 @@ async fn serve_path(context: Context, user: &User, parts: &[&str], request: Requ
         ["api"] => Ok(discovery::core(headers, &served())),
         ["apis"] => Ok(discovery::groups(headers, &served(), &aggregate::remotes(&context).await)),
         ["api", version] => discovery::resources("", version, &served()),
-        ["apis", group] => discovery::group(group, &served(), &aggregate::remotes(&context).await),
+        ["apis", group] if has_group(&context, group, &served()) => discovery::group(group, &served(), &aggregate::remotes(&context).await),
         ["apis", group, version] if served().iter().any(|r| r.group == *group && r.version == *version) => {
             discovery::resources(group, version, &served())
         }
@@ -167,6 +167,11 @@ async fn serve_path(context: Context, user: &User, parts: &[&str], request: Requ
         }
         _ => Ok(respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n")),
     }
+}
+
+fn has_group(context: &Context, group: &str, served: &[Arc<Resource>]) -> bool {
+    let is_remote = || aggregate::all(&context.store.local().state).iter().any(|backend| backend.group == group);
+    served.iter().any(|resource| resource.group == group) || is_remote()
 }
 
 fn target(
