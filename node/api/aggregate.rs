@@ -28,6 +28,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::authenticate::User;
+use crate::request_info::RequestInfo;
 use crate::resources::proxy;
 use crate::route::{Attributes, Query};
 use crate::{Body, Context, authorize};
@@ -147,9 +148,8 @@ impl Backend {
 
 /// Answers a request for a group that another server has.
 pub(crate) async fn serve(context: &Context, user: &User, backend: &Backend, request: Request<Bytes>) -> Result<Response<Body>, Status> {
-    let path = request.uri().path().to_string();
-    let query = Query::parse(request.uri().query().unwrap_or_default());
-    authorize::check(context, user, &attributes(backend, &path, &verb(&request, &path, &query)))?;
+    let is_watch = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
+    authorize::check(context, user, &attributes(&RequestInfo::of(request.method(), request.uri().path(), is_watch)))?;
     forward(context, user, backend, request).await
 }
 
@@ -194,49 +194,12 @@ fn sign(headers: &mut HeaderMap, user: &User) {
     }
 }
 
-fn parts<'a>(backend: &Backend, path: &'a str) -> Vec<&'a str> {
-    let rest = path.strip_prefix(&format!("/apis/{}/{}", backend.group, backend.version)).unwrap_or_default();
-    rest.split('/').filter(|part| !part.is_empty()).collect()
-}
-
-fn verb(request: &Request<Bytes>, path: &str, query: &Query) -> String {
-    let has_name = match path.split('/').filter(|p| !p.is_empty()).collect::<Vec<_>>().get(3..).unwrap_or_default() {
-        ["namespaces", _, _, _, ..] => true,
-        ["namespaces", _, _] => false,
-        [_, _, ..] => true,
-        _ => false,
-    };
-    let is_watch = query.flag("watch");
-    match (request.method().as_str(), has_name) {
-        ("GET", _) if is_watch => "watch",
-        ("GET" | "HEAD", true) => "get",
-        ("GET" | "HEAD", false) => "list",
-        ("POST", _) => "create",
-        ("PUT", _) => "update",
-        ("PATCH", _) => "patch",
-        ("DELETE", true) => "delete",
-        ("DELETE", false) => "deletecollection",
-        (other, _) => return other.to_lowercase(),
-    }
-    .into()
-}
-
 /// What a path is about, as the authorizer sees it.
-fn attributes<'a>(backend: &'a Backend, path: &'a str, verb: &'a str) -> Attributes<'a> {
-    let of = |namespace, resource, name, subresource| Attributes::Resource {
-        verb,
-        group: &backend.group,
-        resource,
-        namespace,
-        name,
-        subresource,
-    };
-    match parts(backend, path).as_slice() {
-        [] => Attributes::Path { verb: "get", path },
-        ["namespaces", namespace, resource, rest @ ..] => {
-            of(*namespace, *resource, rest.first().copied().unwrap_or_default(), rest.get(1).copied().unwrap_or_default())
-        }
-        [resource, rest @ ..] => of("", *resource, rest.first().copied().unwrap_or_default(), rest.get(1).copied().unwrap_or_default()),
+fn attributes<'a>(info: &RequestInfo<'a>) -> Attributes<'a> {
+    let RequestInfo { path, verb, group, namespace, resource, name, subresource, .. } = *info;
+    match resource {
+        "" => Attributes::Path { verb, path },
+        _ => Attributes::Resource { verb, group, resource, namespace, name, subresource },
     }
 }
 
@@ -339,20 +302,12 @@ async fn standing(context: &Context, state: &State, backend: &Backend) -> Result
 mod tests {
     use super::*;
 
-    fn backend() -> Backend {
-        let service = json!({"metadata": {"name": "v1.x.example"}, "spec": {"group": "x.example", "version": "v1",
-            "service": {"namespace": "n", "name": "s"}}});
-        Backend::of(&service).expect("it names a Service")
-    }
-
     #[test]
     fn requests_are_authorized_by_what_they_are_about() {
         let check = |method: &str, path: &str, expected: &str| {
-            let request = Request::builder().method(method).uri(path).body(Bytes::new()).expect("a request");
-            let query = Query::parse(request.uri().query().unwrap_or_default());
-            let verb = verb(&request, request.uri().path(), &query);
-            let backend = backend();
-            let text = match attributes(&backend, request.uri().path(), &verb) {
+            let (uri, query) = path.split_once('?').unwrap_or((path, ""));
+            let info = RequestInfo::of(&method.parse().expect("a method"), uri, query.contains("watch"));
+            let text = match attributes(&info) {
                 Attributes::Path { verb, path } => format!("{verb} {path}"),
                 Attributes::Resource { verb, group, resource, namespace, name, subresource } => {
                     format!("{verb} {group} {resource} {namespace} {name} {subresource}")

@@ -40,15 +40,14 @@ impl User {
         }
     }
 
-    /// Who a request is from: the bearer of its token, where it has one, and whom that one acts for.
+    /// Who a request is from: the bearer of its token, where it has one.
     pub(crate) fn of_request(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
-        let user = match bearer(headers) {
+        match bearer(headers) {
             Some(token) if self.is_anonymous() => {
-                verify(context, token, &[API_AUDIENCE]).map_err(|_| Status::unauthorized()).map(|claims| Self::of_claims(&claims))?
+                verify(context, token, &[API_AUDIENCE]).map_err(|_| Status::unauthorized()).map(|claims| Self::of_claims(&claims))
             }
-            _ => self,
-        };
-        user.acting_for(context, headers)
+            _ => Ok(self),
+        }
     }
 
     pub(crate) fn of_claims(claims: &Claims) -> Self {
@@ -83,7 +82,7 @@ impl User {
     }
 
     /// Impersonation: `Impersonate-User`, `-Group`, `-Uid`, `-Extra-…`, each allowed by its own rule.
-    fn acting_for(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
+    pub(crate) fn acting_for(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
         let texts =
             |name: &str| -> Vec<String> { headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(String::from).collect() };
         let (name, groups, uid) = (texts("impersonate-user").pop(), texts("impersonate-group"), texts("impersonate-uid").pop());

@@ -12,6 +12,7 @@
 
 mod admit;
 mod aggregate;
+mod audit;
 mod authenticate;
 mod authorize;
 mod body;
@@ -21,6 +22,7 @@ mod convert;
 mod discovery;
 mod metrics;
 mod openapi;
+mod request_info;
 mod resources;
 mod respond;
 mod route;
@@ -40,6 +42,7 @@ use skein_store::Handle;
 use tokio::sync::watch;
 
 pub use admit::Admitter;
+pub use audit::{Error as AuditError, Options as AuditOptions};
 pub use authenticate::{Audience, Bound, TokenError, TokenKey};
 pub use server::{Error, Options, Service};
 

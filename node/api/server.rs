@@ -1,7 +1,7 @@
 //! The listener: TLS, HTTP/1.1 and HTTP/2, one task per connection.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::authenticate::User;
+use crate::request_info::RequestInfo;
 use crate::resources::service::Range;
-use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, body, respond, route};
+use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, audit, body, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +38,8 @@ pub struct Options {
     pub token_key: Arc<TokenKey>,
     /// Where ClusterIPs come from, as in `10.96.0.0/16`.
     pub cluster_ip_range: String,
+    /// Where it is written down who asked what.
+    pub audit: Option<audit::Options>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,8 @@ pub enum Error {
     Identity(#[from] skein_quic::Error),
     #[error("TLS: {0}")]
     Tls(String),
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
     #[error("{0:?} is not an IPv4 range like 10.96.0.0/16")]
     Range(String),
 }
@@ -55,6 +60,7 @@ pub struct Service {
     listener: TcpListener,
     identity: watch::Receiver<Identity>,
     acceptor: TlsAcceptor,
+    audit: Option<audit::Log>,
     context: Context,
 }
 
@@ -82,17 +88,18 @@ impl Service {
             cluster: options.cluster,
             cluster_ip_range: range,
         };
-        Ok(Self { listener, identity: options.identity, acceptor, context })
+        let audit = options.audit.as_ref().map(audit::Log::open).transpose()?;
+        Ok(Self { listener, identity: options.identity, acceptor, audit, context })
     }
 
     pub async fn run(mut self) {
         tokio::spawn(aggregate::watch_availability(self.context.clone()));
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     self.follow_identity();
-                    let (acceptor, context) = (self.acceptor.clone(), self.context.clone());
-                    tokio::spawn(serve(stream, acceptor, context));
+                    let client = Client { from: from.ip(), audit: self.audit.clone(), context: self.context.clone() };
+                    tokio::spawn(serve(stream, self.acceptor.clone(), client));
                 }
                 // Out of file descriptors: connections that end give some back.
                 Err(why) => {
@@ -131,14 +138,22 @@ fn tls_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     Ok(config)
 }
 
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, context: Context) {
+/// Where a connection comes from, and what its requests need. A cheap clone.
+#[derive(Clone)]
+struct Client {
+    from: IpAddr,
+    audit: Option<audit::Log>,
+    context: Context,
+}
+
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, client: Client) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
     let user = User::of_connection(tls.get_ref().1);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (context, user) = (context.clone(), user.clone());
+        let (client, user) = (client.clone(), user.clone());
         async move {
-            let answered = answer(context, user, request).await;
+            let answered = answer(client, user, request).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|status| respond::status(&status)))
         }
     });
@@ -146,13 +161,27 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, context: Context) {
 }
 
 /// Reads the body before anything is decided: an answer that comes while a client still sends may never be read by it.
-async fn answer(context: Context, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
+async fn answer(client: Client, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
+    let Client { from, audit, context } = client;
     let (head, incoming) = request.into_parts();
-    let user = user.of_request(&context, &head.headers)?;
-    let bytes_max = if user.is_in("system:authenticated") { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX };
-    let content = body::read(incoming, bytes_max).await?;
+    let asker = user.of_request(&context, &head.headers);
+    let is_known = asker.as_ref().is_ok_and(|user| user.is_in("system:authenticated"));
+    let content = body::read(incoming, if is_known { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX }).await?;
+    let user = asker.clone().and_then(|asker| asker.acting_for(&context, &head.headers));
     let takes_gzip = head.method == Method::GET && takes_gzip(&head.headers);
-    let response = route::dispatch(context, user, http::Request::from_parts(head, content)).await?;
+    let pending = audit.and_then(|audit| {
+        let is_watch = route::Query::parse(head.uri.query().unwrap_or_default()).flag("watch");
+        let info = RequestInfo::of(&head.method, head.uri.path(), is_watch);
+        audit.received(audit::Asked { asker: &asker, user: &user, from, head: &head, info, body: &content })
+    });
+    let answered = match user {
+        Ok(user) => route::dispatch(context, user, http::Request::from_parts(head, content)).await,
+        Err(status) => Err(status),
+    };
+    let response = match pending {
+        Some(pending) => pending.answered(answered).await?,
+        None => answered?,
+    };
     if takes_gzip { respond::gzipped(response).await } else { Ok(response) }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{Ended, LogLimits, Options, Runtime, Token};
+use skein_daemon::{AuditOptions, Ended, LogLimits, Options, Runtime, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -62,6 +62,18 @@ pub(crate) struct Arguments {
     /// 90 % of it, and at most of CertificateSigningRequests
     #[arg(long, default_value = "720h", value_parser = duration)]
     cluster_signing_duration: Duration,
+    /// Write down who asked what of this node's API, as JSON lines (audit.k8s.io/v1)
+    #[arg(long)]
+    audit_log_path: Option<PathBuf>,
+    /// How much of which requests is written down (kind Policy of audit.k8s.io/v1) [default: metadata of all]
+    #[arg(long, requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+    /// The audit log is turned over when it has grown to this
+    #[arg(long, default_value = "100Mi", value_parser = bytes)]
+    audit_log_max_size: u64,
+    /// How many audit logs that were turned over are kept
+    #[arg(long, default_value_t = 10)]
+    audit_log_max_backup: usize,
     /// Labels for the Node, as in a=b,c=d
     #[arg(long, value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
@@ -136,8 +148,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     for (label, place) in [("topology.kubernetes.io/region", arguments.region), ("topology.kubernetes.io/zone", arguments.zone)] {
         labels.extend(place.map(|place| (label.to_string(), place)));
     }
+    let audit = arguments.audit_log_path.map(|path| AuditOptions {
+        path,
+        policy: arguments.audit_policy_file,
+        bytes_max: arguments.audit_log_max_size,
+        files_max: arguments.audit_log_max_backup,
+    });
     let options = Options {
         name,
+        audit,
         directory: arguments.data_dir,
         address: arguments.address,
         api_port: arguments.api_port,

@@ -39,6 +39,7 @@ pub use backup::{About, Backup, BackupError, Place, Sealer};
 pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
+pub use skein_api::AuditOptions;
 pub use skein_kubelet::LogLimits;
 pub use token::Token;
 
@@ -61,6 +62,8 @@ pub struct Options {
     /// Labels that the Node gets when it registers.
     pub labels: Vec<(String, String)>,
     pub logs: LogLimits,
+    /// Where it is written down who asked what of the API.
+    pub audit: Option<AuditOptions>,
     /// How long the certificates hold that this node signs while it votes.
     pub signing_duration: Duration,
 }

@@ -74,6 +74,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         cluster: Arc::new(cluster),
         token_key,
         cluster_ip_range: options.service_range.clone(),
+        audit: options.audit.clone(),
     })
     .await?;
     let admission = Arc::new(MadeByControllers(api.admitter()));

@@ -1,4 +1,4 @@
-//! Who somebody is and what he may: tokens of ServiceAccounts, roles and bindings, impersonation.
+//! Who somebody is and what he may: tokens of ServiceAccounts, roles and bindings, impersonation; and that it is written down.
 
 use skein_cluster_tests::{BUSYBOX, Cluster};
 
@@ -81,4 +81,59 @@ fn strangers_see_health_and_nothing_else() {
     assert!(refused.contains("User \"bob\" cannot list resource \"nodes\" in API group \"\" at the cluster scope"), "{refused}");
     let who = cluster.kubectl_json("node-1", &["auth", "whoami", "--as", "bob", "--as-group", "crew"]);
     assert_eq!(who["status"]["userInfo"]["groups"], serde_json::json!(["crew", "system:authenticated"]));
+}
+
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: RequestResponse, resources: [{group: '', resources: [configmaps]}], namespaces: [default]}
+- {level: Metadata, resources: [{group: '', resources: [secrets]}], namespaces: [default]}
+";
+
+/// Every event of the log, oldest first.
+fn audited(path: &std::path::Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("each line is an event")).collect()
+}
+
+#[test]
+fn who_asked_what_is_written_down() {
+    let directory = std::env::temp_dir().join(format!("skein-audit-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let (log, policy) = (directory.join("audit.log"), directory.join("policy.yaml"));
+    std::fs::write(&policy, AUDIT_POLICY).expect("the policy is written");
+    let arguments = vec![format!("--audit-log-path={}", log.display()), format!("--audit-policy-file={}", policy.display())];
+    let cluster = Cluster::build(&skein_lab::Plan { arguments, ..skein_lab::Plan::new(1) });
+
+    cluster.kubectl("node-1", &["create", "configmap", "seen", "--from-literal=color=red"]);
+    cluster.kubectl("node-1", &["create", "secret", "generic", "hidden", "--from-literal=color=red"]);
+    cluster.kubectl("node-1", &["get", "configmap", "seen", "--as=ada", "--as-group=system:masters"]);
+    cluster.kubectl("node-1", &["patch", "configmap", "seen", "--type=json", "-p", r#"[{"op":"remove","path":"/data/color"}]"#]);
+    assert_eq!(cluster.request_as(1, Some("nonsense"), "/api/v1/namespaces/default/configmaps/seen").0, 401);
+    let watched = cluster.watch(1, "/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=1").join().expect("the watch ends");
+    assert!(!watched.is_empty());
+
+    let told = |verb: &str, resource: &str, code: u64, stage: &str| {
+        cluster.until("the log tells", || {
+            audited(&log).into_iter().find(|event| {
+                let of = &event["objectRef"]["resource"];
+                event["verb"] == verb && of == resource && event["responseStatus"]["code"] == code && event["stage"] == stage
+            })
+        })
+    };
+    let created = told("create", "configmaps", 201, "ResponseComplete");
+    assert_eq!(created["requestObject"]["data"]["color"], "red");
+    assert_eq!(told("patch", "configmaps", 200, "ResponseComplete")["requestObject"][0]["op"], "remove");
+    assert_eq!(created["responseObject"]["metadata"]["name"], "seen");
+    assert!(created["user"]["groups"].to_string().contains("system:masters"), "{created}");
+    let secret = told("create", "secrets", 201, "ResponseComplete");
+    assert_eq!((&secret["level"], secret.get("requestObject"), secret.get("responseObject")), (&"Metadata".into(), None, None));
+    assert_eq!(told("get", "configmaps", 200, "ResponseComplete")["impersonatedUser"]["username"], "ada");
+    assert_eq!(told("get", "configmaps", 401, "ResponseComplete")["user"]["username"], "");
+    let (began, ended) = (told("watch", "configmaps", 200, "ResponseStarted"), told("watch", "configmaps", 200, "ResponseComplete"));
+    assert!(began["stageTimestamp"].as_str() < ended["stageTimestamp"].as_str(), "{began} {ended}");
+    assert!(audited(&log).iter().all(|event| event["objectRef"]["namespace"] == "default"), "nothing else is kept");
+    std::fs::remove_dir_all(directory).expect("it can be removed");
 }

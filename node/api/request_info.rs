@@ -1,0 +1,78 @@
+//! What a path is about, told from its form alone: `/apis/GROUP/VERSION/namespaces/NS/RESOURCE/NAME/SUBRESOURCE`
+//! (apiserver's `RequestInfo`).
+
+use http::Method;
+
+/// Empty where the path does not say it; without a resource it is a path and nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestInfo<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) verb: &'static str,
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
+}
+
+// === impl RequestInfo ===
+
+impl<'a> RequestInfo<'a> {
+    pub(crate) fn of(method: &Method, path: &'a str, is_watch: bool) -> Self {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let (group, version, rest) = match parts.as_slice() {
+            ["api", version, rest @ ..] => ("", *version, rest),
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
+            _ => ("", "", &[][..]),
+        };
+        let at = |list: &[&'a str], index: usize| list.get(index).copied().unwrap_or_default();
+        // A namespace's own subresources are not resources in it.
+        let (namespace, rest) = match rest {
+            ["namespaces", _, "status" | "finalize"] => ("", rest),
+            ["namespaces", namespace, _, ..] => (*namespace, &rest[2..]),
+            ["namespaces", namespace] => (*namespace, rest),
+            _ => ("", rest),
+        };
+        let mut info =
+            Self { path, verb: "", group, version, namespace, resource: at(rest, 0), name: at(rest, 1), subresource: at(rest, 2) };
+        info.verb = info.verb_of(method, is_watch);
+        info
+    }
+
+    fn verb_of(&self, method: &Method, is_watch: bool) -> &'static str {
+        match (method, self.resource.is_empty(), self.name.is_empty()) {
+            (&Method::GET, false, _) if is_watch => "watch",
+            (&Method::GET | &Method::HEAD, false, true) => "list",
+            (&Method::GET | &Method::HEAD, ..) => "get",
+            (&Method::POST, false, _) => "create",
+            (&Method::PUT, false, _) => "update",
+            (&Method::PATCH, ..) => "patch",
+            (&Method::DELETE, false, true) => "deletecollection",
+            (&Method::DELETE, ..) => "delete",
+            (&Method::POST, ..) => "post",
+            (&Method::PUT, ..) => "put",
+            _ => "options",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_say_what_they_are_about() {
+        let check = |method: Method, path: &str, expected: [&str; 6]| {
+            let info = RequestInfo::of(&method, path, false);
+            assert_eq!([info.verb, info.group, info.namespace, info.resource, info.name, info.subresource], expected, "{path}");
+        };
+        check(Method::GET, "/api/v1/pods", ["list", "", "", "pods", "", ""]);
+        check(Method::GET, "/api/v1/namespaces/n/pods/p/log", ["get", "", "n", "pods", "p", "log"]);
+        check(Method::PUT, "/api/v1/namespaces/n/finalize", ["update", "", "", "namespaces", "n", "finalize"]);
+        check(Method::GET, "/api/v1/namespaces/n", ["get", "", "n", "namespaces", "n", ""]);
+        check(Method::DELETE, "/apis/apps/v1/namespaces/n/deployments", ["deletecollection", "apps", "n", "deployments", "", ""]);
+        check(Method::GET, "/apis/x.example/v1", ["get", "x.example", "", "", "", ""]);
+        check(Method::GET, "/healthz", ["get", "", "", "", "", ""]);
+    }
+}
