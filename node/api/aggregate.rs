@@ -30,7 +30,7 @@ use tokio_rustls::TlsConnector;
 use crate::authenticate::User;
 use crate::request_info::RequestInfo;
 use crate::resources::proxy;
-use crate::route::{Attributes, Query};
+use crate::route::Attributes;
 use crate::{Body, Context, authorize};
 
 const SERVICES: &str = "apiservices.apiregistration.k8s.io";
@@ -148,8 +148,7 @@ impl Backend {
 
 /// Answers a request for a group that another server has.
 pub(crate) async fn serve(context: &Context, user: &User, backend: &Backend, request: Request<Bytes>) -> Result<Response<Body>, Status> {
-    let is_watch = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
-    authorize::check(context, user, &attributes(&RequestInfo::of(request.method(), request.uri().path(), is_watch)))?;
+    authorize::check(context, user, &attributes(&RequestInfo::of(request.method(), request.uri())))?;
     forward(context, user, backend, request).await
 }
 
@@ -305,8 +304,8 @@ mod tests {
     #[test]
     fn requests_are_authorized_by_what_they_are_about() {
         let check = |method: &str, path: &str, expected: &str| {
-            let (uri, query) = path.split_once('?').unwrap_or((path, ""));
-            let info = RequestInfo::of(&method.parse().expect("a method"), uri, query.contains("watch"));
+            let uri = path.parse().expect("a path");
+            let info = RequestInfo::of(&method.parse().expect("a method"), &uri);
             let text = match attributes(&info) {
                 Attributes::Path { verb, path } => format!("{verb} {path}"),
                 Attributes::Resource { verb, group, resource, namespace, name, subresource } => {

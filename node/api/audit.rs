@@ -422,8 +422,8 @@ rules:
         let check = |method: &str, uri: &str, user: &str, group: &str, expected: Level| {
             let user = User { name: user.into(), groups: vec![group.into()], ..User::default() };
             let method: http::Method = method.parse().expect("a method");
-            let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-            let info = RequestInfo::of(&method, path, query.contains("watch"));
+            let parsed = uri.parse().expect("a path");
+            let info = RequestInfo::of(&method, &parsed);
             assert_eq!(policy().level(&user, &info).0, expected, "{method} {uri}");
         };
         check("GET", "/api/v1/secrets?watch=1", "system:kube-proxy", "", Level::None);

@@ -1,7 +1,9 @@
 //! What a path is about, told from its form alone: `/apis/GROUP/VERSION/namespaces/NS/RESOURCE/NAME/SUBRESOURCE`
 //! (apiserver's `RequestInfo`).
 
-use http::Method;
+use http::{Method, Uri};
+
+use crate::route::Query;
 
 /// Empty where the path does not say it; without a resource it is a path and nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +21,8 @@ pub(crate) struct RequestInfo<'a> {
 // === impl RequestInfo ===
 
 impl<'a> RequestInfo<'a> {
-    pub(crate) fn of(method: &Method, path: &'a str, is_watch: bool) -> Self {
+    pub(crate) fn of(method: &Method, uri: &'a Uri) -> Self {
+        let path = uri.path();
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", *version, rest),
@@ -36,7 +39,7 @@ impl<'a> RequestInfo<'a> {
         };
         let mut info =
             Self { path, verb: "", group, version, namespace, resource: at(rest, 0), name: at(rest, 1), subresource: at(rest, 2) };
-        info.verb = info.verb_of(method, is_watch);
+        info.verb = info.verb_of(method, Query::parse(uri.query().unwrap_or_default()).flag("watch"));
         info
     }
 
@@ -64,7 +67,8 @@ mod tests {
     #[test]
     fn paths_say_what_they_are_about() {
         let check = |method: Method, path: &str, expected: [&str; 6]| {
-            let info = RequestInfo::of(&method, path, false);
+            let uri = path.parse().expect("a path");
+            let info = RequestInfo::of(&method, &uri);
             assert_eq!([info.verb, info.group, info.namespace, info.resource, info.name, info.subresource], expected, "{path}");
         };
         check(Method::GET, "/api/v1/pods", ["list", "", "", "pods", "", ""]);

@@ -100,8 +100,7 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
             target.tail = tail_of(path);
             serve_resource(context, target, request).await?
         }
-        ["apis", group, version, ..] if aggregate::find(&context.store.local().state, group, version).is_some() => {
-            let backend = aggregate::find(&context.store.local().state, group, version).ok_or_else(Status::page_not_found)?;
+        ["apis", group, version, ..] if let Some(backend) = aggregate::find(&context.store.local().state, group, version) => {
             aggregate::serve(&context, &user, &backend, request).await?
         }
         ["apis", group, version, rest @ ..] if !rest.is_empty() => {
@@ -135,8 +134,7 @@ async fn serve_path(context: Context, user: &User, parts: &[&str], request: Requ
         }
         ["openapi", "v2"] => Ok(openapi::v2::serve(headers, &context.store.local().state, &served())),
         ["openapi", "v3"] => Ok(openapi::index(&served(), &aggregate::all(&context.store.local().state))),
-        ["openapi", "v3", "apis", group, version] if aggregate::find(&context.store.local().state, group, version).is_some() => {
-            let backend = aggregate::find(&context.store.local().state, group, version).ok_or_else(Status::page_not_found)?;
+        ["openapi", "v3", "apis", group, version] if let Some(backend) = aggregate::find(&context.store.local().state, group, version) => {
             aggregate::forward(&context, user, &backend, request).await
         }
         ["openapi", "v3", rest @ ..] => openapi::document(rest, &served()),

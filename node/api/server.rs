@@ -170,8 +170,7 @@ async fn answer(client: Client, user: User, request: http::Request<Incoming>) ->
     let user = asker.clone().and_then(|asker| asker.acting_for(&context, &head.headers));
     let takes_gzip = head.method == Method::GET && takes_gzip(&head.headers);
     let pending = audit.and_then(|audit| {
-        let is_watch = route::Query::parse(head.uri.query().unwrap_or_default()).flag("watch");
-        let info = RequestInfo::of(&head.method, head.uri.path(), is_watch);
+        let info = RequestInfo::of(&head.method, &head.uri);
         audit.received(audit::Asked { asker: &asker, user: &user, from, head: &head, info, body: &content })
     });
     let answered = match user {
