@@ -10,6 +10,7 @@
 //! the leader is another by then. Every fault is undone, also when the experiment is broken off.
 
 mod experiment;
+mod history;
 mod load;
 mod plan;
 mod probe;

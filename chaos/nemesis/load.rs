@@ -7,9 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use skein_invariant::{Answer, Change, Checker, Observation, Request};
+use skein_invariant::{Answer, Checker, Observation, Request};
 
 use crate::Api;
+use crate::history::{self, History, Listed};
 use crate::plan::Random;
 
 /// Longer than a node takes to say that there is no quorum.
@@ -225,52 +226,66 @@ impl Shared {
             _ => None,
         });
         let Some(first) = first else { return Ok(()) };
-        let mut all: Option<Vec<Change>> = None;
-        for (index, node) in self.api.nodes().iter().enumerate() {
-            let history = self.history(node, first - 1)?;
-            if all.as_ref().is_some_and(|all| *all != history) {
-                return Err(format!("{node} tells another history than the nodes before it, in what happened or in its order"));
-            }
-            all = Some(history.clone());
-            for change in history {
-                checker.observe(Duration::ZERO, &Observation::Changed { node: index as u64, change }).map_err(said)?;
+        let told = self.api.nodes().iter().map(|node| self.history(node, first - 1)).collect::<Result<Vec<_>, _>>()?;
+        let whole = history::whole(&told, first - 1)?;
+        for (index, (node, told)) in self.api.nodes().iter().zip(&told).enumerate() {
+            told.is_part_of(whole).map_err(|why| format!("{node} {why}"))?;
+            for change in &told.changes {
+                checker.observe(Duration::ZERO, &Observation::Changed { node: index as u64, change: change.clone() }).map_err(said)?;
             }
         }
         checker.finish(Duration::ZERO).map_err(said)
     }
 
-    /// All changes of the keys since a revision, as one node's watch tells them.
-    fn history(&self, node: &str, since: u64) -> Result<Vec<Change>, String> {
+    /// All changes of the keys since a revision, as one node's watch tells them. A node that was away and took a
+    /// snapshot has none older than that.
+    fn history(&self, node: &str, since: u64) -> Result<History, String> {
+        let body = match self.watch(node, since)? {
+            Ok(body) => body,
+            Err(oldest) => {
+                let listed = self.state(node)?;
+                let changes = self.watch(node, oldest)?.map_err(|_| format!("{node} has no history at all"))?;
+                return Ok(History { since: oldest, listed: Some(listed), changes: history::parse(node, &changes)? });
+            }
+        };
+        Ok(History { since, listed: None, changes: history::parse(node, &body)? })
+    }
+
+    /// The events since a revision, or the revision at which the node's history begins.
+    fn watch(&self, node: &str, since: u64) -> Result<Result<String, u64>, String> {
         let path = format!("/api/v1/namespaces/{}/configmaps?watch=1&timeoutSeconds=3&resourceVersion={since}", self.namespace);
         let (code, body) = self.api.ask(node, "GET", &path, None, 4 * PATIENCE)?;
-        if code != 200 {
-            return Err(format!("{node} has no history since revision {since}: the experiment was too long ({code})"));
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let first: Value = body.lines().next().map(serde_json::from_str).transpose().unwrap_or_default().unwrap_or_default();
+        let status = if first["type"] == "ERROR" { &first["object"] } else { &first };
+        match status["code"].as_u64() {
+            Some(410) => history::oldest(status["message"].as_str().unwrap_or_default()).map(Err).ok_or(format!("{node} answers {body}")),
+            None if code == 200 => Ok(Ok(body)),
+            _ => Err(format!("{node} cannot tell what happened since revision {since}: {code}: {body}")),
         }
-        let mut changes = Vec::new();
-        for line in String::from_utf8_lossy(&body).lines() {
-            let event: Value = serde_json::from_str(line).map_err(|why| format!("{node}: {why}"))?;
-            let metadata = &event["object"]["metadata"];
-            let (Some(name), Some(revision)) = (metadata["name"].as_str(), revision(metadata)) else {
-                return Err(format!("{node}'s history breaks off: {line}"));
-            };
-            // The cluster's CA comes into every namespace.
-            if !name.starts_with("key-") {
-                continue;
-            }
-            let digest = (event["type"] != "DELETED").then(|| digest(event["object"]["data"]["value"].as_str().unwrap_or_default()));
-            changes.push(Change { revision, key: name.into(), digest });
-        }
-        Ok(changes)
+    }
+
+    /// What a node's own copy holds.
+    fn state(&self, node: &str) -> Result<Listed, String> {
+        let path = format!("/api/v1/namespaces/{}/configmaps?resourceVersion=0", self.namespace);
+        let (code, body) = self.api.ask(node, "GET", &path, None, PATIENCE)?;
+        let list: Value = serde_json::from_slice(&body).map_err(|why| format!("{node}: {code}: {why}"))?;
+        let at = revision(&list["metadata"]).ok_or_else(|| format!("{node} cannot list its keys: {list}"))?;
+        let keys = list["items"].as_array().into_iter().flatten().filter_map(|item| {
+            let (metadata, value) = (&item["metadata"], item["data"]["value"].as_str()?);
+            Some((metadata["name"].as_str()?.to_string(), (revision(metadata)?, digest(value))))
+        });
+        Ok(Listed { at, keys: keys.collect() })
     }
 }
 
-fn digest(value: &str) -> u64 {
+pub(crate) fn digest(value: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
 }
 
-fn revision(metadata: &Value) -> Option<u64> {
+pub(crate) fn revision(metadata: &Value) -> Option<u64> {
     metadata["resourceVersion"].as_str()?.parse().ok()
 }
 
