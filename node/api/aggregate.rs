@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::authenticate::User;
-use crate::request_info::RequestInfo;
+use crate::request_info::{RequestInfo, split_stale};
 use crate::resources::proxy;
 use crate::route::Attributes;
 use crate::{Body, Context, authorize};
@@ -164,7 +164,7 @@ pub(crate) async fn forward(
         return Err(Status::failure(503, "ServiceUnavailable", "service unavailable"));
     }
     sign(request.headers_mut(), user);
-    let path = request.uri().path().to_string();
+    let path = split_stale(request.uri().path()).0.to_string();
     let identity = context.identity.borrow().clone();
     let state = context.store.local().state;
     let (stream, address) = backend.connect(&state, &identity).await.map_err(unavailable)?;

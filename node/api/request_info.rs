@@ -4,6 +4,10 @@
 use http::{Method, Uri};
 
 use crate::route::Query;
+use crate::verbs::Consistency;
+
+/// The path prefix under which everything is read from the local replica.
+const STALE: &str = "/stale";
 
 /// Empty where the path does not say it; without a resource it is a path and nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub(crate) struct RequestInfo<'a> {
 
 impl<'a> RequestInfo<'a> {
     pub(crate) fn of(method: &Method, uri: &'a Uri) -> Self {
-        let path = uri.path();
+        let (path, _) = split_stale(uri.path());
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", *version, rest),
@@ -60,6 +64,14 @@ impl<'a> RequestInfo<'a> {
     }
 }
 
+/// The path as Kubernetes knows it, and how fresh the answer must be.
+pub(crate) fn split_stale(path: &str) -> (&str, Consistency) {
+    match path.strip_prefix(STALE) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => (rest, Consistency::Stale),
+        _ => (path, Consistency::Linearizable),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +89,8 @@ mod tests {
         check(Method::GET, "/api/v1/namespaces/n", ["get", "", "n", "namespaces", "n", ""]);
         check(Method::DELETE, "/apis/apps/v1/namespaces/n/deployments", ["deletecollection", "apps", "n", "deployments", "", ""]);
         check(Method::GET, "/apis/x.example/v1", ["get", "x.example", "", "", "", ""]);
+        check(Method::GET, "/stale/api/v1/namespaces/n/secrets/s", ["get", "", "n", "secrets", "s", ""]);
+        check(Method::GET, "/stales/api/v1/pods", ["get", "", "", "", "", ""]);
         check(Method::GET, "/healthz", ["get", "", "", "", "", ""]);
     }
 }

@@ -13,11 +13,9 @@ use skein_object::{Key, Resource, Status};
 use crate::admit::{Caller, Warnings};
 use crate::authenticate::User;
 use crate::metrics::Asked;
+use crate::request_info::split_stale;
 use crate::verbs::{self, Consistency};
 use crate::{Body, Context, aggregate, authenticate, authorize, body, discovery, openapi, respond};
-
-/// The path prefix under which everything is read from the local replica.
-const STALE: &str = "/stale";
 
 const STALE_WARNING: &str = "stale read: answered from this node's own replica, which may lag behind the cluster";
 
@@ -86,10 +84,7 @@ impl Target {
 /// Answers one request.
 pub(crate) async fn dispatch(context: Context, user: User, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let full = request.uri().path().to_string();
-    let (path, consistency) = match full.strip_prefix(STALE) {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => (rest, Consistency::Stale),
-        _ => (full.as_str(), Consistency::Linearizable),
-    };
+    let (path, consistency) = split_stale(&full);
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let response = match parts.as_slice() {
