@@ -21,6 +21,7 @@ mod catalog;
 mod convert;
 mod discovery;
 mod metrics;
+mod negotiate;
 mod openapi;
 mod request_info;
 mod resources;

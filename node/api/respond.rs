@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY, WARNING};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY, WARNING};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame};
 use jiff::Timestamp;
@@ -13,38 +13,9 @@ use skein_object::table::{Include, definitions, partial, row};
 use skein_object::{Resource, Status};
 
 use crate::Body;
-
-/// What the client wants objects to look like.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Form {
-    Object,
-    Table(Include),
-    Metadata,
-}
+use crate::negotiate::Form;
 
 impl Form {
-    /// From `Accept: application/json;as=Table;v=v1;g=meta.k8s.io`, the first form that is known, and `includeObject`.
-    pub(crate) fn wanted(headers: &HeaderMap, include: Option<&str>) -> Self {
-        let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let as_of = |range: &str| range.split(';').find_map(|p| p.trim().strip_prefix("as=").map(String::from));
-        for range in accept.split(',') {
-            match as_of(range).as_deref() {
-                Some("Table") => {
-                    return Self::Table(match include {
-                        Some("None") => Include::None,
-                        Some("Object") => Include::Object,
-                        _ => Include::Metadata,
-                    });
-                }
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Self::Metadata,
-                Some(_) => {}
-                None if range.contains("json") || range.contains("*/*") => return Self::Object,
-                None => {}
-            }
-        }
-        Self::Object
-    }
-
     /// One object in this form.
     pub(crate) fn render(self, resource: &Resource, object: Value) -> Value {
         match self {

@@ -13,9 +13,10 @@ use skein_object::{Key, Resource, Status};
 use crate::admit::{Caller, Warnings};
 use crate::authenticate::User;
 use crate::metrics::Asked;
+use crate::negotiate::{Form, Media};
 use crate::request_info::split_stale;
 use crate::verbs::{self, Consistency};
-use crate::{Body, Context, aggregate, authenticate, authorize, body, discovery, openapi, respond};
+use crate::{Body, Context, aggregate, authenticate, authorize, body, discovery, negotiate, openapi, respond};
 
 const STALE_WARNING: &str = "stale read: answered from this node's own replica, which may lag behind the cluster";
 
@@ -37,6 +38,8 @@ pub(crate) struct Target {
     pub(crate) query: Query,
     pub(crate) consistency: Consistency,
     pub(crate) caller: Caller,
+    /// What the answer's objects look like.
+    pub(crate) form: Form,
 }
 
 /// Query parameters, decoded.
@@ -192,7 +195,17 @@ fn target(
         Some(text) => Some(resource.subresource(text).ok_or_else(Status::page_not_found)?),
         None => None,
     };
-    Ok(Target { resource, namespace: namespace.into(), name: name.into(), subresource, tail: String::new(), query, consistency, caller })
+    Ok(Target {
+        resource,
+        namespace: namespace.into(),
+        name: name.into(),
+        subresource,
+        tail: String::new(),
+        query,
+        consistency,
+        caller,
+        form: Form::Object,
+    })
 }
 
 /// `/a/b/` of `…/pods/NAME/proxy/a/b/`: as it was sent, for the other end to read.
@@ -216,7 +229,7 @@ fn verb_of(method: &Method, target: &Target) -> Option<&'static str> {
     })
 }
 
-async fn serve_resource(context: Context, target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+async fn serve_resource(context: Context, mut target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let verb = verb_of(request.method(), &target).ok_or_else(Status::method_not_allowed)?;
     let attributes = Attributes::Resource {
         verb,
@@ -230,6 +243,16 @@ async fn serve_resource(context: Context, target: Target, request: Request<Bytes
     if target.subresource.is_none() && !target.resource.verbs().contains(&verb) {
         return Err(Status::method_not_allowed());
     }
+    let is_watch = verb == "watch";
+    let media = match target.subresource {
+        // They say themselves what they send.
+        Some(Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy) => Media::Json,
+        _ => {
+            let (media, form) = negotiate::accepted(request.headers(), &target.resource, target.query.get("includeObject"), is_watch)?;
+            target.form = form;
+            media
+        }
+    };
     let warnings = target.caller.warnings.clone();
     let (metrics, begin) = (Arc::clone(&context.metrics), Instant::now());
     let asked = Asked {
@@ -242,6 +265,7 @@ async fn serve_resource(context: Context, target: Target, request: Request<Bytes
     let answer = verbs::serve(verb, context, target, request).await;
     // A refusal has warnings too.
     let response = answer.unwrap_or_else(|status| respond::status(&status));
+    let response = media.encode(response, is_watch).await?;
     metrics.answered(&asked, response.status().as_u16(), begin.elapsed());
     Ok(respond::with_warnings(response, &warnings.take()))
 }

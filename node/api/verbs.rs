@@ -23,7 +23,7 @@ use skein_store::View;
 pub(crate) use author::Author;
 pub(crate) use mutate::{Mutation, mutate};
 
-use crate::respond::{self, Form};
+use crate::respond;
 use crate::route::Target;
 use crate::{Body, Context, resources, status};
 
@@ -44,9 +44,7 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
         resources::certificate::may_decide(&context, &target)?;
     }
     match (target.subresource, verb) {
-        (None, "get" | "list") if target.resource.serving == Serving::Measured => {
-            resources::measured::serve(verb, &context, &target, request.headers()).await
-        }
+        (None, "get" | "list") if target.resource.serving == Serving::Measured => resources::measured::serve(verb, &context, &target).await,
         (Some(Subresource::Log), "get") => resources::log::get(&context, &target, request).await,
         (Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward), "get" | "create") => {
             resources::stream::serve(&context, &target, request).await
@@ -59,8 +57,8 @@ pub(crate) async fn serve(verb: &str, context: Context, target: Target, request:
         (Some(part), "get" | "update" | "patch") if is_part_of_object(part) => serve_object(verb, &context, &target, request).await,
         (Some(_), _) => Err(Status::method_not_allowed()),
         (None, "get" | "update" | "patch") => serve_object(verb, &context, &target, request).await,
-        (None, "list") => list::serve(&context, &target, request.headers()).await,
-        (None, "watch") => watch::serve(&context, &target, request.headers()).await,
+        (None, "list") => list::serve(&context, &target).await,
+        (None, "watch") => watch::serve(&context, &target).await,
         (None, "create") if target.resource.plural == "bindings" => resources::binding::create_named(&context, target, request).await,
         (None, "create") if target.resource.serving == Serving::Asked => resources::review::create(&context, &target, request).await,
         (None, "create") => create::serve(&context, &target, request).await,
@@ -78,7 +76,7 @@ fn is_part_of_object(subresource: Subresource) -> bool {
 
 async fn serve_object(verb: &str, context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     match verb {
-        "get" => get::serve(context, target, request.headers()).await,
+        "get" => get::serve(context, target).await,
         "update" => update::serve(context, target, request).await,
         _ => patch::serve(context, target, request).await,
     }
@@ -116,7 +114,6 @@ pub(crate) fn to_value(resource: &Resource, entry: &Entry) -> Value {
 }
 
 /// One object in the form that the client asked for.
-pub(crate) fn object_response(code: u16, target: &Target, headers: &http::HeaderMap, object: Value) -> Response<Body> {
-    let form = Form::wanted(headers, target.query.get("includeObject"));
-    respond::json(code, &form.render(&target.resource, object))
+pub(crate) fn object_response(code: u16, target: &Target, object: Value) -> Response<Body> {
+    respond::json(code, &target.form.render(&target.resource, object))
 }

@@ -20,6 +20,14 @@ fn default(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     }
 }
 
+/// Sets `field` also where it is empty or zero: Go's types hold it by value, so that its clients write that for nothing.
+fn fill(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+    if map.get(field).is_some_and(|found| *found == "" || *found == 0) {
+        map.insert(field.into(), Value::Null);
+    }
+    default(map, field, value);
+}
+
 /// The object at `field`, made where it is missing.
 fn object<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Map<String, Value>> {
     let map = value.as_object_mut()?;
@@ -62,7 +70,7 @@ pub fn namespace(namespace: &mut Value) {
         labels.insert("kubernetes.io/metadata.name".into(), name.into());
     }
     if let Some(status) = object(namespace, "status") {
-        default(status, "phase", "Active");
+        fill(status, "phase", "Active");
     }
 }
 
@@ -93,7 +101,7 @@ pub fn prepare_namespace(namespace: &mut Value) {
 /// `stringData` is written into `data`, in base64, and forgotten.
 pub fn secret(secret: &mut Value) {
     let Some(map) = secret.as_object_mut() else { return };
-    default(map, "type", "Opaque");
+    fill(map, "type", "Opaque");
     let Some(Value::Object(plain)) = map.shift_remove("stringData") else { return };
     default(map, "data", json!({}));
     if let Some(data) = map.get_mut("data").and_then(Value::as_object_mut) {

@@ -45,6 +45,8 @@ pub struct Resource {
     pub has_generation: bool,
     /// Whether a PUT makes an object that is not there.
     pub made_by_update: bool,
+    /// Whether a DELETE that is done at once answers with the object, not with a Status (`ReturnDeletedObject`).
+    pub deleted_is_shown: bool,
     pub serving: Serving,
     /// Where another resource holds the objects that this one shows.
     pub view: Option<View>,
@@ -336,6 +338,7 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         name_rule: NameRule::Subdomain,
         has_generation: false,
         made_by_update: false,
+        deleted_is_shown: false,
         serving: Serving::Stored,
         view: None,
         default: |_| {},

@@ -108,9 +108,14 @@ impl Cluster {
         format!("198.18.0.{}", 10 + node)
     }
 
+    /// The file with a context for each node.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.lab.kubeconfig(None).expect("the laboratory has a kubeconfig")
+    }
+
     /// kubectl through one node; its standard output, or its standard error where it fails.
     pub fn try_kubectl(&self, node: &str, arguments: &[&str]) -> Result<String, String> {
-        let kubeconfig = self.lab.kubeconfig(None).expect("the laboratory has a kubeconfig");
+        let kubeconfig = self.kubeconfig();
         let output = Command::new(&self.kubectl)
             .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.directory)
@@ -129,7 +134,7 @@ impl Cluster {
 
     /// kubectl with something to read; its standard output, whether it fails or not.
     pub fn kubectl_with_input(&self, node: &str, arguments: &[&str], input: &str) -> String {
-        let kubeconfig = self.lab.kubeconfig(None).expect("the laboratory has a kubeconfig");
+        let kubeconfig = self.kubeconfig();
         let mut child = Command::new(&self.kubectl)
             .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.directory)
@@ -159,7 +164,7 @@ impl Cluster {
 
     /// kubectl in the background; the caller ends it.
     pub fn spawn_kubectl(&self, node: &str, arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Child {
-        let kubeconfig = self.lab.kubeconfig(None).expect("the laboratory has a kubeconfig");
+        let kubeconfig = self.kubeconfig();
         Command::new(&self.kubectl)
             .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.directory)
@@ -251,7 +256,7 @@ impl Cluster {
     pub fn credentials(&self) -> [PathBuf; 3] {
         let names = ["ca.crt", "admin.crt", "admin.key"].map(|name| self.directory.join(name));
         if !names[2].exists() {
-            let text = std::fs::read_to_string(self.lab.kubeconfig(None).expect("a kubeconfig")).expect("it can be read");
+            let text = std::fs::read_to_string(self.kubeconfig()).expect("it can be read");
             let config: Value = serde_json::from_str(&text).expect("it is JSON");
             let parts = [
                 &config["clusters"][0]["cluster"]["certificate-authority-data"],

@@ -1,21 +1,22 @@
 //! Resources that are not stored: they are measured when they are read.
 
-use http::{HeaderMap, Response};
+use http::Response;
 use serde_json::{Value, json};
 use skein_object::Status;
 
 use super::metrics;
-use crate::respond::{self, Form};
+use crate::negotiate::Form;
 use crate::route::Target;
-use crate::{Body, Context};
+use crate::verbs::list::item;
+use crate::{Body, Context, respond};
 
-pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(verb: &str, context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let objects = match (target.resource.group, target.resource.plural) {
         ("", _) => components(context, target),
         (_, "nodes") => metrics::nodes(context, target).await?,
         _ => metrics::pods(context, target).await?,
     };
-    let form = Form::wanted(headers, target.query.get("includeObject"));
+    let form = target.form;
     if verb == "get" {
         let found = objects.into_iter().next().ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
         return Ok(respond::json(200, &form.render(&target.resource, found)));
@@ -23,8 +24,8 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, header
     if let Form::Table(include) = form {
         return Ok(respond::json(200, &respond::table(&target.resource, objects, include, json!({}))));
     }
-    let kind = format!("{}List", target.resource.kind);
-    Ok(respond::json(200, &json!({"kind": kind, "apiVersion": target.resource.api_version(), "metadata": {}, "items": objects})))
+    let (kind, items) = (format!("{}List", target.resource.kind), objects.into_iter().map(item).collect::<Vec<_>>());
+    Ok(respond::json(200, &json!({"kind": kind, "apiVersion": target.resource.api_version(), "metadata": {}, "items": items})))
 }
 
 /// What Kubernetes runs as programs of their own: here the leader is all of them, and a quorum is their health.

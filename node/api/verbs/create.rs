@@ -28,7 +28,7 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let mut warnings = body::conform(&mut object, &target.resource, validation)?;
     warnings.extend(target.resource.warning());
     let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
-    Ok(respond::with_warnings(object_response(201, target, &headers, created), &warnings))
+    Ok(respond::with_warnings(object_response(201, target, created), &warnings))
 }
 
 /// Where a new object comes from.

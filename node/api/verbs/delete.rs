@@ -105,7 +105,7 @@ async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, St
     }
 }
 
-/// Deletes or begins to delete; returns the object while it is still there, a Status when it is gone.
+/// Deletes or begins to delete; returns the object while it is still there, and what its kind says when it is gone.
 ///
 /// `other` happens with it or not at all; where it no longer fits, somebody has been quicker, and the client asks again.
 async fn delete(context: &Context, target: &Target, key: &Key, options: &Options, other: Option<Write>) -> Result<Value, Status> {
@@ -139,7 +139,7 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
         let released = if answer.is_none() { crate::resources::service::releases(resource, &old) } else { Vec::new() };
         let writes: Vec<Write> = other.iter().cloned().chain(released).chain([write]).collect();
         if !options.dry_run.is_empty() {
-            return Ok(answer.unwrap_or(old));
+            return Ok(answer.unwrap_or_else(|| gone(resource, old)));
         }
         let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
         match (outcome.result(), answer) {
@@ -147,9 +147,10 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
                 meta::edit(&mut marked).insert("resourceVersion".into(), revision.to_string().into());
                 return Ok(marked);
             }
-            (Ok(_), None) => {
-                let gone = Status::success(resource, key.name(), meta::text(&old, "uid"));
-                return Ok(serde_json::to_value(gone).unwrap_or_default());
+            (Ok(revision), None) => {
+                let mut old = old;
+                meta::edit(&mut old).insert("resourceVersion".into(), revision.to_string().into());
+                return Ok(gone(resource, old));
             }
             (Err(refusal), _) if other.is_some() && refusal.write == 0 => {
                 return Err(Status::too_many_requests("the disruption budget has changed meanwhile; please try again", 1));
@@ -159,6 +160,15 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
         }
     }
     Err(Status::modified(resource, key.name()))
+}
+
+/// What is said of an object that is gone.
+fn gone(resource: &Resource, object: Value) -> Value {
+    if resource.deleted_is_shown {
+        return object;
+    }
+    let status = Status::success(resource, meta::name(&object), meta::text(&object, "uid"));
+    serde_json::to_value(status).unwrap_or_default()
 }
 
 fn check_preconditions(resource: &Resource, key: &Key, old: &Value, entry: &Entry, wanted: &Preconditions) -> Result<(), Status> {

@@ -1,20 +1,20 @@
 //! GET of one object: in the usual form a copy of bytes.
 
-use http::{HeaderMap, Response};
+use http::Response;
 use skein_object::Status;
 
 use super::{object_response, view};
 use crate::convert::shown_one;
-use crate::respond::{self, Form};
+use crate::negotiate::Form;
 use crate::route::Target;
-use crate::{Body, Context};
+use crate::{Body, Context, respond};
 
-pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let view = view(context, target).await?;
     let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
-    if Form::wanted(headers, None) == Form::Object && target.resource.is_shown_as_stored() {
+    if target.form == Form::Object && target.resource.is_shown_as_stored() {
         let json = entry.record.to_json(&target.resource.api_version(), target.resource.kind, entry.revision);
         return Ok(respond::bytes(200, "application/json", json));
     }
-    Ok(object_response(200, target, headers, shown_one(&view.state, &target.resource, entry).await?))
+    Ok(object_response(200, target, shown_one(&view.state, &target.resource, entry).await?))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{HeaderMap, Response};
+use http::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skein_object::selector::{FieldSelector, Labels, Selector};
@@ -13,9 +13,9 @@ use skein_object::{Key, Resource, Status};
 use skein_state::{Entry, State};
 
 use super::{to_value, view};
-use crate::respond::{self, Form};
+use crate::negotiate::Form;
 use crate::route::Target;
-use crate::{Body, Context, convert};
+use crate::{Body, Context, convert, respond};
 
 /// Which objects a list or a watch is about.
 pub(crate) struct Filter {
@@ -79,7 +79,7 @@ fn labels_of(entry: &Entry) -> Labels {
     metadata.map(|m| m.labels).unwrap_or_default()
 }
 
-pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let filter = Filter::of(target)?;
     let limit = target.query.number("limit").filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let (state, revision, after) = match target.query.get("continue") {
@@ -105,13 +105,12 @@ pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMa
         }
         pins().keep(revision, &state);
     }
-    let form = Form::wanted(headers, target.query.get("includeObject"));
-    if form == Form::Object && target.resource.is_shown_as_stored() {
+    if target.form == Form::Object && target.resource.is_shown_as_stored() {
         return Ok(as_stored(target, &page, &metadata));
     }
     let page: Vec<Entry> = page.into_iter().map(|(_, entry)| entry.clone()).collect();
     let objects = convert::shown(&state, &target.resource, &page).await?;
-    Ok(render(&target.resource, form, objects, &metadata))
+    Ok(render(&target.resource, target.form, objects, &metadata))
 }
 
 /// The bytes as they rest.
@@ -153,7 +152,7 @@ fn render(resource: &Resource, form: Form, objects: Vec<Value>, metadata: &Value
 }
 
 /// An item of a list, which says kind and version once for all.
-fn item(mut object: Value) -> Value {
+pub(crate) fn item(mut object: Value) -> Value {
     if let Some(map) = object.as_object_mut() {
         map.shift_remove("kind");
         map.shift_remove("apiVersion");

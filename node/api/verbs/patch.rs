@@ -43,7 +43,7 @@ async fn patched(context: &Context, target: &Target, request: Request<Bytes>, ki
         Ok(patched)
     })
     .await?;
-    Ok(respond::with_warnings(object_response(200, target, &headers, written), &warnings))
+    Ok(respond::with_warnings(object_response(200, target, written), &warnings))
 }
 
 /// Server-side apply: the object is made where it is missing.
@@ -75,7 +75,7 @@ async fn applied(context: &Context, target: &Target, request: Request<Bytes>) ->
     for _ in 0..ATTEMPTS {
         let updated = mutate(context, &mutation, |live| author.apply(&target.resource, Some(live), &config, force)).await;
         match updated {
-            Ok(written) => return Ok(respond::with_warnings(object_response(200, target, &headers, written), &warnings)),
+            Ok(written) => return Ok(respond::with_warnings(object_response(200, target, written), &warnings)),
             Err(status) if status.code == 404 && target.subresource.is_none() => {}
             Err(status) => return Err(status),
         }
@@ -88,7 +88,7 @@ async fn applied(context: &Context, target: &Target, request: Request<Bytes>) ->
         match create::create(context, target, fresh, &Origin::Applied).await {
             Ok(created) => {
                 warnings.extend(target.resource.warning());
-                return Ok(respond::with_warnings(object_response(201, target, &headers, created), &warnings));
+                return Ok(respond::with_warnings(object_response(201, target, created), &warnings));
             }
             Err(status) if status.reason == "AlreadyExists" => last = status,
             Err(status) => return Err(status),

@@ -30,9 +30,9 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let written = match mutate(context, &mutation, |_| Ok(object.clone())).await {
         Err(status) if status.code == 404 && target.resource.made_by_update && target.subresource.is_none() => {
             let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
-            return Ok(respond::with_warnings(object_response(201, target, &headers, created), &warnings));
+            return Ok(respond::with_warnings(object_response(201, target, created), &warnings));
         }
         written => written?,
     };
-    Ok(respond::with_warnings(object_response(200, target, &headers, written), &warnings))
+    Ok(respond::with_warnings(object_response(200, target, written), &warnings))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderMap, Response};
+use http::Response;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::list::Filter;
 use super::{at_least, parse_version, view};
-use crate::respond::Form;
+use crate::negotiate::Form;
 use crate::route::Target;
 use crate::{Body, Context, convert, status};
 
@@ -49,9 +49,9 @@ struct Watcher {
     ended: bool,
 }
 
-pub(super) async fn serve(context: &Context, target: &Target, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let filter = Filter::of(target)?;
-    let form = Form::wanted(headers, target.query.get("includeObject"));
+    let form = target.form;
     let bookmarks = target.query.flag("allowWatchBookmarks");
     let initial_events = target.query.flag("sendInitialEvents");
     let (cursor, initial) = match target.query.get("resourceVersion") {

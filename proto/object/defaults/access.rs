@@ -2,18 +2,18 @@
 
 use serde_json::Value;
 
-use super::{default, each, object};
+use super::{each, fill, object};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 pub fn binding(binding: &mut Value) {
     if let Some(role) = object(binding, "roleRef") {
-        default(role, "apiGroup", GROUP);
+        fill(role, "apiGroup", GROUP);
     }
     let Some(map) = binding.as_object_mut() else { return };
     for subject in each(map, "subjects") {
         if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
-            default(subject, "apiGroup", GROUP);
+            fill(subject, "apiGroup", GROUP);
         }
     }
 }

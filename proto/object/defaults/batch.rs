@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, object, workload};
+use super::{default, fill, object, workload};
 
 /// By these labels a Job finds its Pods; the older, unprefixed ones are still read by clients.
 const LABELS: [&str; 2] = ["batch.kubernetes.io/controller-uid", "controller-uid"];
@@ -65,7 +65,7 @@ fn job_spec(spec: &mut Map<String, Value>) {
 
 pub fn cron_job(cron: &mut Value) {
     let Some(spec) = object(cron, "spec") else { return };
-    default(spec, "concurrencyPolicy", "Allow");
+    fill(spec, "concurrencyPolicy", "Allow");
     default(spec, "suspend", false);
     default(spec, "successfulJobsHistoryLimit", 3);
     default(spec, "failedJobsHistoryLimit", 1);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, each, object};
+use super::{default, each, fill, object};
 
 pub fn validating_webhooks(configuration: &mut Value) {
     webhooks(configuration, |_| {});
@@ -58,8 +58,8 @@ pub fn custom_resource_definition(definition: &mut Value) {
     }
     let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) else { return };
     if let Some(kind) = names.get("kind").and_then(Value::as_str).filter(|k| !k.is_empty()).map(String::from) {
-        default(names, "singular", kind.to_lowercase());
-        default(names, "listKind", format!("{kind}List"));
+        fill(names, "singular", kind.to_lowercase());
+        fill(names, "listKind", format!("{kind}List"));
     }
 }
 

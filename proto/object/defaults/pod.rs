@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, each, object};
+use super::{default, each, fill, object};
 
 pub fn pod(pod: &mut Value) {
     if let Some(spec) = object(pod, "spec") {
@@ -36,13 +36,13 @@ fn mark_gated(pod: &mut Value) {
 }
 
 pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
-    default(spec, "restartPolicy", "Always");
+    fill(spec, "restartPolicy", "Always");
     default(spec, "terminationGracePeriodSeconds", 30);
-    default(spec, "dnsPolicy", "ClusterFirst");
+    fill(spec, "dnsPolicy", "ClusterFirst");
     default(spec, "securityContext", json!({}));
-    default(spec, "schedulerName", "default-scheduler");
+    fill(spec, "schedulerName", "default-scheduler");
     if let Some(account) = spec.get("serviceAccountName").cloned() {
-        default(spec, "serviceAccount", account);
+        fill(spec, "serviceAccount", account);
     }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for list in ["containers", "initContainers", "ephemeralContainers"] {
@@ -58,24 +58,20 @@ pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
 fn container(container: &mut Map<String, Value>, host_network: bool) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
-    default(container, "imagePullPolicy", policy);
-    default(container, "terminationMessagePath", "/dev/termination-log");
-    default(container, "terminationMessagePolicy", "File");
+    fill(container, "imagePullPolicy", policy);
+    fill(container, "terminationMessagePath", "/dev/termination-log");
+    fill(container, "terminationMessagePolicy", "File");
     default(container, "resources", json!({}));
     for port in each(container, "ports") {
-        default(port, "protocol", "TCP");
+        fill(port, "protocol", "TCP");
         if host_network && let Some(number) = port.get("containerPort").cloned() {
-            default(port, "hostPort", number);
+            fill(port, "hostPort", number);
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
             for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
-                // Zero is no period: SetDefaults_Probe treats it as absent.
-                if probe.get(field).is_some_and(|found| *found == 0) {
-                    probe.shift_remove(field);
-                }
-                default(probe, field, value);
+                fill(probe, field, value);
             }
             http_get(probe);
         }
@@ -89,15 +85,15 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     }
     for env in each(container, "env") {
         if let Some(field) = env.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef")).and_then(Value::as_object_mut) {
-            default(field, "apiVersion", "v1");
+            fill(field, "apiVersion", "v1");
         }
     }
 }
 
 fn http_get(handler: &mut Map<String, Value>) {
     if let Some(get) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
-        default(get, "path", "/");
-        default(get, "scheme", "HTTP");
+        fill(get, "path", "/");
+        fill(get, "scheme", "HTTP");
     }
 }
 

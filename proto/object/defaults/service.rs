@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{default, each, object};
+use super::{default, each, fill, object};
 
 pub fn endpoints(endpoints: &mut Value) {
     let Some(map) = endpoints.as_object_mut() else { return };
     for subset in each(map, "subsets") {
-        each(subset, "ports").for_each(|port| default(port, "protocol", "TCP"));
+        each(subset, "ports").for_each(|port| fill(port, "protocol", "TCP"));
     }
 }
 
@@ -21,20 +21,20 @@ pub fn endpoint_slice(slice: &mut Value) {
 
 pub fn service(service: &mut Value) {
     if let Some(spec) = object(service, "spec") {
-        default(spec, "sessionAffinity", "None");
-        default(spec, "type", "ClusterIP");
+        fill(spec, "sessionAffinity", "None");
+        fill(spec, "type", "ClusterIP");
         let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_string();
         for port in each(spec, "ports") {
-            default(port, "protocol", "TCP");
+            fill(port, "protocol", "TCP");
             if let Some(number) = port.get("port").cloned() {
-                default(port, "targetPort", number);
+                fill(port, "targetPort", number);
             }
         }
         if kind != "ExternalName" {
             default(spec, "internalTrafficPolicy", "Cluster");
         }
         if kind == "NodePort" || kind == "LoadBalancer" {
-            default(spec, "externalTrafficPolicy", "Cluster");
+            fill(spec, "externalTrafficPolicy", "Cluster");
         }
         if kind == "LoadBalancer" {
             default(spec, "allocateLoadBalancerNodePorts", true);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, object};
+use super::{default, fill, object};
 
 pub fn claim(claim: &mut Value) {
     if let Some(spec) = object(claim, "spec") {
@@ -15,20 +15,20 @@ pub fn claim(claim: &mut Value) {
         }
     }
     if let Some(status) = object(claim, "status") {
-        default(status, "phase", "Pending");
+        fill(status, "phase", "Pending");
     }
 }
 
 pub fn volume(volume: &mut Value) {
     if let Some(spec) = object(volume, "spec") {
-        default(spec, "persistentVolumeReclaimPolicy", "Retain");
+        fill(spec, "persistentVolumeReclaimPolicy", "Retain");
         default(spec, "volumeMode", "Filesystem");
         if let Some(path) = spec.get_mut("hostPath").and_then(Value::as_object_mut) {
             default(path, "type", "");
         }
     }
     if let Some(status) = object(volume, "status") {
-        default(status, "phase", "Pending");
+        fill(status, "phase", "Pending");
     }
 }
 

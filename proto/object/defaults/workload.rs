@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::pod::pod_spec;
-use super::{default, object};
+use super::{default, fill, object};
 
 pub fn deployment(deployment: &mut Value) {
     let Some(spec) = object(deployment, "spec") else { return };
@@ -12,7 +12,7 @@ pub fn deployment(deployment: &mut Value) {
     default(spec, "progressDeadlineSeconds", 600);
     default(spec, "strategy", json!({}));
     if let Some(strategy) = spec.get_mut("strategy").and_then(Value::as_object_mut) {
-        default(strategy, "type", "RollingUpdate");
+        fill(strategy, "type", "RollingUpdate");
         if strategy.get("type") == Some(&json!("RollingUpdate")) {
             default(strategy, "rollingUpdate", json!({}));
             if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
@@ -54,7 +54,7 @@ pub fn daemon_set(set: &mut Value) {
     default(spec, "revisionHistoryLimit", 10);
     default(spec, "updateStrategy", json!({}));
     if let Some(strategy) = spec.get_mut("updateStrategy").and_then(Value::as_object_mut) {
-        default(strategy, "type", "RollingUpdate");
+        fill(strategy, "type", "RollingUpdate");
         if strategy.get("type") == Some(&json!("RollingUpdate")) {
             default(strategy, "rollingUpdate", json!({}));
             if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
@@ -75,15 +75,15 @@ pub fn stateful_set(set: &mut Value) {
     let Some(spec) = object(set, "spec") else { return };
     default(spec, "replicas", 1);
     default(spec, "revisionHistoryLimit", 10);
-    default(spec, "podManagementPolicy", "OrderedReady");
+    fill(spec, "podManagementPolicy", "OrderedReady");
     default(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
     if let Some(policy) = spec.get_mut("persistentVolumeClaimRetentionPolicy").and_then(Value::as_object_mut) {
-        default(policy, "whenDeleted", "Retain");
-        default(policy, "whenScaled", "Retain");
+        fill(policy, "whenDeleted", "Retain");
+        fill(policy, "whenScaled", "Retain");
     }
     default(spec, "updateStrategy", json!({}));
     if let Some(strategy) = spec.get_mut("updateStrategy").and_then(Value::as_object_mut) {
-        default(strategy, "type", "RollingUpdate");
+        fill(strategy, "type", "RollingUpdate");
         if strategy.get("type") == Some(&json!("RollingUpdate")) {
             default(strategy, "rollingUpdate", json!({}));
             if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {

@@ -53,6 +53,7 @@ pub(super) fn resources() -> Vec<Resource> {
             prepare: defaults::prepare_namespace,
             selectable: Cow::Borrowed(&["status.phase"]),
             columns: table::core::namespace,
+            deleted_is_shown: true,
             ..entry("", "v1", "Namespace", "namespaces")
         },
         Resource {
@@ -93,6 +94,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 "status.nominatedNodeName",
             ]),
             columns: table::core::pod,
+            deleted_is_shown: true,
             ..entry("", "v1", "Pod", "pods")
         },
         Resource {
@@ -117,6 +119,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: Cow::Borrowed(&["sa"]),
             subresources: Cow::Borrowed(&[Subresource::Token]),
+            deleted_is_shown: true,
             ..entry("", "v1", "ServiceAccount", "serviceaccounts")
         },
         Resource {
@@ -130,6 +133,7 @@ pub(super) fn resources() -> Vec<Resource> {
             selectable: Cow::Borrowed(&["spec.clusterIP", "spec.type"]),
             columns: table::core::service,
             made_by_update: true,
+            deleted_is_shown: true,
             ..entry("", "v1", "Service", "services")
         },
         Resource {
@@ -146,6 +150,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::storage::claim,
             validate: validate::storage::claim,
             columns: table::storage::claim,
+            deleted_is_shown: true,
             ..entry("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
         },
         Resource {
@@ -155,6 +160,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::storage::volume,
             validate: validate::storage::volume,
             columns: table::storage::volume,
+            deleted_is_shown: true,
             ..entry("", "v1", "PersistentVolume", "persistentvolumes")
         },
         Resource { serving: Serving::Asked, ..entry("", "v1", "Binding", "bindings") },
@@ -170,12 +176,14 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::workload::pod_template,
             validate: |o, _, e| validate::workload::any_pod_template(&o["template"], &Path::new("template"), e),
             columns: table::apps::pod_template,
+            deleted_is_shown: true,
             ..entry("", "v1", "PodTemplate", "podtemplates")
         },
         Resource {
             short_names: Cow::Borrowed(&["quota"]),
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::core::resource_quota,
+            deleted_is_shown: true,
             ..entry("", "v1", "ResourceQuota", "resourcequotas")
         },
     ]

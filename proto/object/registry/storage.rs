@@ -11,6 +11,7 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             default: defaults::storage::csi_driver,
             columns: table::storage::csi_driver,
+            deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "CSIDriver", "csidrivers")
         },
         Resource {
@@ -18,6 +19,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::storage::csi_node,
             prepare: defaults::storage::csi_node,
+            deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "CSINode", "csinodes")
         },
         Resource {
@@ -31,6 +33,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::storage::class,
             validate: validate::storage::class,
             columns: table::storage::class,
+            deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "StorageClass", "storageclasses")
         },
         Resource {
@@ -38,6 +41,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::storage::attachment,
             validate: validate::storage::attachment,
+            deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments")
         },
         Resource {
@@ -47,9 +51,15 @@ pub(super) fn resources() -> Vec<Resource> {
             validate: |o, _, e| {
                 validate::required(o, &[("driverName", ""), ("parameters", "must contain at least one key/value pair")], e);
             },
+            deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses")
         },
-        Resource { namespaced: false, has_generation: true, ..entry("resource.k8s.io", "v1", "DeviceClass", "deviceclasses") },
+        Resource {
+            namespaced: false,
+            has_generation: true,
+            deleted_is_shown: true,
+            ..entry("resource.k8s.io", "v1", "DeviceClass", "deviceclasses")
+        },
         Resource {
             namespaced: false,
             subresources: Cow::Borrowed(&[Subresource::Status]),
@@ -61,10 +71,12 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             default: defaults::storage::resource_claim,
             columns: table::storage::resource_claim,
+            deleted_is_shown: true,
             ..entry("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
         },
         Resource {
             default: defaults::storage::resource_claim_template,
+            deleted_is_shown: true,
             ..entry("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates")
         },
         Resource {
@@ -72,6 +84,7 @@ pub(super) fn resources() -> Vec<Resource> {
             has_generation: true,
             selectable: Cow::Borrowed(&["spec.nodeName", "spec.driver"]),
             columns: table::storage::resource_slice,
+            deleted_is_shown: true,
             ..entry("resource.k8s.io", "v1", "ResourceSlice", "resourceslices")
         },
         Resource {
