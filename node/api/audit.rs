@@ -299,7 +299,8 @@ impl Pending {
         if self.level == Level::RequestResponse && is_whole {
             let (head, body) = response.into_parts();
             let content = body.collect().await.map_err(Status::internal)?.to_bytes();
-            if let Ok(object) = serde_json::from_slice::<Value>(&content) {
+            let object = serde_json::from_slice(&content).ok().or_else(|| skein_protobuf::to_json(&content).ok());
+            if let Some(object) = object {
                 self.event["responseObject"] = object;
             }
             response = Response::from_parts(head, respond::full(content));

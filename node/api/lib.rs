@@ -1,10 +1,10 @@
 //! The Kubernetes API over HTTPS, the same on every node.
 //!
 //! ```text
-//!   TLS ─▶ authenticate ─▶ route ─▶ authorize ─▶ verb ─▶ admit ─▶ store.propose ─▶ respond
-//!                            │                    │
-//!                            │                    └▶ get, list, watch: the local replica, made current where asked
-//!                            └▶ discovery, OpenAPI, health, version, the cluster's own endpoints
+//!   TLS ─▶ authenticate ─▶ fairness ─▶ route ─▶ authorize ─▶ verb ─▶ admit ─▶ store.propose ─▶ respond
+//!                                        │                    │
+//!                                        │                    └▶ get, list, watch: the local replica, made current where asked
+//!                                        └▶ discovery, OpenAPI, health, version, the cluster's own endpoints
 //! ```
 //!
 //! There is one path for all resources; what differs between them is in `proto/object`'s registry and in `resources/`,
@@ -20,6 +20,7 @@ mod call;
 mod catalog;
 mod convert;
 mod discovery;
+mod fairness;
 mod metrics;
 mod negotiate;
 mod openapi;
@@ -78,6 +79,7 @@ pub(crate) struct Context {
     pub(crate) aggregated: Arc<aggregate::Known>,
     /// What this node shows to the servers that it asks on behalf of others.
     pub(crate) identity: watch::Receiver<Identity>,
+    pub(crate) fairness: Arc<fairness::Fairness>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
     pub(crate) token_key: Arc<TokenKey>,
     pub(crate) kubelets: Arc<dyn Kubelets>,

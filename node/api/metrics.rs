@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use skein_store::Handle;
 
+use crate::fairness::{Fairness, Standing};
 use crate::{Body, respond};
 
 /// The limits of `apiserver_request_duration_seconds`, a part of Kubernetes'.
@@ -38,11 +39,27 @@ struct Answered {
     code: u16,
 }
 
+/// A priority level.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Level {
+    priority_level: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    priority_level: String,
+    reason: &'static str,
+}
+
 /// The counters of one API.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Answered, Counter>,
     durations: Family<Asked, Histogram, fn() -> Histogram>,
+    seats: Family<Level, Gauge>,
+    executing: Family<Level, Gauge>,
+    waiting: Family<Level, Gauge>,
+    refused: Family<Refused, Counter>,
     leads: Gauge,
     term: Gauge<f64, AtomicU64>,
     applied: Gauge<f64, AtomicU64>,
@@ -60,6 +77,10 @@ impl Default for Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             durations,
+            seats: Family::default(),
+            executing: Family::default(),
+            waiting: Family::default(),
+            refused: Family::default(),
             leads: Gauge::default(),
             term: Gauge::default(),
             applied: Gauge::default(),
@@ -71,6 +92,10 @@ impl Default for Metrics {
         // The encoder adds `_total` to a counter's name.
         registry.register("apiserver_request", "Requests by what was asked and how it was answered", metrics.requests.clone());
         registry.register("apiserver_request_duration_seconds", "How long answers took, watches left out", metrics.durations.clone());
+        registry.register("apiserver_flowcontrol_nominal_limit_seats", "Seats of each priority level", metrics.seats.clone());
+        registry.register("apiserver_flowcontrol_current_executing_seats", "Seats taken now", metrics.executing.clone());
+        registry.register("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait for a seat", metrics.waiting.clone());
+        registry.register("apiserver_flowcontrol_rejected_requests", "Requests that got no seat", metrics.refused.clone());
         registry.register("skein_raft_leads", "Whether this node leads", metrics.leads.clone());
         registry.register("skein_raft_term", "The Raft term that this node knows", metrics.term.clone());
         registry.register("skein_raft_applied_index", "The last log entry that this node has applied", metrics.applied.clone());
@@ -91,7 +116,18 @@ impl Metrics {
     }
 
     /// All of it, as it is now.
-    pub(crate) fn show(&self, store: &Handle) -> Response<Body> {
+    pub(crate) fn show(&self, store: &Handle, fairness: &Fairness) -> Response<Body> {
+        let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        for Standing { level, seats, executing, waiting } in fairness.standings() {
+            let level = Level { priority_level: level };
+            self.seats.get_or_create(&level).set(gauge(seats));
+            self.executing.get_or_create(&level).set(gauge(executing));
+            self.waiting.get_or_create(&level).set(gauge(waiting));
+        }
+        for ((priority_level, reason), count) in fairness.refused() {
+            let counter = self.refused.get_or_create_owned(&Refused { priority_level, reason });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         let (leadership, view) = (store.leadership(), store.local());
         self.leads.set(leadership.is_self.into());
         self.term.set(leadership.term as f64);

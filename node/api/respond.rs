@@ -13,6 +13,7 @@ use skein_object::table::{Include, definitions, partial, row};
 use skein_object::{Resource, Status};
 
 use crate::Body;
+use crate::fairness::Sorted;
 use crate::negotiate::Form;
 
 impl Form {
@@ -91,6 +92,16 @@ pub(crate) async fn gzipped(response: Response<Body>) -> Result<Response<Body>, 
     head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     head.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     Ok(Response::from_parts(head, full(compressed)))
+}
+
+/// Says by which FlowSchema and priority level the request was let in.
+pub(crate) fn sorted(mut response: Response<Body>, sorted: &Sorted) -> Response<Body> {
+    for (name, uid) in [("x-kubernetes-pf-flowschema-uid", &sorted.schema), ("x-kubernetes-pf-prioritylevel-uid", &sorted.level)] {
+        if let Ok(uid) = HeaderValue::from_str(uid) {
+            response.headers_mut().insert(name, uid);
+        }
+    }
+    response
 }
 
 /// Adds `Warning: 299 - "text"` (RFC 7234) for each warning.

@@ -140,7 +140,7 @@ async fn serve_path(context: Context, user: &User, parts: &[&str], request: Requ
         ["openid", "v1", "jwks"] => {
             Ok(respond::bytes(200, "application/jwk-set+json", authenticate::jwks(&context.store.local().state).to_string()))
         }
-        ["metrics"] => Ok(context.metrics.show(&context.store)),
+        ["metrics"] => Ok(context.metrics.show(&context.store, &context.fairness)),
         ["version"] => Ok(discovery::version()),
         ["healthz" | "livez", ..] => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),
         ["readyz", ..] if context.store.has_quorum() => Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok")),

@@ -82,6 +82,7 @@ impl Service {
             metrics: Arc::default(),
             aggregated: Arc::default(),
             identity: options.identity.clone(),
+            fairness: Arc::default(),
             grants: Arc::default(),
             token_key: options.token_key,
             kubelets: options.kubelets,
@@ -169,12 +170,18 @@ async fn answer(client: Client, user: User, request: http::Request<Incoming>) ->
     let content = body::read(incoming, if is_known { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX }).await?;
     let user = asker.clone().and_then(|asker| asker.acting_for(&context, &head.headers));
     let takes_gzip = head.method == Method::GET && takes_gzip(&head.headers);
-    let pending = audit.and_then(|audit| {
-        let info = RequestInfo::of(&head.method, &head.uri);
-        audit.received(audit::Asked { asker: &asker, user: &user, from, head: &head, info, body: &content })
-    });
-    let answered = match user {
-        Ok(user) => route::dispatch(context, user, http::Request::from_parts(head, content)).await,
+    let info = RequestInfo::of(&head.method, &head.uri);
+    let pending =
+        audit.and_then(|audit| audit.received(audit::Asked { asker: &asker, user: &user, from, head: &head, info, body: &content }));
+    let seated = match user {
+        Ok(user) => context.fairness.admit(&context.store, &user, &info).await.map(|seat| (user, seat)),
+        Err(status) => Err(status),
+    };
+    let answered = match seated {
+        Ok((user, seat)) => {
+            let answered = route::dispatch(context, user, http::Request::from_parts(head, content)).await;
+            Ok(respond::sorted(answered.unwrap_or_else(|status| respond::status(&status)), &seat.sorted))
+        }
         Err(status) => Err(status),
     };
     let response = match pending {

@@ -20,6 +20,7 @@ mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod event_ttl;
+mod flow_schema;
 mod front_proxy;
 mod garbage;
 mod job;
@@ -73,6 +74,7 @@ pub enum Controller {
     EventTtl,
     ReplicaSet,
     ReplicationController,
+    FlowSchema,
     FrontProxy,
     Garbage,
     Job,
@@ -141,6 +143,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::EventTtl => event_ttl::reconcile(snapshot, key, mint),
         Controller::ReplicaSet => replica_set::reconcile(snapshot, key, mint),
         Controller::ReplicationController => replication_controller::reconcile(snapshot, key, mint),
+        Controller::FlowSchema => flow_schema::reconcile(snapshot, key, mint).into(),
         Controller::FrontProxy => front_proxy::reconcile(snapshot, mint).into(),
         Controller::Garbage => garbage::reconcile(snapshot, key, mint).into(),
         Controller::LoadBalancer => load_balancer::reconcile(snapshot, key, mint).into(),
@@ -189,6 +192,8 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
             homes.map(|namespace| (Controller::RootCa, namespace)).collect()
         }
         autoscaler::AUTOSCALERS if has_new_spec(event) => vec![(Controller::Autoscaler, key.clone())],
+        flow_schema::SCHEMAS => vec![(Controller::FlowSchema, key.clone())],
+        flow_schema::LEVELS => flow_schema::all(snapshot).into_iter().map(|schema| (Controller::FlowSchema, schema)).collect(),
         signing_request::REQUESTS => vec![(Controller::SigningRequest, key.clone())],
         QUOTAS => vec![(Controller::ResourceQuota, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
