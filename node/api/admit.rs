@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
 use serde_json::Value;
-use skein_object::admission::dynamic::{Attributes, Objects};
+use skein_object::admission::dynamic::{Attributes, Kind, Objects};
 use skein_object::admission::mutation::{Failed, mutate};
+use skein_object::admission::node_restriction::{self, Attempt};
 use skein_object::admission::policy::{InForce, Violation, violations};
 use skein_object::admission::webhook::{Answer, Webhook, chosen};
-use skein_object::registry::by_key;
+use skein_object::registry::{Subresource, by_key};
 use skein_object::status::Cause;
 use skein_object::{Key, Record, Resource, Status, patch};
 use skein_state::State;
 
 use crate::authenticate::User;
+use crate::authorize::node;
+use crate::route::Target;
 use crate::{Context, call};
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
@@ -44,6 +47,8 @@ pub(crate) struct Caller {
 pub(crate) struct Action<'a> {
     pub(crate) operation: &'static str,
     pub(crate) resource: &'a Resource,
+    /// Of the object, where it is not the resource's.
+    pub(crate) kind: Option<Kind>,
     pub(crate) subresource: &'a str,
     pub(crate) key: &'a Key,
     pub(crate) dry_run: bool,
@@ -84,6 +89,7 @@ impl<'a> Admission<'a> {
         let attributes = Attributes {
             operation: action.operation,
             resource: action.resource,
+            kind: action.kind,
             subresource: action.subresource,
             namespace,
             name: action.key.name(),
@@ -247,6 +253,61 @@ impl<'a> Admission<'a> {
     }
 }
 
+/// Refuses what a node's credentials are not for. Of an eviction or a token, `old` is the Pod.
+pub(crate) fn restrict(context: &Context, caller: &Caller, action: &Action<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+    let Some(node) = node::name_of(&caller.user) else { return Ok(()) };
+    let forbidden = |why: String| Status::forbidden(action.resource, action.key.name(), &why);
+    if node.is_empty() {
+        return Err(forbidden(format!("could not determine node from user {:?}", caller.user.name)));
+    }
+    let registered = context.store.local().state.show(&Key::new("nodes", "", node)).unwrap_or_default();
+    let attempt = Attempt {
+        node,
+        registered: &registered,
+        operation: action.operation,
+        resource: action.resource.stored(),
+        subresource: action.subresource,
+        namespace: action.key.namespace(),
+        name: action.key.name(),
+        new,
+        old,
+    };
+    node_restriction::check(&attempt).map_err(forbidden)
+}
+
+/// Admits what a subresource is sent that is not the object itself; returns what is taken instead.
+pub(crate) async fn admit_part(
+    context: &Context,
+    target: &Target,
+    operation: &'static str,
+    new: Value,
+    old: &Value,
+) -> Result<Value, Status> {
+    let subresource = target.subresource.map(Subresource::name).unwrap_or_default();
+    let (resource, key, dry_run) = (&*target.resource, target.key(), target.dry_run()?);
+    let action = Action { operation, resource, kind: target.subresource.and_then(kind_of), subresource, key: &key, dry_run };
+    let Some(admission) = Admission::of(context, &target.caller, &action) else { return Ok(new) };
+    let mut changed = new;
+    admission.mutate(&mut changed, old).await?;
+    admission.judge(&changed, old).await?;
+    Ok(changed)
+}
+
+/// What is sent to a subresource.
+pub(crate) fn kind_of(subresource: Subresource) -> Option<Kind> {
+    let (group, kind) = match subresource {
+        Subresource::Scale => ("autoscaling", "Scale"),
+        Subresource::Binding => ("", "Binding"),
+        Subresource::Eviction => ("policy", "Eviction"),
+        Subresource::Token => ("authentication.k8s.io", "TokenRequest"),
+        Subresource::Exec => ("", "PodExecOptions"),
+        Subresource::Attach => ("", "PodAttachOptions"),
+        Subresource::PortForward => ("", "PodPortForwardOptions"),
+        _ => return None,
+    };
+    Some(Kind { group, version: "v1", kind })
+}
+
 /// The objects that a binding may name as parameters: `kind` is `v1/ConfigMap`, `example.com/v1/Limit`.
 fn parameters(context: &Context, state: &State, kind: &str, namespace: &str, name: &str) -> Vec<Value> {
     let Some((api_version, kind)) = kind.rsplit_once('/') else { return Vec::new() };
@@ -276,7 +337,7 @@ impl Admitter {
         let Some(resource) = by_key(key.resource()).cloned().or_else(served) else { return Ok(None) };
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"].map(String::from).into();
         let caller = Caller { user: User { name: user.into(), groups, ..User::default() }, warnings: Warnings::default() };
-        let action = Action { operation: "CREATE", resource: &resource, subresource: "", key, dry_run: false };
+        let action = Action { operation: "CREATE", resource: &resource, kind: None, subresource: "", key, dry_run: false };
         let Some(admission) = Admission::of(&self.0, &caller, &action) else { return Ok(None) };
         let mut object = resource.show(record, 0);
         let changed = admission.mutate(&mut object, &Value::Null).await.map_err(|status| status.message)?;

@@ -198,7 +198,7 @@ fn attributes<'a>(info: &RequestInfo<'a>) -> Attributes<'a> {
     let RequestInfo { path, verb, group, namespace, resource, name, subresource, .. } = *info;
     match resource {
         "" => Attributes::Path { verb, path },
-        _ => Attributes::Resource { verb, group, resource, namespace, name, subresource },
+        _ => Attributes::Resource { verb, group, resource, namespace, name, subresource, fields: "" },
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
             let info = RequestInfo::of(&method.parse().expect("a method"), &uri);
             let text = match attributes(&info) {
                 Attributes::Path { verb, path } => format!("{verb} {path}"),
-                Attributes::Resource { verb, group, resource, namespace, name, subresource } => {
+                Attributes::Resource { verb, group, resource, namespace, name, subresource, .. } => {
                     format!("{verb} {group} {resource} {namespace} {name} {subresource}")
                 }
             };

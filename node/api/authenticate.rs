@@ -99,7 +99,7 @@ impl User {
             return Err(Status::internal(format!("requested {groups:?} without impersonating a user")));
         };
         let may = |group: &str, resource: &str, namespace: &str, name: &str, subresource: &str| {
-            let attributes = Attributes::Resource { verb: "impersonate", group, resource, namespace, name, subresource };
+            let attributes = Attributes::Resource { verb: "impersonate", group, resource, namespace, name, subresource, fields: "" };
             authorize::check(context, &self, &attributes)
         };
         const AUTHENTICATION: &str = "authentication.k8s.io";

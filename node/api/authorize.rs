@@ -1,5 +1,6 @@
-//! Who may. `system:masters` may do everything, nodes may read what they need, everybody else has what bindings grant.
+//! Who may. `system:masters` may do everything, a node what has to do with it, everybody what bindings grant.
 
+pub(crate) mod node;
 pub(crate) mod rbac;
 
 use skein_object::Status;
@@ -19,7 +20,10 @@ pub(crate) fn check(context: &Context, user: &User, attributes: &Attributes<'_>)
 }
 
 pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes<'_>) -> bool {
-    if user.is_in("system:masters") || is_for_nodes(user, attributes) {
+    if user.is_in("system:masters") {
+        return true;
+    }
+    if node::name_of(user).is_some_and(|node| node::allows(&context.store.local().state, node, attributes)) {
         return true;
     }
     match attributes {
@@ -31,20 +35,11 @@ pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes
     }
 }
 
-/// The daemons themselves read and write through the store; with a node's certificate one may look.
-fn is_for_nodes(user: &User, attributes: &Attributes<'_>) -> bool {
-    user.is_in("system:nodes")
-        && match attributes {
-            Attributes::Path { verb, path } => *verb == "get" && (!path.starts_with("/skein/v1/") || *path == STATUS),
-            Attributes::Resource { verb, resource, .. } => matches!(*verb, "get" | "list" | "watch") && *resource != "secrets",
-        }
-}
-
 /// Kubernetes' words for a refusal.
 fn refusal(user: &User, attributes: &Attributes<'_>) -> Status {
     let message = match attributes {
         Attributes::Path { verb, path } => format!("forbidden: User \"{}\" cannot {verb} path \"{path}\"", user.name),
-        Attributes::Resource { verb, resource, group, namespace, name, subresource } => {
+        Attributes::Resource { verb, resource, group, namespace, name, subresource, .. } => {
             let what = if group.is_empty() { (*resource).to_string() } else { format!("{resource}.{group}") };
             let called = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
             let full = if subresource.is_empty() { (*resource).to_string() } else { format!("{resource}/{subresource}") };

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use skein_object::query::pairs;
 use skein_object::registry::Subresource;
+use skein_object::selector::FieldSelector;
 use skein_object::{Key, Resource, Status};
 
 use crate::admit::{Caller, Warnings};
@@ -23,7 +24,7 @@ const STALE_WARNING: &str = "stale read: answered from this node's own replica, 
 /// What an authorizer looks at.
 pub(crate) enum Attributes<'a> {
     Path { verb: &'a str, path: &'a str },
-    Resource { verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str, name: &'a str, subresource: &'a str },
+    Resource { verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str, name: &'a str, subresource: &'a str, fields: &'a str },
 }
 
 /// A request for a resource, taken apart.
@@ -231,13 +232,17 @@ fn verb_of(method: &Method, target: &Target) -> Option<&'static str> {
 
 async fn serve_resource(context: Context, mut target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let verb = verb_of(request.method(), &target).ok_or_else(Status::method_not_allowed)?;
+    let fields = target.query.get("fieldSelector").unwrap_or_default();
+    // A list or a watch of one object is about that object (apiserver's `RequestInfo`).
+    let selected = FieldSelector::parse(fields).ok().filter(|_| target.name.is_empty());
     let attributes = Attributes::Resource {
         verb,
         group: target.resource.group,
         resource: target.resource.plural,
         namespace: &target.namespace,
-        name: &target.name,
+        name: selected.as_ref().and_then(FieldSelector::name).unwrap_or(&target.name),
         subresource: target.subresource.map(Subresource::name).unwrap_or_default(),
+        fields,
     };
     authorize::check(&context, &target.caller.user, &attributes)?;
     if target.subresource.is_none() && !target.resource.verbs().contains(&verb) {

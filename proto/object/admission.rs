@@ -6,6 +6,7 @@
 pub mod dynamic;
 mod limits;
 pub mod mutation;
+pub mod node_restriction;
 pub mod pod_security;
 pub mod policy;
 pub mod webhook;
@@ -125,6 +126,11 @@ fn prioritise(pod: &mut Value, around: &Surroundings<'_>) -> Result<(), String> 
 }
 
 fn account(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Result<(), String> {
+    // A kubelet's image of a Pod that it runs by itself stays as it is.
+    if !pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null() {
+        let names_account = pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty());
+        return if names_account { Err("a mirror pod may not reference service accounts".into()) } else { Ok(()) };
+    }
     let spec = &mut pod["spec"];
     if spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or_default().is_empty() {
         spec["serviceAccountName"] = "default".into();

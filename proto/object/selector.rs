@@ -217,7 +217,12 @@ impl FieldSelector {
 
     /// The one name that can match, when the selector asks for it.
     pub fn name(&self) -> Option<&str> {
-        self.0.iter().find(|(field, _, equal)| *equal && field == "metadata.name").map(|(_, value, _)| value.as_str())
+        self.value("metadata.name")
+    }
+
+    /// What a field must be.
+    pub fn value(&self, field: &str) -> Option<&str> {
+        self.0.iter().find(|(own, _, equal)| *equal && own == field).map(|(_, value, _)| value.as_str())
     }
 
     pub fn matches(&self, object: &Value) -> bool {

@@ -137,3 +137,58 @@ fn who_asked_what_is_written_down() {
     assert!(audited(&log).iter().all(|event| event["objectRef"]["namespace"] == "default"), "nothing else is kept");
     std::fs::remove_dir_all(directory).expect("it can be removed");
 }
+
+#[test]
+fn a_node_sees_and_writes_what_is_its_own() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let ask = |method: &str, path: &str, body: &str| -> (String, String) {
+        let pki = "/var/lib/skein-lab/nodes/node-2/data/pki";
+        let mut command = std::process::Command::new("curl");
+        command.args(["-sS", "--max-time", "8", "-X", method, "-w", "\n%{http_code}", "--cacert", &format!("{pki}/ca.crt")]);
+        command.args(["--cert", &format!("{pki}/node.pem"), "-H", "Content-Type: application/merge-patch+json"]);
+        if !body.is_empty() {
+            command.args(["--data-binary", body]);
+        }
+        let output = command.arg(format!("https://{}:6443{path}", Cluster::address(1))).output().expect("curl can be run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, code) = text.rsplit_once('\n').expect("a code");
+        (code.to_string(), body.to_string())
+    };
+    let code = |method: &str, path: &str, body: &str| ask(method, path, body).0;
+    for secret in ["own", "other"] {
+        cluster.kubectl("node-1", &["create", "secret", "generic", secret, "--from-literal=k=v"]);
+    }
+    for (pod, node, secret) in [("here", "node-2", "own"), ("there", "node-3", "other")] {
+        let overrides = format!(
+            r#"{{"spec":{{"nodeName":"{node}","terminationGracePeriodSeconds":0,"volumes":[{{"name":"v","secret":{{"secretName":"{secret}"}}}}]}}}}"#
+        );
+        let run = ["run", pod, "--image", BUSYBOX, "--restart=Never", "--overrides", &overrides, "--command", "--", "sleep", "600"];
+        cluster.kubectl("node-1", &run);
+    }
+    let secrets = "/api/v1/namespaces/default/secrets";
+    assert_eq!(code("GET", &format!("{secrets}/own"), ""), "200");
+    assert_eq!(code("GET", &format!("{secrets}?fieldSelector=metadata.name%3Down"), ""), "200");
+    for denied in ["/other", "", "?fieldSelector=metadata.name%3Dother"] {
+        assert_eq!(code("GET", &format!("{secrets}{denied}"), ""), "403", "{denied}");
+    }
+    let pods = "/api/v1/pods";
+    assert_eq!(code("GET", &format!("{pods}?fieldSelector=spec.nodeName%3Dnode-2"), ""), "200");
+    assert_eq!((code("GET", pods, ""), code("GET", "/api/v1/namespaces/default/pods/there", "")), ("403".into(), "403".into()));
+    assert_eq!((code("GET", "/api/v1/nodes/node-2", ""), code("GET", "/api/v1/nodes/node-3", "")), ("200".into(), "403".into()));
+    assert_eq!(code("GET", "/api/v1/services", ""), "200");
+
+    let label = |node: &str, label: &str| {
+        ask("PATCH", &format!("/api/v1/nodes/{node}"), &format!(r#"{{"metadata":{{"labels":{{"{label}":"x"}}}}}}"#))
+    };
+    assert_eq!(label("node-2", "example.com/a").0, "200");
+    let (refused, told) = label("node-2", "node-restriction.kubernetes.io/a");
+    assert!(refused == "403" && told.contains("is not allowed to modify labels: node-restriction.kubernetes.io/a"), "{told}");
+    let (refused, told) = label("node-3", "example.com/a");
+    let why = r#"node \"node-2\" is not allowed to modify node \"node-3\""#;
+    assert!(refused == "403" && told.contains(why), "{told}");
+    let phase = |pod: &str| code("PATCH", &format!("/api/v1/namespaces/default/pods/{pod}/status"), r#"{"status":{"message":"m"}}"#);
+    assert_eq!((phase("here"), phase("there")), ("200".into(), "403".into()));
+    let delete = |pod: &str| code("DELETE", &format!("/api/v1/namespaces/default/pods/{pod}"), "");
+    assert_eq!((delete("there"), delete("here")), ("403".into(), "200".into()));
+}

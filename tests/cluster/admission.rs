@@ -245,3 +245,69 @@ spec:
     });
     assert!(refused.contains("MutatingAdmissionPolicy 'side' with binding 'side' denied request"), "{refused}");
 }
+
+#[test]
+fn subresources_are_judged_as_what_they_are_sent() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let policy = |name: &str, rule: &str, expression: &str| {
+        format!(
+            r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {{name: {name}}}
+spec:
+  matchConstraints: {{resourceRules: [{rule}]}}
+  validations: [{{expression: "{expression}", message: "not by {name}"}}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {{name: {name}}}
+spec: {{policyName: {name}, validationActions: [Deny]}}
+---"#
+        )
+    };
+    let rule = |group: &str, operation: &str, resource: &str| {
+        format!("{{apiGroups: ['{group}'], apiVersions: [v1], operations: [{operation}], resources: [{resource}]}}")
+    };
+    let policies = [
+        policy("scales", &rule("apps", "UPDATE", "deployments/scale"), "object.kind != 'Scale' || object.spec.replicas <= 2"),
+        policy("commands", &rule("", "CONNECT", "pods/exec"), "request.kind.kind == 'PodExecOptions' && !('rm' in object.command)"),
+        policy("evictions", &rule("", "CREATE", "pods/eviction"), "request.kind.kind != 'Eviction' || request.dryRun"),
+        policy("tokens", &rule("", "CREATE", "serviceaccounts/token"), "object.spec.expirationSeconds <= 1000"),
+        policy("bindings", &rule("", "CREATE", "pods/binding"), "object.target.name != 'node-3'"),
+    ];
+    cluster.apply("node-1", &policies.join("\n"));
+    cluster.apply("node-2", &deployment("web", 1));
+    cluster.kubectl("node-2", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let refusal = |arguments: &[&str], by: &str| {
+        let told = cluster.until("it is refused", || cluster.try_kubectl("node-3", arguments).err());
+        assert!(told.contains(&format!("denied request: not by {by}")), "{told}");
+    };
+    refusal(&["scale", "deployment", "web", "--replicas=3"], "scales");
+    cluster.kubectl("node-3", &["scale", "deployment", "web", "--replicas=2"]);
+    refusal(&["exec", "deployment/web", "--", "rm", "/x"], "commands");
+    assert_eq!(cluster.kubectl("node-3", &["exec", "deployment/web", "--", "echo", "a"]), "a\n");
+    refusal(&["create", "token", "default", "--duration=2000s"], "tokens");
+    cluster.kubectl("node-1", &["create", "token", "default", "--duration=900s"]);
+
+    let pod = cluster.kubectl("node-1", &["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let evict = |query: &str| {
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "default"}}).to_string();
+        let (code, status) = cluster.request(2, "POST", &format!("/api/v1/namespaces/default/pods/{pod}/eviction{query}"), Some(&body));
+        (code, status["message"].as_str().unwrap_or_default().to_string())
+    };
+    let (code, told) = evict("");
+    assert!(code == 422 && told.contains("not by evictions"), "{code} {told}");
+    assert_eq!(evict("?dryRun=All").0, 201);
+
+    let gated = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "unbound"}, "spec": {
+        "schedulerName": "mine", "containers": [{"name": "c", "image": BUSYBOX}]}});
+    cluster.request(1, "POST", "/api/v1/namespaces/default/pods", Some(&gated.to_string()));
+    let bind = |node: &str| {
+        let body =
+            json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "unbound"}, "target": {"kind": "Node", "name": node}});
+        cluster.request(1, "POST", "/api/v1/namespaces/default/pods/unbound/binding", Some(&body.to_string())).0
+    };
+    assert_eq!((bind("node-3"), bind("node-2")), (422, 201));
+}

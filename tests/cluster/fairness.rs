@@ -44,7 +44,18 @@ spec:
 fn flood(cluster: &Cluster, token: &str) -> Command {
     let [ca, ..] = cluster.credentials();
     let mut command = Command::new("curl");
-    command.args(["-sS", "-Z", "--no-progress-meter", "--parallel-immediate", "--parallel-max", "60", "--max-time", "20", "-o", "/dev/null"]);
+    command.args([
+        "-sS",
+        "-Z",
+        "--no-progress-meter",
+        "--parallel-immediate",
+        "--parallel-max",
+        "60",
+        "--max-time",
+        "20",
+        "-o",
+        "/dev/null",
+    ]);
     command.args(["-w", "%{http_code} %header{retry-after} %header{x-kubernetes-pf-flowschema-uid}\\n", "--cacert"]).arg(ca);
     command.args(["-H", &format!("Authorization: Bearer {token}")]);
     command.arg(format!("https://{}:6443/api/v1/namespaces/default/pods?limit=[1-600]", Cluster::address(1)));

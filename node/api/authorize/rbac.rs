@@ -16,7 +16,7 @@ use crate::route::Attributes;
 
 /// The resources that grants are made of, as keys name them.
 const ROLES: &str = "roles.rbac.authorization.k8s.io";
-const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
+pub(super) const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
 const ROLE_BINDINGS: &str = "rolebindings.rbac.authorization.k8s.io";
 const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
 
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn rules_allow_what_they_name() {
         let check = |rule: &Rule, verb: &str, group: &str, resource: &str, subresource: &str, name: &str, expected: bool| {
-            let attributes = Attributes::Resource { verb, group, resource, namespace: "n", name, subresource };
+            let attributes = Attributes::Resource { verb, group, resource, namespace: "n", name, subresource, fields: "" };
             assert_eq!(rule.allows(&attributes), expected, "{rule:?} {verb} {group} {resource}/{subresource} {name}");
         };
         let pods = rule(&["get", "list"], &[""], &["pods"], &[]);

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
+use skein_object::registry::Subresource;
 use skein_object::{Status, meta};
 
+use crate::admit::admit_part;
 use crate::route::Target;
 use crate::verbs::{Mutation, mutate};
 use crate::{Body, Context, body, respond};
@@ -16,6 +18,7 @@ pub(crate) async fn create_named(context: &Context, mut target: Target, request:
     let binding = body::decode(request.headers(), request.body())?;
     target.name = meta::name(&binding).into();
     target.resource = Arc::clone(skein_object::registry::find("", "v1", "pods").expect("the registry has Pods"));
+    target.subresource = Some(Subresource::Binding);
     create(context, &target, request).await
 }
 
@@ -26,7 +29,9 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
     if node.is_empty() {
         return Err(Status::failure(422, "Invalid", format!("Binding \"{}\" is invalid: target.name: Required value", target.name)));
     }
-    let mutation = Mutation::of(target, &headers)?;
+    let binding = admit_part(context, target, "CREATE", binding, &Value::Null).await?;
+    let node = binding.pointer("/target/name").and_then(Value::as_str).map_or(node, String::from);
+    let mutation = Mutation { is_admitted: true, ..Mutation::of(target, &headers)? };
     mutate(context, &mutation, |pod| bind(target, pod, &node)).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::json(201, &done))

@@ -58,8 +58,15 @@ pub(crate) fn may_decide(context: &Context, target: &Target) -> Result<(), Statu
     let signer = request.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
     let may = |name: &str| {
-        let attributes =
-            Attributes::Resource { verb, group: "certificates.k8s.io", resource: "signers", namespace: "", name, subresource: "" };
+        let attributes = Attributes::Resource {
+            verb,
+            group: "certificates.k8s.io",
+            resource: "signers",
+            namespace: "",
+            name,
+            subresource: "",
+            fields: "",
+        };
         authorize::is_allowed(context, &target.caller.user, &attributes)
     };
     if may(signer) || may(&domain) {

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use skein_command::Write;
+use skein_object::registry::Subresource;
 use skein_object::selector::Selector;
 use skein_object::status::{Cause, Details};
 use skein_object::{Key, Status, meta, registry};
 use skein_state::{Entry, State};
 
+use crate::admit::{Action, admit_part, kind_of, restrict};
 use crate::route::Target;
 use crate::verbs::{delete, to_value, view};
 use crate::{Body, Context, body, respond};
@@ -21,10 +23,15 @@ const RETRY_SECONDS: u32 = 10;
 pub(crate) async fn create(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
     let eviction = body::decode(&headers, request.body())?;
-    let options = eviction.get("deleteOptions").cloned().filter(Value::is_object).unwrap_or(json!({}));
     let view = view(context, target).await?;
     let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
     let pod = to_value(&target.resource, entry);
+    let key = target.key();
+    let kind = kind_of(Subresource::Eviction);
+    let action = Action { operation: "CREATE", resource: &target.resource, kind, subresource: "eviction", key: &key, dry_run: false };
+    restrict(context, &target.caller, &action, &eviction, &pod)?;
+    let eviction = admit_part(context, target, "CREATE", eviction, &Value::Null).await?;
+    let options = eviction.get("deleteOptions").cloned().filter(Value::is_object).unwrap_or(json!({}));
     let budget = if counts(&pod) { charge(&view.state, target, &pod)? } else { None };
     delete::with(context, target, options, budget).await?;
     Ok(respond::json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))

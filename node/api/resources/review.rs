@@ -68,6 +68,7 @@ fn access(context: &Context, target: &Target, review: &Value, user: &User) -> Re
                 namespace: &namespace,
                 name: &at("name"),
                 subresource: &at("subresource"),
+                fields: &requirements(asked),
             };
             authorize::is_allowed(context, user, &attributes)
         }
@@ -83,6 +84,17 @@ fn access(context: &Context, target: &Target, review: &Value, user: &User) -> Re
         }
     };
     Ok(json!({"allowed": allowed}))
+}
+
+/// The field selector of an access review (KEP-4601), as a query has it.
+fn requirements(asked: &Value) -> String {
+    let selector = &asked["fieldSelector"];
+    let one = |requirement: &Value| match (requirement["operator"].as_str(), requirement["values"].as_array().map(Vec::as_slice)) {
+        (Some("In"), Some([value])) => Some(format!("{}={}", requirement["key"].as_str()?, value.as_str()?)),
+        _ => None,
+    };
+    let listed = selector["requirements"].as_array().into_iter().flatten().filter_map(one).collect::<Vec<_>>().join(",");
+    selector["rawSelector"].as_str().map_or(listed, String::from)
 }
 
 /// All that the asker may in a namespace (`kubectl auth can-i --list`).

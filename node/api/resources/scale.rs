@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use skein_object::scale::{self, Scale};
 use skein_object::{Resource, Status, meta, patch};
 
+use crate::admit::admit_part;
 use crate::route::Target;
 use crate::verbs::{Mutation, mutate, view};
 use crate::{Body, Context, body, convert, respond, status};
@@ -28,20 +29,42 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, reques
         None => body::decode(&headers, &bytes)?,
         Some(_) => serde_json::from_slice(&bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?,
     };
-    let mutation = Mutation { subresource: None, ..Mutation::of(target, &headers)? };
+    let stated = |old: &Value| match kind {
+        None => Ok(wanted.clone()),
+        Some(kind) => {
+            let mut base = scale_of(&target.resource, old);
+            meta::edit(&mut base).shift_remove("resourceVersion");
+            patch::apply(kind, &base, &wanted, None).map_err(|e| status::of_patch(&e, &target.resource, &target.name))
+        }
+    };
+    let admitted = admitted(context, target, &stated).await?;
+    let mutation = Mutation { subresource: None, is_admitted: true, ..Mutation::of(target, &headers)? };
     let written = mutate(context, &mutation, |old| {
-        let scale = match kind {
-            None => wanted.clone(),
-            Some(kind) => {
-                let mut base = scale_of(&target.resource, old);
-                meta::edit(&mut base).shift_remove("resourceVersion");
-                patch::apply(kind, &base, &wanted, None).map_err(|e| status::of_patch(&e, &target.resource, &target.name))?
-            }
-        };
+        let mut scale = stated(old)?;
+        if let Some(replicas) = &admitted {
+            scale["spec"]["replicas"] = replicas.clone();
+        }
         scaled(old, &scale, target)
     })
     .await?;
     Ok(respond::json(200, &scale_of(&target.resource, &written)))
+}
+
+/// The replicas that admission makes of a Scale, where it changes them.
+async fn admitted(
+    context: &Context,
+    target: &Target,
+    stated: &(dyn Fn(&Value) -> Result<Value, Status> + Sync),
+) -> Result<Option<Value>, Status> {
+    let state = context.store.local().state;
+    let Some(entry) = state.get(&target.key()) else { return Ok(None) };
+    let object = convert::shown_one(&state, &target.resource, entry).await?;
+    let (old, mut new) = (scale_of(&target.resource, &object), stated(&object)?);
+    new["kind"] = "Scale".into();
+    new["apiVersion"] = "autoscaling/v1".into();
+    let replicas = new["spec"]["replicas"].clone();
+    let taken = admit_part(context, target, "UPDATE", new, &old).await?["spec"]["replicas"].clone();
+    Ok((taken != replicas).then_some(taken))
 }
 
 fn scaled(old: &Value, scale: &Value, target: &Target) -> Result<Value, Status> {

@@ -8,8 +8,9 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SE
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skein_object::Status;
+use skein_object::query::pairs;
 use skein_object::registry::Subresource;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
@@ -17,6 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::admit::{admit_part, kind_of};
 use crate::resources::container;
 use crate::route::Target;
 use crate::verbs::view;
@@ -47,6 +49,7 @@ pub(crate) async fn serve(context: &Context, target: &Target, mut request: Reque
     if !request.headers().contains_key(UPGRADE) {
         return Err(Status::bad_request("Upgrade request required"));
     }
+    admit_part(context, target, "CONNECT", options(target, request.uri().query().unwrap_or_default()), &Value::Null).await?;
     let uri = format!("{path}?{}", request.uri().query().unwrap_or_default());
     let mut forward = Request::builder().method(request.method()).uri(uri).body(respond::full("")).map_err(Status::internal)?;
     let tunnel = tunnelled(target, request.headers());
@@ -82,6 +85,24 @@ pub(crate) async fn serve(context: &Context, target: &Target, mut request: Reque
         }
     });
     Ok(response)
+}
+
+/// What is asked of the connection, as admission sees it: `PodExecOptions` and the like.
+fn options(target: &Target, query: &str) -> Value {
+    let mut options = json!({"apiVersion": "v1", "kind": target.subresource.and_then(kind_of).map(|kind| kind.kind)});
+    let command: Vec<String> = pairs(query).filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    for (name, value) in pairs(query) {
+        match name.as_str() {
+            "ports" => options["ports"] = value.split(',').filter_map(|port| port.parse::<u16>().ok()).collect(),
+            "container" => options["container"] = value.into(),
+            "stdin" | "stdout" | "stderr" | "tty" => options[name] = matches!(value.as_str(), "true" | "1").into(),
+            _ => {}
+        }
+    }
+    options
 }
 
 /// The key of a client that speaks SPDY inside a websocket (KEP-4006); the kubelet gets the SPDY alone.

@@ -10,7 +10,7 @@ use skein_object::meta::{self, Birth};
 use skein_object::{Key, Status};
 
 use super::{Author, object_response};
-use crate::admit::{Action, Admission};
+use crate::admit::{Action, Admission, restrict};
 use crate::body::{self, FieldValidation, OBJECT_BYTES_MAX};
 use crate::route::Target;
 use crate::{Body, Context, convert, resources, respond, status};
@@ -60,13 +60,14 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         let mut candidate = object.clone();
         prepare(context, &mut candidate, target, origin)?;
         let key = Key::new(resource.stored(), &target.namespace, meta::name(&candidate));
-        let action = Action { operation: "CREATE", resource, subresource: "", key: &key, dry_run: target.dry_run()? };
+        let action = Action { operation: "CREATE", resource, kind: None, subresource: "", key: &key, dry_run: target.dry_run()? };
         let admission = Admission::of(context, &target.caller, &action);
         if let Some(admission) = &admission
             && admission.mutate(&mut candidate, &Value::Null).await?
         {
             settle(&mut candidate, target, origin);
         }
+        restrict(context, &target.caller, &action, &candidate, &Value::Null)?;
         let claims = resources::service::claims(context, resource, &mut candidate, None)?;
         check(&candidate, target)?;
         if let Some(admission) = &admission {

@@ -11,7 +11,7 @@ use skein_state::Entry;
 
 use super::list::Filter;
 use super::view;
-use crate::admit::{Action, Admission};
+use crate::admit::{Action, Admission, restrict};
 use crate::convert::{self, shown_one};
 use crate::route::Target;
 use crate::{Body, Context, body, respond, status};
@@ -110,8 +110,9 @@ async fn options(target: &Target, request: Request<Bytes>) -> Result<Options, St
 /// `other` happens with it or not at all; where it no longer fits, somebody has been quicker, and the client asks again.
 async fn delete(context: &Context, target: &Target, key: &Key, options: &Options, other: Option<Write>) -> Result<Value, Status> {
     let resource = &*target.resource;
-    let action = Action { operation: "DELETE", resource, subresource: "", key, dry_run: !options.dry_run.is_empty() };
-    let admission = Admission::of(context, &target.caller, &action);
+    let action = Action { operation: "DELETE", resource, kind: None, subresource: "", key, dry_run: !options.dry_run.is_empty() };
+    // An eviction was admitted as such.
+    let admission = Admission::of(context, &target.caller, &action).filter(|_| target.subresource.is_none());
     let mut fresh = false;
     for _ in 0..ATTEMPTS {
         let view = if fresh { context.store.read().await.map_err(|e| status::of_store(&e))? } else { context.store.local() };
@@ -124,6 +125,9 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
         };
         let old = shown_one(&view.state, resource, entry).await?;
         check_preconditions(resource, key, &old, entry, &options.preconditions)?;
+        if target.subresource.is_none() {
+            restrict(context, &target.caller, &action, &Value::Null, &old)?;
+        }
         if let Some(admission) = &admission {
             admission.mutate(&mut Value::Null, &old).await?;
             admission.judge(&Value::Null, &old).await?;

@@ -13,7 +13,7 @@ use skein_object::{Key, Resource, Status, deletion, meta};
 use skein_state::Entry;
 
 use super::Author;
-use crate::admit::{Action, Admission, Caller};
+use crate::admit::{Action, Admission, Caller, restrict};
 use crate::body::OBJECT_BYTES_MAX;
 use crate::route::Target;
 use crate::{Context, convert, resources, status};
@@ -33,6 +33,8 @@ pub(crate) struct Mutation {
     /// For whom the fields that change are recorded; `None` where the change has recorded that already.
     pub(crate) author: Option<Author>,
     pub(crate) caller: Caller,
+    /// The change was admitted as what it came as: a Scale, a Binding.
+    pub(crate) is_admitted: bool,
 }
 
 impl Mutation {
@@ -44,13 +46,13 @@ impl Mutation {
             dry_run: target.dry_run()?,
             author: Some(Author::of(target, headers)?),
             caller: target.caller.clone(),
+            is_admitted: false,
         })
     }
 
-    fn admission<'a>(&'a self, context: &'a Context) -> Option<Admission<'a>> {
+    fn action(&self) -> Action<'_> {
         let subresource = self.subresource.map(Subresource::name).unwrap_or_default();
-        let action = Action { operation: "UPDATE", resource: &self.resource, subresource, key: &self.key, dry_run: self.dry_run };
-        Admission::of(context, &self.caller, &action)
+        Action { operation: "UPDATE", resource: &self.resource, kind: None, subresource, key: &self.key, dry_run: self.dry_run }
     }
 }
 
@@ -83,11 +85,13 @@ pub(crate) async fn mutate(
             }
             return Err(Status::modified(resource, mutation.key.name()));
         }
-        let admission = mutation.admission(context);
+        let action = mutation.action();
+        let admission = Admission::of(context, &mutation.caller, &action).filter(|_| !mutation.is_admitted);
         if let Some(admission) = &admission {
             admission.mutate(&mut changed, &old).await?;
         }
         let new = settle(mutation, changed, &old)?;
+        restrict(context, &mutation.caller, &action, &new, &old)?;
         if let Some(admission) = &admission {
             admission.judge(&new, &old).await?;
         }

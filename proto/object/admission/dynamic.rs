@@ -9,9 +9,11 @@ use crate::{Resource, meta};
 /// A request as admission sees it (`admission.k8s.io/v1`, AdmissionRequest, without the objects).
 #[derive(Clone)]
 pub struct Attributes<'a> {
-    /// CREATE, UPDATE or DELETE.
+    /// CREATE, UPDATE, DELETE or CONNECT.
     pub operation: &'static str,
     pub resource: &'a Resource,
+    /// Of the object, where it is not the resource's: a Scale, a Binding, the options of a connection.
+    pub kind: Option<Kind>,
     /// Empty for the object itself.
     pub subresource: &'a str,
     pub namespace: &'a str,
@@ -21,6 +23,13 @@ pub struct Attributes<'a> {
     /// `authentication/v1` UserInfo.
     pub user: Value,
     pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
 }
 
 /// The object as it is to be and as it was; null where there is none.
@@ -34,18 +43,23 @@ impl Attributes<'_> {
     /// The request without its objects.
     pub fn request(&self, uid: &str) -> Value {
         let resource = self.resource;
-        let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
+        let own = Kind { group: resource.group, version: resource.version, kind: resource.kind };
+        let Kind { group, version, kind } = self.kind.unwrap_or(own);
+        let kind = json!({"group": group, "version": version, "kind": kind});
         let plural = json!({"group": resource.group, "version": resource.version, "resource": resource.plural});
         let options = match self.operation {
             "CREATE" => "CreateOptions",
             "UPDATE" => "UpdateOptions",
+            "CONNECT" => "",
             _ => "DeleteOptions",
         };
         let mut request = json!({
             "uid": uid, "kind": kind, "resource": plural, "requestKind": kind, "requestResource": plural, "name": self.name,
             "operation": self.operation, "userInfo": self.user, "dryRun": self.dry_run,
-            "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
         });
+        if !options.is_empty() {
+            request["options"] = json!({"kind": options, "apiVersion": "meta.k8s.io/v1"});
+        }
         if !self.subresource.is_empty() {
             request["subResource"] = self.subresource.into();
             request["requestSubResource"] = self.subresource.into();
@@ -149,6 +163,7 @@ pub(crate) mod tests {
         Attributes {
             operation: "CREATE",
             resource: registry::find("", "v1", plural).expect("a resource"),
+            kind: None,
             subresource: "",
             namespace: "n",
             name: "x",
