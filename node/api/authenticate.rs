@@ -1,5 +1,8 @@
-//! Who asks: the subject of a client certificate, the ServiceAccount of a token, whoever they may act for, or nobody.
+//! Who asks: the subject of a client certificate, whoever a token stands for (a ServiceAccount, a member to be, a user of
+//! an OpenID provider), whoever they may act for, or nobody.
 
+mod bootstrap;
+pub(crate) mod oidc;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -9,6 +12,7 @@ use http::header::AUTHORIZATION;
 use serde_json::{Value, json};
 use skein_object::Status;
 use skein_quic::Subject;
+use tracing::debug;
 
 use tokens::Claims;
 pub(crate) use tokens::{API_AUDIENCE, configuration, jwks, verify};
@@ -41,13 +45,27 @@ impl User {
     }
 
     /// Who a request is from: the bearer of its token, where it has one.
-    pub(crate) fn of_request(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
+    pub(crate) async fn of_request(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
         match bearer(headers) {
-            Some(token) if self.is_anonymous() => {
-                verify(context, token, &[API_AUDIENCE]).map_err(|_| Status::unauthorized()).map(|claims| Self::of_claims(&claims))
-            }
+            Some(token) if self.is_anonymous() => Self::of_token(context, token, &[API_AUDIENCE]).await.map_err(|why| {
+                debug!(why, "a token is not believed");
+                Status::unauthorized()
+            }),
             _ => Ok(self),
         }
+    }
+
+    /// Whom a token stands for; `Err` says why it is not believed.
+    pub(crate) async fn of_token(context: &Context, token: &str, audiences: &[&str]) -> Result<Self, String> {
+        if let Some(provider) = &context.openid
+            && tokens::issuer_of(token).as_deref() == Some(provider.issuer())
+        {
+            return provider.user(token).await;
+        }
+        if let Some(user) = bootstrap::user(&context.store.local().state, token) {
+            return Ok(user);
+        }
+        verify(context, token, audiences).map(|claims| Self::of_claims(&claims)).map_err(|why| why.to_string())
     }
 
     pub(crate) fn of_claims(claims: &Claims) -> Self {

@@ -1,4 +1,5 @@
-//! The call of a webhook: HTTPS to a Service or a URL, trusted by the bundle that its configuration carries.
+//! Calls of other servers: of a webhook, in a Service or at a URL, trusted by the bundle that its configuration carries;
+//! and of whatever is at a URL.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,8 +7,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::Request;
-use http::header::{CONTENT_TYPE, HOST};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -45,14 +47,7 @@ pub(crate) async fn post(state: &State, client: &Value, seconds: u64, review: &V
 
 fn place(state: &State, client: &Value) -> Result<Place, String> {
     if let Some(url) = client["url"].as_str() {
-        let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url:?} is not an https URL"))?;
-        let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| format!("{url:?} has no valid port"))?),
-            _ => (authority, 443),
-        };
-        let host = host.trim_matches(['[', ']']).to_string();
-        return Ok(Place { name: host.clone(), host, port, path: path.into(), shown: url.into() });
+        return place_of(url);
     }
     let service = &client["service"];
     let text = |field: &str| service[field].as_str().unwrap_or_default();
@@ -67,22 +62,45 @@ fn place(state: &State, client: &Value) -> Result<Place, String> {
     Ok(Place { name: dns, host, port, path, shown })
 }
 
+fn place_of(url: &str) -> Result<Place, String> {
+    let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url:?} is not an https URL"))?;
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| format!("{url:?} has no valid port"))?),
+        _ => (authority, 443),
+    };
+    let host = host.trim_matches(['[', ']']).to_string();
+    Ok(Place { name: host.clone(), host, port, path: path.into(), shown: url.into() })
+}
+
 async fn exchange(place: &Place, client: &Value, review: &Value, seconds: u64) -> Result<Value, String> {
+    let request = Request::post(format!("{}?timeout={seconds}s", place.path))
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(review.to_string())))
+        .map_err(|why| why.to_string())?;
+    ask(place, &Arc::new(trust(client)?), request).await
+}
+
+/// What is at an https URL, as JSON.
+pub(crate) async fn get(url: &str, client: &Arc<ClientConfig>) -> Result<Value, String> {
+    let place = place_of(url)?;
+    let request = Request::get(&place.path).body(Full::new(Bytes::new())).map_err(|why| why.to_string())?;
+    ask(&place, client, request).await
+}
+
+async fn ask(place: &Place, client: &Arc<ClientConfig>, mut request: Request<Full<Bytes>>) -> Result<Value, String> {
     let said = |why: &dyn std::fmt::Display| why.to_string();
     let name = ServerName::try_from(place.name.clone()).map_err(|why| said(&why))?;
-    let connector = TlsConnector::from(Arc::new(trust(client)?));
+    let connector = TlsConnector::from(Arc::clone(client));
     let mut addresses = tokio::net::lookup_host((place.host.as_str(), place.port)).await.map_err(|why| said(&why))?;
     let address: SocketAddr = addresses.next().ok_or_else(|| format!("lookup {}: no such host", place.host))?;
     let tcp = TcpStream::connect(address).await.map_err(|why| format!("dial tcp {address}: {why}"))?;
     let tls = connector.connect(name, tcp).await.map_err(|why| format!("tls: {why}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|why| said(&why))?;
     tokio::spawn(connection);
-    let request = Request::post(format!("{}?timeout={seconds}s", place.path))
-        .header(HOST, format!("{}:{}", place.name, place.port))
-        .header(CONTENT_TYPE, "application/json")
-        .header("accept", "application/json")
-        .body(Full::new(bytes::Bytes::from(review.to_string())))
-        .map_err(|why| said(&why))?;
+    let host = HeaderValue::from_str(&format!("{}:{}", place.name, place.port)).map_err(|why| said(&why))?;
+    request.headers_mut().insert(HOST, host);
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
     let response = sender.send_request(request).await.map_err(|why| said(&why))?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|why| said(&why))?.to_bytes();
@@ -100,6 +118,10 @@ fn trust(client: &Value) -> Result<ClientConfig, String> {
         let certificate = certificate.map_err(|why| format!("caBundle: {why}"))?;
         roots.add(certificate).map_err(|why| format!("caBundle: {why}"))?;
     }
+    trusting(roots)
+}
+
+pub(crate) fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|why| why.to_string())?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())

@@ -45,6 +45,7 @@ use tokio::sync::watch;
 
 pub use admit::Admitter;
 pub use audit::{Error as AuditError, Options as AuditOptions};
+pub use authenticate::oidc::{Error as OpenIdError, Options as OpenIdOptions};
 pub use authenticate::{Audience, Bound, TokenError, TokenKey};
 pub use server::{Error, Options, Service};
 
@@ -82,6 +83,8 @@ pub(crate) struct Context {
     pub(crate) fairness: Arc<fairness::Fairness>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
     pub(crate) token_key: Arc<TokenKey>,
+    /// Whose users are known besides.
+    pub(crate) openid: Option<Arc<authenticate::oidc::Provider>>,
     pub(crate) kubelets: Arc<dyn Kubelets>,
     pub(crate) cluster: Arc<dyn Cluster>,
     pub(crate) cluster_ip_range: resources::service::Range,

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::authenticate::User;
+use crate::authenticate::{User, oidc};
 use crate::request_info::RequestInfo;
 use crate::resources::service::Range;
 use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, audit, body, respond, route};
@@ -40,6 +40,8 @@ pub struct Options {
     pub cluster_ip_range: String,
     /// Where it is written down who asked what.
     pub audit: Option<audit::Options>,
+    /// Whose tokens are believed besides the cluster's own.
+    pub openid: Option<oidc::Options>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ pub enum Error {
     Identity(#[from] skein_quic::Error),
     #[error("TLS: {0}")]
     Tls(String),
+    #[error(transparent)]
+    OpenId(#[from] oidc::Error),
     #[error(transparent)]
     Audit(#[from] audit::Error),
     #[error("{0:?} is not an IPv4 range like 10.96.0.0/16")]
@@ -85,6 +89,7 @@ impl Service {
             fairness: Arc::default(),
             grants: Arc::default(),
             token_key: options.token_key,
+            openid: options.openid.as_ref().map(oidc::Provider::new).transpose()?.map(Arc::new),
             kubelets: options.kubelets,
             cluster: options.cluster,
             cluster_ip_range: range,
@@ -165,7 +170,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, client: Client) {
 async fn answer(client: Client, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
     let Client { from, audit, context } = client;
     let (head, incoming) = request.into_parts();
-    let asker = user.of_request(&context, &head.headers);
+    let asker = user.of_request(&context, &head.headers).await;
     let is_known = asker.as_ref().is_ok_and(|user| user.is_in("system:authenticated"));
     let content = body::read(incoming, if is_known { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX }).await?;
     let user = asker.clone().and_then(|asker| asker.acting_for(&context, &head.headers));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{AuditOptions, Ended, LogLimits, Options, Runtime, Token};
+use skein_daemon::{AuditOptions, Ended, LogLimits, OpenIdOptions, Options, Runtime, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -74,6 +74,8 @@ pub(crate) struct Arguments {
     /// How many audit logs that were turned over are kept
     #[arg(long, default_value_t = 10)]
     audit_log_max_backup: usize,
+    #[command(flatten)]
+    openid: OpenId,
     /// Labels for the Node, as in a=b,c=d
     #[arg(long, value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
@@ -83,6 +85,56 @@ pub(crate) struct Arguments {
     /// The zone that the node is in (its label topology.kubernetes.io/zone)
     #[arg(long, value_parser = place)]
     zone: Option<String>,
+}
+
+/// Whose tokens this node's API believes besides the cluster's own (OpenID Connect). Give all nodes the same.
+#[derive(Args)]
+struct OpenId {
+    /// The OpenID provider's URL, as it stands in its tokens; only https
+    #[arg(long, requires = "oidc_client_id")]
+    oidc_issuer_url: Option<String>,
+    /// What tokens must be for
+    #[arg(long, requires = "oidc_issuer_url")]
+    oidc_client_id: Option<String>,
+    /// The claim that is the user's name
+    #[arg(long, default_value = "sub")]
+    oidc_username_claim: String,
+    /// Put before the name; - is nothing [default: the issuer's URL and #, but nothing before an email]
+    #[arg(long)]
+    oidc_username_prefix: Option<String>,
+    /// The claim that is the user's groups
+    #[arg(long)]
+    oidc_groups_claim: Option<String>,
+    /// Put before each group
+    #[arg(long, default_value = "")]
+    oidc_groups_prefix: String,
+    /// A claim that tokens must have, as in a=b; may be given several times
+    #[arg(long, value_parser = label)]
+    oidc_required_claim: Vec<(String, String)>,
+    /// Algorithms that tokens may be signed with
+    #[arg(long, value_delimiter = ',', default_value = "RS256")]
+    oidc_signing_algs: Vec<String>,
+    /// The CA of the provider [default: those that this machine trusts]
+    #[arg(long)]
+    oidc_ca_file: Option<PathBuf>,
+}
+
+// === impl OpenId ===
+
+impl OpenId {
+    fn options(self) -> Option<OpenIdOptions> {
+        Some(OpenIdOptions {
+            issuer_url: self.oidc_issuer_url?,
+            client_id: self.oidc_client_id?,
+            username_claim: self.oidc_username_claim,
+            username_prefix: self.oidc_username_prefix,
+            groups_claim: self.oidc_groups_claim,
+            groups_prefix: self.oidc_groups_prefix,
+            required_claims: self.oidc_required_claim.into_iter().collect(),
+            signing_algorithms: self.oidc_signing_algs,
+            ca_file: self.oidc_ca_file,
+        })
+    }
 }
 
 fn place(text: &str) -> Result<String, String> {
@@ -157,6 +209,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let options = Options {
         name,
         audit,
+        openid: arguments.openid.options(),
         directory: arguments.data_dir,
         address: arguments.address,
         api_port: arguments.api_port,

@@ -39,7 +39,7 @@ pub use backup::{About, Backup, BackupError, Place, Sealer};
 pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
-pub use skein_api::AuditOptions;
+pub use skein_api::{AuditOptions, OpenIdOptions};
 pub use skein_kubelet::LogLimits;
 pub use token::Token;
 
@@ -64,6 +64,8 @@ pub struct Options {
     pub logs: LogLimits,
     /// Where it is written down who asked what of the API.
     pub audit: Option<AuditOptions>,
+    /// Whose tokens the API believes besides the cluster's own.
+    pub openid: Option<OpenIdOptions>,
     /// How long the certificates hold that this node signs while it votes.
     pub signing_duration: Duration,
 }

@@ -75,6 +75,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         token_key,
         cluster_ip_range: options.service_range.clone(),
         audit: options.audit.clone(),
+        openid: options.openid.clone(),
     })
     .await?;
     let admission = Arc::new(MadeByControllers(api.admitter()));

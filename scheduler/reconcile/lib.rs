@@ -10,6 +10,7 @@
 
 mod autoscaler;
 mod backends;
+mod bootstrap_token;
 mod claim;
 mod cluster_role;
 mod cron_job;
@@ -63,6 +64,7 @@ pub use write::{Note, bind, event, unschedulable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
     Autoscaler,
+    BootstrapToken,
     ClusterRole,
     CronJob,
     CustomResource,
@@ -132,6 +134,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
         Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
         Controller::Autoscaler => autoscaler::reconcile(snapshot, key, mint),
+        Controller::BootstrapToken => bootstrap_token::reconcile(snapshot, key, mint),
         Controller::ClusterRole => cluster_role::reconcile(snapshot, key).into(),
         Controller::RootCa => root_ca::reconcile(snapshot, key, mint).into(),
         Controller::CustomResource => custom_resource::reconcile(snapshot, key, mint).into(),
@@ -195,6 +198,7 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         flow_schema::SCHEMAS => vec![(Controller::FlowSchema, key.clone())],
         flow_schema::LEVELS => flow_schema::all(snapshot).into_iter().map(|schema| (Controller::FlowSchema, schema)).collect(),
         signing_request::REQUESTS => vec![(Controller::SigningRequest, key.clone())],
+        "secrets" => bootstrap_token::of_secret(event).into_iter().collect(),
         QUOTAS => vec![(Controller::ResourceQuota, key.clone())],
         "serviceaccounts" => vec![(Controller::ServiceAccount, Key::new("namespaces", "", key.namespace()))],
         "events" => return vec![(Controller::EventTtl, key)],

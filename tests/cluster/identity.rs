@@ -1,0 +1,144 @@
+//! Users that the cluster does not know itself: of an OpenID provider, and members to be with a bootstrap token.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use skein_cluster_tests::Cluster;
+use skein_cluster_tests::server::{Options, Server};
+
+/// A provider's key for RS256, made and used by openssl.
+struct Key {
+    id: String,
+    file: PathBuf,
+}
+
+impl Key {
+    fn make(directory: &Path, id: &str) -> Self {
+        let file = directory.join(format!("{id}.pem"));
+        openssl(&["genrsa", "-out", &file.display().to_string(), "2048"], b"");
+        Self { id: id.into(), file }
+    }
+
+    fn jwk(&self) -> Value {
+        let text = openssl(&["rsa", "-in", &self.file.display().to_string(), "-noout", "-modulus"], b"");
+        let text = String::from_utf8(text).expect("text");
+        let digits = text.trim().strip_prefix("Modulus=").expect("a modulus");
+        let modulus: Vec<u8> =
+            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal")).collect();
+        json!({"kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.id, "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AQAB"})
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let text = format!("{}.{}", encode(&json!({"alg": "RS256", "typ": "JWT", "kid": self.id})), encode(claims));
+        let signature = openssl(&["dgst", "-sha256", "-sign", &self.file.display().to_string()], text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("openssl")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl");
+    child.stdin.take().expect("it is piped").write_all(input).expect("it reads");
+    child.wait_with_output().expect("it ends").stdout
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs()
+}
+
+#[test]
+fn users_of_an_openid_provider_are_known_on_every_node() {
+    let directory = std::env::temp_dir().join(format!("skein-openid-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let (key, other) = (Key::make(&directory, "one"), Key::make(&directory, "two"));
+    let keys = json!({"keys": [key.jwk()]});
+    // The laboratory's bridge, on which nodes reach this machine, is there only when the cluster is.
+    let options = Options { host: "0.0.0.0", names: vec!["198.18.0.1".into()], client_authority: None };
+    let server = Server::serve(options, move |asked| {
+        let host = asked.headers.iter().find(|(name, _)| name == "host").map(|(_, host)| host.clone()).unwrap_or_default();
+        let issuer = format!("https://{host}");
+        if asked.path.starts_with("/.well-known/") { json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}) } else { keys.clone() }
+    });
+    let ca = directory.join("ca.crt");
+    std::fs::write(&ca, STANDARD.decode(&server.bundle).expect("base64")).expect("the CA is written");
+    let issuer = format!("https://198.18.0.1:{}", server.address.rsplit(':').next().expect("a port"));
+    let arguments = [
+        format!("--oidc-issuer-url={issuer}"),
+        "--oidc-client-id=skein".into(),
+        "--oidc-username-prefix=oidc:".into(),
+        "--oidc-groups-claim=groups".into(),
+        format!("--oidc-ca-file={}", ca.display()),
+    ];
+    let cluster = Cluster::build(&skein_lab::Plan { arguments: arguments.into(), ..skein_lab::Plan::new(3) });
+    cluster.kubectl("node-1", &["create", "clusterrolebinding", "readers", "--clusterrole=view", "--group=readers"]);
+
+    let claims = json!({"iss": issuer, "aud": ["skein"], "sub": "ada", "groups": ["readers"], "exp": now() + 600});
+    let with = |field: &str, value: Value| {
+        let mut claims = claims.clone();
+        claims[field] = value;
+        claims
+    };
+    let pods = "/api/v1/namespaces/default/pods";
+    let token = key.sign(&claims);
+    for node in 1..=3 {
+        cluster.until("the node knows her", || (cluster.request_as(node, Some(&token), pods).0 == 200).then_some(()));
+        let (code, status) = cluster.request_as(node, Some(&token), "/api/v1/secrets");
+        assert_eq!(code, 403);
+        assert!(status["message"].as_str().unwrap_or_default().contains("User \"oidc:ada\" cannot list"), "{status}");
+        for wrong in [
+            key.sign(&with("aud", json!("others"))),
+            key.sign(&with("exp", json!(now() - 60))),
+            key.sign(&with("iss", json!("https://elsewhere"))),
+            key.sign(&with("sub", json!(""))),
+            other.sign(&claims),
+        ] {
+            assert_eq!(cluster.request_as(node, Some(&wrong), pods).0, 401);
+        }
+    }
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}).to_string();
+    let (_, review) = cluster.request(2, "POST", "/apis/authentication.k8s.io/v1/tokenreviews", Some(&review));
+    assert_eq!(review["status"]["user"]["groups"], json!(["readers", "system:authenticated"]), "{review}");
+}
+
+#[test]
+fn bootstrap_tokens_hold_until_they_end() {
+    let cluster = Cluster::start();
+    let secret = |id: &str, expiration: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Secret
+metadata: {{name: bootstrap-token-{id}, namespace: kube-system}}
+type: bootstrap.kubernetes.io/token
+stringData: {{token-id: {id}, token-secret: 0123456789abcdef, usage-bootstrap-authentication: "true", expiration: "{expiration}"}}
+"#
+        )
+    };
+    let soon = Command::new("date").args(["-u", "-d", "+5 seconds", "+%Y-%m-%dT%H:%M:%SZ"]).output().expect("date").stdout;
+    cluster.apply("node-1", &secret("ending", String::from_utf8_lossy(&soon).trim()));
+    cluster.apply("node-1", &secret("lasts1", "2100-01-01T00:00:00Z"));
+    cluster.kubectl("node-1", &["create", "clusterrolebinding", "members", "--clusterrole=view", "--group=system:bootstrappers"]);
+    let code = |node: usize, token: &str| cluster.request_as(node, Some(token), "/api/v1/namespaces/default/pods").0;
+    for node in 1..=3 {
+        cluster.until("the token is known", || (code(node, "lasts1.0123456789abcdef") == 200).then_some(()));
+        assert_eq!(code(node, "lasts1.0123456789abcdee"), 401);
+    }
+    cluster.until("it has ended", || (code(2, "ending.0123456789abcdef") == 401).then_some(()));
+    cluster.until("its Secret is gone", || {
+        cluster
+            .try_kubectl("node-3", &["get", "secret", "-n", "kube-system", "bootstrap-token-ending"])
+            .err()
+            .filter(|e| e.contains("NotFound"))
+    });
+    assert_eq!(code(1, "lasts1.0123456789abcdef"), 200);
+}
