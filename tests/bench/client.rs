@@ -3,16 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 #[derive(Clone)]
 pub(crate) struct Credentials {
@@ -23,6 +26,13 @@ pub(crate) struct Client {
     credentials: Credentials,
     address: String,
     sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// A connection that carries many watches (HTTP/2).
+#[derive(Clone)]
+pub(crate) struct Multiplexed {
+    address: String,
+    sender: http2::SendRequest<Full<Bytes>>,
 }
 
 // === impl Credentials ===
@@ -78,13 +88,38 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.secured(&[]).await?)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    pub(crate) async fn multiplexed(&self) -> Result<Multiplexed> {
+        let stream = TokioIo::new(self.secured(&[b"h2".to_vec()]).await?);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        Ok(Multiplexed { address: self.address.clone(), sender })
+    }
+
+    async fn secured(&self, protocols: &[Vec<u8>]) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(&self.address).await?;
         stream.set_nodelay(true)?;
         let host = self.address.split(':').next().unwrap_or_default().to_string();
-        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.credentials.tls));
-        let tls = connector.connect(ServerName::try_from(host)?, stream).await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
+        let mut tls = (*self.credentials.tls).clone();
+        tls.alpn_protocols = protocols.to_vec();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+        Ok(connector.connect(ServerName::try_from(host)?, stream).await?)
+    }
+}
+
+// === impl Multiplexed ===
+
+impl Multiplexed {
+    /// The events of a watch that has begun.
+    pub(crate) async fn watch(&self, path: &str) -> Result<Incoming> {
+        let uri = format!("https://{}{path}", self.address);
+        let request = http::Request::get(uri).body(Full::new(Bytes::new()))?;
+        let response = self.sender.clone().send_request(request).await?;
+        ensure!(response.status().is_success(), "{path}: {}", response.status());
+        Ok(response.into_body())
     }
 }

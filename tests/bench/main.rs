@@ -3,6 +3,7 @@
 //! Everything goes over HTTPS through real daemons; the disk is synced. Machines are noisy: compare ratios of one run.
 
 mod client;
+mod etcd;
 mod measure;
 mod scheduler;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use measure::Load;
 use skein_lab::image::{File, Image};
 use skein_lab::{Lab, Layout, Plan, Runtime};
 
@@ -31,7 +33,14 @@ struct Arguments {
     /// Only what needs no cluster: the scheduler
     #[arg(long)]
     scheduler: bool,
+    /// Only what etcd can do too: writes, reads and watches
+    #[arg(long)]
+    store: bool,
 }
+
+const WATCHERS: usize = 1000;
+/// Writes that all of them see, one after the other.
+const WRITES: usize = 50;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -54,21 +63,29 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     println!("{} cores, {}", std::thread::available_parallelism()?, memory());
-    println!("{:<46} {:>12} {:>10} {:>10} {:>10}", "", "per second", "p50 ms", "p99 ms", "max ms");
+    heading();
 
     let idle = measure::idle(lab, Duration::from_secs(arguments.seconds))?;
     for clients in [1, 64, 512] {
         let duration = Duration::from_secs(arguments.seconds);
-        let load = runtime.block_on(measure::creations(&credentials, clients, duration))?;
-        row(&format!("ConfigMaps of 1 KiB created, {clients} clients"), Some(load.per_second), load.latencies);
+        let load = runtime.block_on(measure::creations(lab, &credentials, clients, duration))?;
+        row(&format!("ConfigMaps of 1 KiB created, {clients} clients"), load);
+    }
+    let duration = Duration::from_secs(arguments.seconds);
+    row("a ConfigMap read, linearizably, 64 clients", runtime.block_on(measure::reads(lab, &credentials, 64, duration))?);
+    let told = runtime.block_on(measure::fan_out(lab, &credentials, WATCHERS, WRITES))?;
+    row(&format!("a write told to {WATCHERS} watchers"), told);
+    if arguments.store {
+        lab.down()?;
+        return runtime.block_on(beside(arguments));
     }
     let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
-    row("Pod created -> Running, Skein's runtime", None, started);
+    times("Pod created -> Running, Skein's runtime", started);
     let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
     let gaps = runtime.block_on(measure::leader_losses(lab, &credentials, arguments.rounds))?;
-    row("leader killed -> next write", None, gaps);
+    times("leader killed -> next write", gaps);
     let replaced = runtime.block_on(measure::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
-    row("node killed -> its Pod Running elsewhere", None, replaced);
+    times("node killed -> its Pod Running elsewhere", replaced);
     println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
     println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
     lab.down()?;
@@ -76,18 +93,47 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     load_image(lab)?;
     let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
     let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
-    row("Pod created -> Running, containerd and runc", None, started);
+    times("Pod created -> Running, containerd and runc", started);
+    lab.down()?;
+    runtime.block_on(beside(arguments))
+}
+
+/// The same of etcd, where it is.
+async fn beside(arguments: &Arguments) -> Result<()> {
+    let Some(program) = etcd::program() else {
+        println!("etcd is not on PATH; name it by ETCD= to measure it beside");
+        return Ok(());
+    };
+    let etcd = etcd::Etcd::start(&program).await?;
+    println!("etcd, three members");
+    heading();
+    let duration = Duration::from_secs(arguments.seconds);
+    for clients in [1, 64, 512] {
+        row(&format!("keys of 1 KiB put, {clients} clients"), etcd.puts(clients, duration).await?);
+    }
+    row("a key read, linearizably, 64 clients", etcd.reads(64, duration).await?);
+    row(&format!("a write told to {WATCHERS} watchers"), etcd.fan_out(WATCHERS, WRITES).await?);
     Ok(())
 }
 
-fn row(what: &str, per_second: Option<f64>, mut latencies: Vec<Duration>) {
+fn heading() {
+    println!("{:<46} {:>12} {:>10} {:>10} {:>10} {:>12}", "", "per second", "p50 ms", "p99 ms", "max ms", "CPU us each");
+}
+
+fn times(what: &str, latencies: Vec<Duration>) {
+    row(what, Load { latencies, ..Load::default() });
+}
+
+fn row(what: &str, load: Load) {
+    let Load { per_second, mut latencies, cpu_micros } = load;
     latencies.sort();
     let at = |share: f64| {
         let index = (latencies.len().saturating_sub(1)) as f64 * share;
         latencies.get(index.round() as usize).map_or(0.0, |d| d.as_secs_f64() * 1000.0)
     };
-    let rate = per_second.map_or_else(|| "-".into(), |r| format!("{r:.0}"));
-    println!("{what:<46} {rate:>12} {:>10.1} {:>10.1} {:>10.1}", at(0.5), at(0.99), at(1.0));
+    let shown = |number: f64| if number > 0.0 { format!("{number:.0}") } else { "-".into() };
+    let (rate, cpu) = (shown(per_second), shown(cpu_micros));
+    println!("{what:<46} {rate:>12} {:>10.1} {:>10.1} {:>10.1} {cpu:>12}", at(0.5), at(0.99), at(1.0));
 }
 
 fn load_image(lab: &Lab) -> Result<()> {

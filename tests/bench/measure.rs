@@ -1,23 +1,50 @@
 //! What is measured, one function each.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use skein_lab::{Lab, Scope};
+use tokio::sync::Notify;
 
 use crate::client::{Client, Credentials};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
+/// Watchers share connections, as clients' do.
+pub(crate) const CONNECTIONS_MAX: usize = 96;
 /// A cluster may take this long to be itself again after a fault.
 const RECOVERY: Duration = Duration::from_secs(60);
 
+/// What is written at once, and what etcd is measured with.
+pub(crate) const VALUE_BYTES: usize = 1024;
+
+#[derive(Default)]
 pub(crate) struct Load {
     pub(crate) per_second: f64,
     pub(crate) latencies: Vec<Duration>,
+    /// What the servers used of the processor for one, in microseconds.
+    pub(crate) cpu_micros: f64,
+}
+
+/// Events on their way from a write to many watchers. A cheap clone.
+#[derive(Clone)]
+pub(crate) struct Arrivals(Arc<Inner>);
+
+struct Inner {
+    expected: usize,
+    begun: Mutex<Vec<Instant>>,
+    latencies: Mutex<Vec<Duration>>,
+    complete: Notify,
+}
+
+/// One of the watchers; its events come in the order of the writes.
+pub(crate) struct Watcher {
+    arrivals: Arrivals,
+    seen: usize,
 }
 
 pub(crate) struct Idle {
@@ -25,26 +52,84 @@ pub(crate) struct Idle {
     pub(crate) percent: f64,
 }
 
-/// Clients that create objects one after the other, spread over the nodes.
-pub(crate) async fn creations(credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
-    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
-    let value = Arc::new("x".repeat(1024));
+// === impl Load ===
+
+impl Load {
+    /// Linux counts CPU time in hundredths of a second.
+    pub(crate) fn with_ticks(self, ticks: u64) -> Self {
+        Self { cpu_micros: ticks as f64 * 10_000.0 / self.latencies.len().max(1) as f64, ..self }
+    }
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    pub(crate) fn new(watchers: usize, writes: usize) -> Self {
+        let expected = watchers * writes;
+        Self(Arc::new(Inner { expected, begun: Mutex::default(), latencies: Mutex::default(), complete: Notify::new() }))
+    }
+
+    pub(crate) fn watcher(&self) -> Watcher {
+        Watcher { arrivals: self.clone(), seen: 0 }
+    }
+
+    /// The next write begins.
+    pub(crate) fn written(&self) {
+        lock(&self.0.begun).push(Instant::now());
+    }
+
+    /// Waits until everybody has seen everything.
+    pub(crate) async fn all(&self) -> Result<Load> {
+        let complete = tokio::time::timeout(RECOVERY, self.0.complete.notified()).await;
+        ensure!(complete.is_ok(), "only {} of {} events have arrived", lock(&self.0.latencies).len(), self.0.expected);
+        let latencies = std::mem::take(&mut *lock(&self.0.latencies));
+        let took = lock(&self.0.begun).first().map_or(Duration::ZERO, Instant::elapsed);
+        Ok(Load { per_second: latencies.len() as f64 / took.as_secs_f64(), latencies, cpu_micros: 0.0 })
+    }
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    pub(crate) fn saw(&mut self, events: usize) {
+        let (now, inner) = (Instant::now(), &self.arrivals.0);
+        let begun = lock(&inner.begun)[self.seen..self.seen + events].to_vec();
+        self.seen += events;
+        let mut latencies = lock(&inner.latencies);
+        latencies.extend(begun.into_iter().map(|begin| now - begin));
+        if latencies.len() == inner.expected {
+            inner.complete.notify_one();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Clients that each do one thing after the other, with what `start` gave them.
+pub(crate) async fn gather<S, F>(
+    clients: usize,
+    duration: Duration,
+    start: impl Fn(usize) -> S,
+    once: impl Fn(S) -> F + Clone + Send + 'static,
+) -> Result<Load>
+where
+    S: Send + 'static,
+    F: Future<Output = Result<S>> + Send,
+{
     let begin = Instant::now();
     let tasks: Vec<_> = (0..clients)
         .map(|index| {
-            let mut client = credentials.client(index % 3 + 1);
-            let value = Arc::clone(&value);
+            let (mut own, once) = (start(index), once.clone());
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
                 while begin.elapsed() < duration {
-                    let name = format!("bench-{}", SEQUENCE.fetch_add(1, Ordering::Relaxed));
-                    let body = json!({"metadata": {"name": name}, "data": {"value": *value}}).to_string();
                     let sent = Instant::now();
-                    let (code, _) = client.send("POST", MAPS, &body).await?;
-                    ensure!(code == 201, "creating {name}: {code}");
+                    own = once(own).await?;
                     latencies.push(sent.elapsed());
                 }
-                Ok(latencies)
+                Ok::<_, anyhow::Error>(latencies)
             })
         })
         .collect();
@@ -52,7 +137,75 @@ pub(crate) async fn creations(credentials: &Credentials, clients: usize, duratio
     for task in tasks {
         latencies.extend(task.await??);
     }
-    Ok(Load { per_second: latencies.len() as f64 / begin.elapsed().as_secs_f64(), latencies })
+    Ok(Load { per_second: latencies.len() as f64 / begin.elapsed().as_secs_f64(), latencies, cpu_micros: 0.0 })
+}
+
+/// Clients that create objects, spread over the nodes.
+pub(crate) async fn creations(lab: &Lab, credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    let value = Arc::new("x".repeat(VALUE_BYTES));
+    let before = ticks(lab)?;
+    let create = move |mut client: Client| {
+        let name = format!("bench-{}", SEQUENCE.fetch_add(1, Ordering::Relaxed));
+        let body = json!({"metadata": {"name": name}, "data": {"value": *value}}).to_string();
+        async move {
+            let (code, _) = client.send("POST", MAPS, &body).await?;
+            ensure!(code == 201, "creating {name}: {code}");
+            Ok(client)
+        }
+    };
+    let load = gather(clients, duration, |index| credentials.client(index % 3 + 1), create).await?;
+    Ok(load.with_ticks(ticks(lab)? - before))
+}
+
+/// Clients that read one object, linearizably.
+pub(crate) async fn reads(lab: &Lab, credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
+    let body = json!({"metadata": {"name": "read"}, "data": {"value": "x".repeat(VALUE_BYTES)}}).to_string();
+    credentials.client(1).send("POST", MAPS, &body).await?;
+    let before = ticks(lab)?;
+    let read = |mut client: Client| async move {
+        let (code, _) = client.send("GET", &format!("{MAPS}/read"), "").await?;
+        ensure!(code == 200, "reading: {code}");
+        Ok(client)
+    };
+    let load = gather(clients, duration, |index| credentials.client(index % 3 + 1), read).await?;
+    Ok(load.with_ticks(ticks(lab)? - before))
+}
+
+/// So many writes, each seen by so many watchers of all nodes.
+pub(crate) async fn fan_out(lab: &Lab, credentials: &Credentials, watchers: usize, writes: usize) -> Result<Load> {
+    let mut client = credentials.client(1);
+    let namespace = json!({"metadata": {"name": "watched"}}).to_string();
+    client.send("POST", "/api/v1/namespaces", &namespace).await?;
+    let maps = "/api/v1/namespaces/watched/configmaps";
+    // The CA's copy comes into the namespace by itself.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let version = get(&mut client, maps).await?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
+    let path = format!("{maps}?watch=1&resourceVersion={version}");
+    let arrivals = Arrivals::new(watchers, writes);
+    let mut shared = Vec::new();
+    for index in 0..watchers.min(CONNECTIONS_MAX) {
+        shared.push(credentials.client(index % 3 + 1).multiplexed().await?);
+    }
+    for index in 0..watchers {
+        let mut watch = shared[index % shared.len()].watch(&path).await?;
+        let mut watcher = arrivals.watcher();
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = watch.frame().await {
+                let lines = frame.data_ref().map_or(0, |data| data.iter().filter(|byte| **byte == b'\n').count());
+                watcher.saw(lines);
+            }
+        });
+    }
+    let before = ticks(lab)?;
+    for write in 0..writes {
+        let body = json!({"metadata": {"name": format!("watched-{write}")}, "data": {"value": "x".repeat(VALUE_BYTES)}}).to_string();
+        arrivals.written();
+        let (code, _) = client.send("POST", maps, &body).await?;
+        ensure!(code == 201, "writing: {code}");
+    }
+    let load = arrivals.all().await?;
+    Ok(load.with_ticks(ticks(lab)? - before))
 }
 
 /// Pods created one at a time, each timed until the API says that it runs.
@@ -137,18 +290,25 @@ pub(crate) async fn monitor_memory(credentials: &Credentials, image: &str, pods:
 
 /// Resident memory and CPU of the daemons while nothing happens.
 pub(crate) fn idle(lab: &Lab, duration: Duration) -> Result<Idle> {
-    let status = lab.status()?;
-    let pids: Vec<i64> = status["nodes"].as_array().into_iter().flatten().filter_map(|n| n["pid"].as_i64()).collect();
-    let ticks = || -> u64 { pids.iter().map(|pid| cpu_ticks(*pid)).sum() };
-    let before = ticks();
+    let pids = pids(lab)?;
+    let before = ticks(lab)?;
     std::thread::sleep(duration);
     // Linux counts CPU time in hundredths of a second.
-    let percent = (ticks() - before) as f64 / duration.as_secs_f64() / pids.len() as f64;
+    let percent = (ticks(lab)? - before) as f64 / duration.as_secs_f64() / pids.len() as f64;
     let kibibytes: u64 = pids.iter().map(|pid| resident_kib(*pid)).sum();
     Ok(Idle { mebibytes: kibibytes as f64 / 1024.0 / pids.len() as f64, percent })
 }
 
-fn cpu_ticks(pid: i64) -> u64 {
+fn pids(lab: &Lab) -> Result<Vec<i64>> {
+    Ok(lab.status()?["nodes"].as_array().into_iter().flatten().filter_map(|node| node["pid"].as_i64()).collect())
+}
+
+/// What the daemons have used of the processor, in hundredths of a second.
+fn ticks(lab: &Lab) -> Result<u64> {
+    Ok(pids(lab)?.into_iter().map(cpu_ticks).sum())
+}
+
+pub(crate) fn cpu_ticks(pid: i64) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum()

@@ -52,8 +52,15 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     child.wait_with_output().expect("it ends").stdout
 }
 
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs()
+/// A time from now, as `date` writes it: `+5 seconds`, `+%s`.
+fn date(offset: &str, format: &str) -> String {
+    let output = Command::new("date").args(["-u", "-d", offset, format]).output().expect("date can be run");
+    String::from_utf8_lossy(&output.stdout).trim().to_string()
+}
+
+/// In seconds since 1970.
+fn seconds(offset: &str) -> u64 {
+    date(offset, "+%s").parse().expect("a number")
 }
 
 #[test]
@@ -82,7 +89,7 @@ fn users_of_an_openid_provider_are_known_on_every_node() {
     let cluster = Cluster::build(&skein_lab::Plan { arguments: arguments.into(), ..skein_lab::Plan::new(3) });
     cluster.kubectl("node-1", &["create", "clusterrolebinding", "readers", "--clusterrole=view", "--group=readers"]);
 
-    let claims = json!({"iss": issuer, "aud": ["skein"], "sub": "ada", "groups": ["readers"], "exp": now() + 600});
+    let claims = json!({"iss": issuer, "aud": ["skein"], "sub": "ada", "groups": ["readers"], "exp": seconds("+600 seconds")});
     let with = |field: &str, value: Value| {
         let mut claims = claims.clone();
         claims[field] = value;
@@ -97,7 +104,7 @@ fn users_of_an_openid_provider_are_known_on_every_node() {
         assert!(status["message"].as_str().unwrap_or_default().contains("User \"oidc:ada\" cannot list"), "{status}");
         for wrong in [
             key.sign(&with("aud", json!("others"))),
-            key.sign(&with("exp", json!(now() - 60))),
+            key.sign(&with("exp", json!(seconds("-60 seconds")))),
             key.sign(&with("iss", json!("https://elsewhere"))),
             key.sign(&with("sub", json!(""))),
             other.sign(&claims),
@@ -124,8 +131,7 @@ stringData: {{token-id: {id}, token-secret: 0123456789abcdef, usage-bootstrap-au
 "#
         )
     };
-    let soon = Command::new("date").args(["-u", "-d", "+5 seconds", "+%Y-%m-%dT%H:%M:%SZ"]).output().expect("date").stdout;
-    cluster.apply("node-1", &secret("ending", String::from_utf8_lossy(&soon).trim()));
+    cluster.apply("node-1", &secret("ending", &date("+5 seconds", "+%Y-%m-%dT%H:%M:%SZ")));
     cluster.apply("node-1", &secret("lasts1", "2100-01-01T00:00:00Z"));
     cluster.kubectl("node-1", &["create", "clusterrolebinding", "members", "--clusterrole=view", "--group=system:bootstrappers"]);
     let code = |node: usize, token: &str| cluster.request_as(node, Some(token), "/api/v1/namespaces/default/pods").0;
