@@ -80,6 +80,8 @@ pub(crate) struct Context {
     pub(crate) aggregated: Arc<aggregate::Known>,
     /// What this node shows to the servers that it asks on behalf of others.
     pub(crate) identity: watch::Receiver<Identity>,
+    /// What watchers were told last.
+    pub(crate) encoded: Arc<verbs::Encoded>,
     pub(crate) fairness: Arc<fairness::Fairness>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
     pub(crate) token_key: Arc<TokenKey>,

@@ -86,6 +86,7 @@ impl Service {
             metrics: Arc::default(),
             aggregated: Arc::default(),
             identity: options.identity.clone(),
+            encoded: Arc::default(),
             fairness: Arc::default(),
             grants: Arc::default(),
             token_key: options.token_key,

@@ -22,6 +22,7 @@ use skein_store::View;
 
 pub(crate) use author::Author;
 pub(crate) use mutate::{Mutation, mutate};
+pub(crate) use watch::encoded::Encoded;
 
 use crate::respond;
 use crate::route::Target;

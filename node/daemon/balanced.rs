@@ -77,7 +77,7 @@ pub(crate) async fn run(store: Handle, node: String, own: IpAddr) {
         warn!(%own, "no interface has this node's address: it announces no addresses of Services");
         return;
     };
-    let mut changes = store.watch();
+    let mut changes = store.subscribe(&[LOAD_BALANCER_IPS]);
     let mut known: Option<BTreeSet<Ipv4Addr>> = None;
     loop {
         let wanted = wanted(&store, &node);

@@ -41,6 +41,8 @@ impl Objects {
     }
 }
 
+const POLICIES: &str = "networkpolicies.networking.k8s.io";
+
 /// A Pod with an address of its own: this node's as the kubelet knows them, others as they are reported.
 fn member<'a>(key: &'a Key, pod: &'a Pod, own: &Known) -> Option<Member<'a>> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref());
@@ -67,14 +69,11 @@ fn member<'a>(key: &'a Key, pod: &'a Pod, own: &Known) -> Option<Member<'a>> {
 
 pub(crate) async fn run(store: Handle, addresses: Addresses) {
     let view = store.local();
-    let mut objects = Objects {
-        policies: Kept::new("networkpolicies.networking.k8s.io", &view),
-        pods: Kept::new("pods", &view),
-        namespaces: Kept::new("namespaces", &view),
-    };
+    let mut objects =
+        Objects { policies: Kept::new(POLICIES, &view), pods: Kept::new("pods", &view), namespaces: Kept::new("namespaces", &view) };
     let mut own = addresses.watch();
     let mut table = Table::new("skein-policy", BASE);
-    let mut changes = store.watch();
+    let mut changes = store.subscribe(&[POLICIES, "pods", "namespaces"]);
     let mut stale = true;
     loop {
         stale |= objects.observe(&store);

@@ -83,7 +83,7 @@ pub(crate) async fn run(store: Handle, node: String, dns: SocketAddr) {
     let objects = Arc::new(RwLock::new(objects));
     tokio::spawn(answer_names(dns, Arc::clone(&objects)));
     let mut table = table();
-    let mut changes = store.watch();
+    let mut changes = store.subscribe(&[SERVICES, SLICES]);
     let mut stale = true;
     loop {
         stale |= {

@@ -34,7 +34,7 @@ enum Verdict {
 pub(crate) async fn run(cluster: Endpoints) {
     let store = &cluster.store;
     let mut requests = Kept::<CertificateSigningRequest>::new(REQUESTS, &store.local());
-    let mut changes = store.watch();
+    let mut changes = store.subscribe(&[REQUESTS]);
     let mut leads = false;
     loop {
         let was_leading = std::mem::replace(&mut leads, store.leadership().is_self);

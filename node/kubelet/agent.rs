@@ -69,7 +69,7 @@ pub(crate) async fn run(options: Options, store: Store) {
     let (told, mut tells) = mpsc::channel(TELLS);
     tokio::spawn(follow(Arc::clone(&shared), told));
     let mut agent = Agent { shared, workers: BTreeMap::new(), cursor: 0 };
-    let mut changes = store.watch();
+    let mut changes = store.subscribe(&["pods"]);
     let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
     let mut volumes = tokio::time::interval(VOLUMES_INTERVAL);
     agent.reload(&store.local());

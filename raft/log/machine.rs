@@ -1,7 +1,7 @@
 //! openraft's state machine: applies committed entries to the state, to the disk and to the watch history.
 
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -9,10 +9,11 @@ use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMe
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use skein_command::{Command, Reply};
-use skein_state::{Event, History, Position, State, apply};
+use skein_state::{Event, Position, State, apply};
 use tokio::sync::watch;
 
 use crate::medium::{Batch, Medium};
+use crate::recent::Recent;
 use crate::types::Answer;
 use crate::{Disk, Error, Types};
 
@@ -28,37 +29,37 @@ pub struct View {
     pub term: u64,
 }
 
-/// The machine, which openraft takes, and what everyone else reads: the view and the history.
-pub type Opened = (Machine, watch::Receiver<View>, Arc<RwLock<History>>);
+/// The machine, which openraft takes, and what everyone else reads: the view and what has happened lately.
+pub type Opened = (Machine, watch::Receiver<View>, Arc<Recent>);
 
 pub struct Machine {
     disk: Arc<Disk>,
     state: State,
     applied: Option<LogIdOf<Types>>,
     membership: StoredMembershipOf<Types>,
-    history: Arc<RwLock<History>>,
+    recent: Arc<Recent>,
     publish: watch::Sender<View>,
 }
 
 // === impl Machine ===
 
 impl Machine {
-    /// Loads the state; the view and the history are shared with all who read.
+    /// Loads the state; the view and the recent events are shared with all who read.
     pub fn open(medium: Arc<dyn Medium>) -> Result<Opened, Error> {
         let disk = Disk::new(medium);
         let loaded = disk.load()?;
-        let history = Arc::new(RwLock::new(History::starting_at(loaded.state.revision())));
+        let recent = Arc::new(Recent::starting_at(loaded.state.revision()));
         let (publish, view) = watch::channel(View::default());
         let machine = Self {
             disk: Arc::new(disk),
             state: loaded.state,
             applied: loaded.applied,
             membership: loaded.membership,
-            history: Arc::clone(&history),
+            recent: Arc::clone(&recent),
             publish,
         };
         machine.publish();
-        Ok((machine, view, history))
+        Ok((machine, view, recent))
     }
 
     fn publish(&self) {
@@ -137,11 +138,9 @@ impl RaftStateMachine<Types> for Machine {
                 answers.extend(responder.map(|r| (r, answer)));
             }
             self.write(batch)?;
-            if !events.is_empty() {
-                let mut history = self.history.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-                events.into_iter().for_each(|event| history.push(event));
-            }
+            let concerned = self.recent.push(events);
             self.publish();
+            self.recent.tell(&concerned);
             for (responder, answer) in answers {
                 responder.send(answer);
             }
@@ -158,8 +157,9 @@ impl RaftStateMachine<Types> for Machine {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.disk.replace(&self.state, self.applied, &self.membership).await?;
-        *self.history.write().unwrap_or_else(std::sync::PoisonError::into_inner) = History::starting_at(self.state.revision());
+        self.recent.restart_at(self.state.revision());
         self.publish();
+        self.recent.tell_all();
         Ok(())
     }
 
@@ -176,6 +176,12 @@ impl Machine {
     fn snapshot(&self) -> SnapshotOf<Types, State> {
         let meta = SnapshotMetaOf::<Types> { last_log_id: self.applied, last_membership: self.membership.clone() };
         SnapshotOf::<Types, State> { meta, snapshot: self.state.clone() }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.recent.end();
     }
 }
 

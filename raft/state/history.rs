@@ -24,14 +24,18 @@ pub struct History {
     /// The resources of the events in order, so that the oldest event overall can be dropped.
     order: VecDeque<(u64, String)>,
     bytes: usize,
-    /// Events up to and including this revision are gone.
+    /// Nothing is known of what was up to and including this revision.
+    start: u64,
+    /// The last revision of each resource that was dropped since.
+    dropped: BTreeMap<String, u64>,
+    /// Some event up to and including this revision is gone.
     compacted: u64,
 }
 
 impl History {
     /// A history that starts after `revision`: what was before is unknown.
     pub fn starting_at(revision: u64) -> Self {
-        Self { compacted: revision, ..Self::default() }
+        Self { start: revision, compacted: revision, ..Self::default() }
     }
 
     pub fn push(&mut self, event: Event) {
@@ -45,9 +49,12 @@ impl History {
     }
 
     /// The events of a resource after `revision`, oldest first, at most `limit`.
+    ///
+    /// Where few things happen, more of the past is known: only what is gone of this resource matters.
     pub fn since(&self, resource: &str, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
-        if revision < self.compacted {
-            return Err(Compacted { asked: revision, oldest: self.compacted });
+        let oldest = self.dropped.get(resource).copied().unwrap_or(self.start);
+        if revision < oldest {
+            return Err(Compacted { asked: revision, oldest });
         }
         let Some(events) = self.by_resource.get(resource) else { return Ok(Vec::new()) };
         let start = events.partition_point(|event| event.revision <= revision);
@@ -76,6 +83,7 @@ impl History {
         if let Some(event) = self.by_resource.get_mut(&resource).and_then(VecDeque::pop_front) {
             self.bytes -= weight(&event);
         }
+        self.dropped.insert(resource, revision);
         self.compacted = revision;
     }
 }
@@ -125,5 +133,7 @@ mod tests {
         history.push(event(1, "pods"));
         history.push(event(2, "pods"));
         assert_eq!(history.compacted(), 2);
+        assert_eq!(history.since("pods", 1, 9), Err(Compacted { asked: 1, oldest: 2 }));
+        assert!(history.since("services", 0, 9).is_ok_and(|events| events.is_empty()), "of services nothing is gone");
     }
 }

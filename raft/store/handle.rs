@@ -1,8 +1,8 @@
 //! What the rest of the node holds of the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +12,9 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use prost::Message;
 use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, ProposalId, Reply, Transaction};
-use skein_log::{Machine, Member, NodeId, Proposal, Types, View};
+use skein_log::{Machine, Member, NodeId, Proposal, Recent, Topic, Types, View};
 use skein_peer::{AddMember, Proposed, Request, Response};
-use skein_state::{Compacted, Event, History};
+use skein_state::{Compacted, Event};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -68,7 +68,7 @@ struct Inner {
     raft: Raft,
     peers: Arc<dyn Peers>,
     view: watch::Receiver<View>,
-    history: Arc<RwLock<History>>,
+    recent: Arc<Recent>,
     reads: mpsc::Sender<Reader>,
     incarnation: u64,
     sequence: AtomicU64,
@@ -91,7 +91,7 @@ impl Handle {
         raft: Raft,
         peers: Arc<dyn Peers>,
         view: watch::Receiver<View>,
-        history: Arc<RwLock<History>>,
+        recent: Arc<Recent>,
         reads: mpsc::Sender<Reader>,
     ) -> Self {
         let incarnation = skein_log::random();
@@ -101,7 +101,7 @@ impl Handle {
                 raft,
                 peers,
                 view,
-                history,
+                recent,
                 reads,
                 incarnation,
                 sequence: AtomicU64::new(1),
@@ -129,14 +129,24 @@ impl Handle {
         self.inner.view.clone()
     }
 
+    /// Wakes whenever something has happened to one of these resources here.
+    pub fn subscribe(&self, resources: &[&str]) -> Topic {
+        self.inner.recent.subscribe(resources)
+    }
+
+    /// The revision of the local replica.
+    pub fn revision(&self) -> u64 {
+        self.inner.view.borrow().state.revision()
+    }
+
     /// Events of a resource after a revision, from the local history.
     pub fn events_since(&self, resource: &str, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
-        self.inner.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).since(resource, revision, limit)
+        self.inner.recent.since(resource, revision, limit)
     }
 
     /// Events of all resources after a revision, from the local history.
     pub fn all_events_since(&self, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Compacted> {
-        self.inner.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).all_since(revision, limit)
+        self.inner.recent.all_since(revision, limit)
     }
 
     /// Proposes one transaction and waits until this node has applied it.

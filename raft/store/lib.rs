@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use handle::{Handle, Leadership, MemberStatus, Role};
 pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, plan};
-pub use skein_log::{Member, NodeId, Storage, Survivor, View, found_with, survivor};
+pub use skein_log::{Ended, Member, NodeId, Storage, Survivor, Topic, View, found_with, survivor};
 pub use start::{Options, start};
 
 /// A stream to a peer or from one.

@@ -31,13 +31,13 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 /// ([`Handle::found`]) or is added to one.
 pub async fn start(options: Options) -> Result<Handle, Error> {
     let log = LogStore::new(options.storage.log);
-    let (machine, view, history) = Machine::open(options.storage.state)?;
+    let (machine, view, recent) = Machine::open(options.storage.state)?;
     let network = Network { peers: Arc::clone(&options.peers), id: options.id };
     let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
     skein_log::spawn(retain(raft.clone(), log));
     let (reads, requests) = read::channel();
-    let handle = Handle::new(options.id, raft, options.peers, view, history, reads);
+    let handle = Handle::new(options.id, raft, options.peers, view, recent, reads);
     skein_log::spawn(read::batch_loop(handle.clone(), requests));
     Ok(handle)
 }

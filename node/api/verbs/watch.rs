@@ -1,7 +1,10 @@
 //! WATCH: the events of a resource from a revision on, as a stream of JSON documents.
 //!
-//! A watcher is a cursor into the node's history. It reads a batch, writes it to its client and comes back; while the
-//! client is slow the cursor waits, and once the history has moved past it the watch ends with 410.
+//! A watcher is a cursor into the node's history. It wakes when something has happened to its resource, reads a batch,
+//! writes it to its client and comes back; while the client is slow the cursor waits, and once the history has moved past
+//! it the watch ends with 410.
+
+pub(crate) mod encoded;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +16,11 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use skein_object::{Key, Resource, Status};
-use skein_state::{Entry, Event};
-use skein_store::{Handle, View};
+use skein_state::{Entry, Event, State};
+use skein_store::{Handle, Topic};
 use tokio::time::Instant;
 
+use self::encoded::Encoded;
 use super::list::Filter;
 use super::{at_least, parse_version, view};
 use crate::negotiate::Form;
@@ -32,9 +36,13 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
+/// What a watcher sees of an event: how its selection has changed, and the object.
+type Seen = (&'static str, Entry);
+
 struct Watcher {
     store: Handle,
-    changes: tokio::sync::watch::Receiver<View>,
+    changes: Topic,
+    encoded: Arc<Encoded>,
     resource: Arc<Resource>,
     prefix: String,
     filter: Filter,
@@ -67,11 +75,8 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
             };
             let prefix = Key::prefix(target.resource.stored(), &target.namespace);
             let all = view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry));
-            let all: Vec<Entry> = all.map(|(_, entry)| entry.clone()).collect();
-            let mut out = Vec::new();
-            for object in convert::shown(&view.state, &target.resource, &all).await? {
-                write_event(&mut out, "ADDED", &form.render(&target.resource, object));
-            }
+            let all: Vec<Seen> = all.map(|(_, entry)| ("ADDED", entry.clone())).collect();
+            let mut out = encode(&view.state, &target.resource, form, &all).await?.concat();
             let revision = view.state.revision();
             if initial_events && bookmarks {
                 let annotations = json!({"annotations": {INITIAL_EVENTS_END: "true"}});
@@ -83,7 +88,8 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
     let seconds = target.query.number("timeoutSeconds").and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
     let now = Instant::now();
     let watcher = Watcher {
-        changes: context.store.watch(),
+        changes: context.store.subscribe(&[target.resource.stored()]),
+        encoded: Arc::clone(&context.encoded),
         store: context.store.clone(),
         resource: Arc::clone(&target.resource),
         prefix: Key::prefix(target.resource.stored(), &target.namespace),
@@ -117,7 +123,7 @@ impl Watcher {
         }
         while !self.ended {
             self.changes.mark_unchanged();
-            let revision = self.changes.borrow().state.revision();
+            let revision = self.store.revision();
             match self.store.events_since(self.resource.stored(), self.cursor, BATCH) {
                 Err(compacted) => return Some(self.fail(&status::of_compaction(compacted))),
                 Ok(events) if !events.is_empty() => {
@@ -127,7 +133,7 @@ impl Watcher {
                     };
                     self.cursor = events.last().map_or(self.cursor, |event| event.revision);
                     if !out.is_empty() {
-                        return Some(out.into());
+                        return Some(out);
                     }
                     continue;
                 }
@@ -163,18 +169,27 @@ impl Watcher {
         out.into()
     }
 
-    async fn written(&self, events: &[Arc<Event>]) -> Result<Vec<u8>, Status> {
-        let (kinds, entries): (Vec<&str>, Vec<Entry>) = events.iter().filter_map(|event| self.seen(event)).unzip();
-        let mut out = Vec::new();
-        let state = self.changes.borrow().state.clone();
-        for (kind, object) in kinds.into_iter().zip(convert::shown(&state, &self.resource, &entries).await?) {
-            write_event(&mut out, kind, &self.form.render(&self.resource, object));
+    /// What the client is told of events, in one piece.
+    async fn written(&self, events: &[Arc<Event>]) -> Result<Bytes, Status> {
+        let seen: Vec<Seen> = events.iter().filter_map(|event| self.seen(event)).collect();
+        let key = |seen: &Seen| encoded::Key::of(seen.1.revision, seen.0, &self.resource, self.form);
+        let mut lines: Vec<Option<Bytes>> = seen.iter().map(|one| self.encoded.get(&key(one)?)).collect();
+        let missing: Vec<usize> = (0..seen.len()).filter(|at| lines[*at].is_none()).collect();
+        let unknown: Vec<Seen> = missing.iter().map(|at| seen[*at].clone()).collect();
+        for (at, line) in missing.into_iter().zip(encode(&self.store.local().state, &self.resource, self.form, &unknown).await?) {
+            if let Some(key) = key(&seen[at]) {
+                self.encoded.put(key, &line);
+            }
+            lines[at] = Some(line);
         }
-        Ok(out)
+        Ok(match lines.as_slice() {
+            [Some(one)] => one.clone(),
+            _ => lines.into_iter().flatten().collect::<Vec<_>>().concat().into(),
+        })
     }
 
     /// An object that enters the selection is ADDED, one that leaves it is DELETED, whatever happened to it.
-    fn seen(&self, event: &Event) -> Option<(&'static str, Entry)> {
+    fn seen(&self, event: &Event) -> Option<Seen> {
         if !event.key.as_str().starts_with(&self.prefix) {
             return None;
         }
@@ -188,6 +203,20 @@ impl Watcher {
         // A deletion carries the object as it last was, at the revision of its end.
         Some((kind, Entry { revision: event.revision, ..entry }))
     }
+}
+
+/// Events as lines of JSON.
+async fn encode(state: &State, resource: &Resource, form: Form, seen: &[Seen]) -> Result<Vec<Bytes>, Status> {
+    let line = |event: &str, object: &[u8]| [b"{\"type\":\"", event.as_bytes(), b"\",\"object\":", object, b"}\n"].concat().into();
+    if form == Form::Object && resource.is_shown_as_stored() {
+        let version = resource.api_version();
+        let as_stored = |(event, entry): &Seen| line(event, &entry.record.to_json(&version, resource.kind, entry.revision));
+        return Ok(seen.iter().map(as_stored).collect());
+    }
+    let entries: Vec<Entry> = seen.iter().map(|(_, entry)| entry.clone()).collect();
+    let objects = convert::shown(state, resource, &entries).await?;
+    let rendered = objects.into_iter().map(|object| form.render(resource, object).to_string());
+    Ok(seen.iter().zip(rendered).map(|((event, _), object)| line(event, object.as_bytes())).collect())
 }
 
 fn write_event(out: &mut Vec<u8>, kind: &str, object: &Value) {
