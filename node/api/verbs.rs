@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 use skein_object::registry::{Serving, Subresource};
-use skein_object::{Resource, Status};
+use skein_object::{Record, Resource, Status};
 use skein_state::Entry;
 use skein_store::View;
 
@@ -24,6 +24,7 @@ pub(crate) use author::Author;
 pub(crate) use mutate::{Mutation, mutate};
 pub(crate) use watch::encoded::Encoded;
 
+use crate::negotiate::Form;
 use crate::respond;
 use crate::route::Target;
 use crate::{Body, Context, resources, status};
@@ -112,6 +113,25 @@ pub(crate) fn parse_version(text: &str) -> Result<u64, Status> {
 
 pub(crate) fn to_value(resource: &Resource, entry: &Entry) -> Value {
     resource.show(&entry.record, entry.revision)
+}
+
+/// An object that was written.
+pub(crate) enum Written {
+    /// As it rests; whoever asked for no more gets its bytes.
+    Stored(Record, u64),
+    Shown(Value),
+}
+
+/// What was written, in the form that the client asked for.
+pub(crate) fn written_response(code: u16, target: &Target, written: Written) -> Response<Body> {
+    let resource = &target.resource;
+    match written {
+        Written::Stored(record, revision) if target.form == Form::Object && resource.is_shown_as_stored() => {
+            respond::bytes(code, "application/json", record.to_json(&resource.api_version(), resource.kind, revision))
+        }
+        Written::Stored(record, revision) => object_response(code, target, resource.show(&record, revision)),
+        Written::Shown(object) => object_response(code, target, object),
+    }
 }
 
 /// One object in the form that the client asked for.

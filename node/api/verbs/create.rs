@@ -9,7 +9,7 @@ use skein_object::field::Errors;
 use skein_object::meta::{self, Birth};
 use skein_object::{Key, Status};
 
-use super::{Author, object_response};
+use super::{Author, Written, written_response};
 use crate::admit::{Action, Admission, restrict};
 use crate::body::{self, FieldValidation, OBJECT_BYTES_MAX};
 use crate::route::Target;
@@ -28,7 +28,7 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let mut warnings = body::conform(&mut object, &target.resource, validation)?;
     warnings.extend(target.resource.warning());
     let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
-    Ok(respond::with_warnings(object_response(201, target, created), &warnings))
+    Ok(respond::with_warnings(written_response(201, target, created), &warnings))
 }
 
 /// Where a new object comes from.
@@ -38,7 +38,7 @@ pub(super) enum Origin {
     Applied,
 }
 
-pub(super) async fn create(context: &Context, target: &Target, object: Value, origin: &Origin) -> Result<Value, Status> {
+pub(super) async fn create(context: &Context, target: &Target, object: Value, origin: &Origin) -> Result<Written, Status> {
     let resource = &*target.resource;
     let named = meta::text(&object, "namespace");
     if resource.namespaced && target.namespace.is_empty() {
@@ -89,19 +89,19 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
             if !version.is_empty() {
                 meta::edit(&mut candidate).insert("resourceVersion".into(), version.into());
             }
-            return dry_run(context, target, &key, candidate);
+            return dry_run(context, target, &key, candidate).map(Written::Shown);
         }
         let claimed = claims.len();
-        let created = charges.iter().cloned().chain([Write::create(&key, record)]);
+        let created = charges.iter().cloned().chain([Write::create(&key, record.clone())]);
         let writes = claims.into_iter().chain(created).chain(resources::companions(resource, &candidate)).collect();
         let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
         match outcome.result() {
             Ok(revision) => {
                 if resource.conversion().is_none() {
-                    return Ok(resource.show(&resource.record(&candidate), revision));
+                    return Ok(Written::Stored(record, revision));
                 }
                 meta::edit(&mut candidate).insert("resourceVersion".into(), revision.to_string().into());
-                return Ok(candidate);
+                return Ok(Written::Shown(candidate));
             }
             Err(refusal) => {
                 let at = refusal.write as usize;

@@ -7,7 +7,7 @@ use skein_object::status::Details;
 use skein_object::{Status, meta, patch};
 
 use super::create::{self, Origin};
-use super::{Author, Mutation, mutate, object_response};
+use super::{Author, Mutation, mutate, object_response, written_response};
 use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond, status};
@@ -88,7 +88,7 @@ async fn applied(context: &Context, target: &Target, request: Request<Bytes>) ->
         match create::create(context, target, fresh, &Origin::Applied).await {
             Ok(created) => {
                 warnings.extend(target.resource.warning());
-                return Ok(respond::with_warnings(object_response(201, target, created), &warnings));
+                return Ok(respond::with_warnings(written_response(201, target, created), &warnings));
             }
             Err(status) if status.reason == "AlreadyExists" => last = status,
             Err(status) => return Err(status),

@@ -5,7 +5,7 @@ use http::{Request, Response};
 use skein_object::{Status, meta};
 
 use super::create::{Origin, create};
-use super::{Author, Mutation, mutate, object_response};
+use super::{Author, Mutation, mutate, object_response, written_response};
 use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond};
@@ -30,7 +30,7 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let written = match mutate(context, &mutation, |_| Ok(object.clone())).await {
         Err(status) if status.code == 404 && target.resource.made_by_update && target.subresource.is_none() => {
             let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
-            return Ok(respond::with_warnings(object_response(201, target, created), &warnings));
+            return Ok(respond::with_warnings(written_response(201, target, created), &warnings));
         }
         written => written?,
     };
