@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 
@@ -28,7 +29,8 @@ enum What {
 pub struct Rocks {
     db: Arc<DB>,
     what: What,
-    sync: mpsc::SyncSender<Done>,
+    sync: Option<mpsc::SyncSender<Done>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Storage {
@@ -56,11 +58,22 @@ impl Rocks {
         let db = Arc::new(db);
         let (sync, requests) = mpsc::sync_channel(SYNC_QUEUE_MAX);
         let thread_db = Arc::clone(&db);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("{}-sync", what.name()))
             .spawn(move || sync_loop(&thread_db, what, &requests))
             .map_err(|e| Error::Damaged { what: what.name(), at: "start".into(), why: e.to_string() })?;
-        Ok(Self { db, what, sync })
+        Ok(Self { db, what, sync: Some(sync), thread: Some(thread) })
+    }
+}
+
+impl Drop for Rocks {
+    /// Waits for the thread, so that the database is closed when this returns: a process that ended meanwhile would take
+    /// from RocksDB what it still uses.
+    fn drop(&mut self) {
+        drop(self.sync.take());
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -127,7 +140,11 @@ impl Medium for Rocks {
     }
 
     fn sync(&self, done: Done) {
-        if let Err(mpsc::SendError(done)) = self.sync.send(done) {
+        let refused = match &self.sync {
+            Some(sync) => sync.send(done).err().map(|mpsc::SendError(done)| done),
+            None => Some(done),
+        };
+        if let Some(done) = refused {
             done(Err(io_error("the sync thread has ended")));
         }
     }
