@@ -59,6 +59,15 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
     Ok(())
 }
 
+/// Why the admission plugins of Kubernetes refuse a change.
+pub(crate) fn admit_update(context: &Context, resource: &Resource, new: &Value, old: &Value) -> Result<(), Status> {
+    if resource.stored() != "persistentvolumeclaims" {
+        return Ok(());
+    }
+    let state = context.store.local().state;
+    admission::expansion(new, old, &|key| state.show(key)).map_err(|why| Status::forbidden(resource, meta::name(new), &why))
+}
+
 /// What is made together with a new object: a namespace has its default ServiceAccount from the first moment.
 pub(crate) fn companions(resource: &Resource, object: &Value) -> Vec<Write> {
     if resource.stored() != "namespaces" {

@@ -13,6 +13,7 @@ pub mod webhook;
 
 use serde_json::{Value, json};
 
+use crate::quantity::Quantity;
 use crate::volume::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 use crate::{Key, meta};
 
@@ -96,6 +97,26 @@ fn protect(object: &mut Value, finalizer: &str) {
         && !list.iter().any(|f| f == finalizer)
     {
         list.push(finalizer.into());
+    }
+}
+
+/// Only a claim that is bound grows, and only where its class lets it (`PersistentVolumeClaimResize`).
+pub fn expansion(claim: &Value, old: &Value, get: &dyn Fn(&Key) -> Option<Value>) -> Result<(), String> {
+    let wish = |claim: &Value| -> Quantity {
+        let text = claim["spec"]["resources"]["requests"]["storage"].as_str();
+        text.and_then(|text| text.parse().ok()).unwrap_or_default()
+    };
+    if wish(claim) <= wish(old) {
+        return Ok(());
+    }
+    if old["status"]["phase"] != "Bound" {
+        return Err("Only bound persistent volume claims can be expanded".into());
+    }
+    let class = claim["spec"]["storageClassName"].as_str().filter(|class| !class.is_empty() && *class == old["spec"]["storageClassName"]);
+    let class = class.and_then(|class| get(&Key::new("storageclasses.storage.k8s.io", "", class)));
+    match class {
+        Some(class) if class["allowVolumeExpansion"] == true => Ok(()),
+        _ => Err("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize".into()),
     }
 }
 
@@ -215,5 +236,17 @@ mod tests {
         let object = |class: &str| json!({"spec": {"containers": [], "priorityClassName": class}});
         assert_eq!(admitted(object("high"), Some(json!({}))).expect("admitted").pointer("/spec/priority"), Some(&json!(7)));
         assert_eq!(admitted(object("low"), Some(json!({}))), Err("no PriorityClass with name low was found".into()));
+    }
+
+    #[test]
+    fn claims_grow_where_their_class_lets_them() {
+        let claim = |size: &str, phase: &str| json!({"spec": {"storageClassName": "c", "resources": {"requests": {"storage": size}}}, "status": {"phase": phase}});
+        let check = |allows: Value, size: &str, phase: &str| {
+            expansion(&claim(size, phase), &claim("1Gi", phase), &|_| Some(json!({"allowVolumeExpansion": allows})))
+        };
+        assert_eq!(check(json!(true), "2Gi", "Bound"), Ok(()));
+        assert_eq!(check(json!(false), "1Gi", "Pending"), Ok(()), "it stays as it is");
+        assert_eq!(check(json!(true), "2Gi", "Pending"), Err("Only bound persistent volume claims can be expanded".into()));
+        assert!(check(json!(false), "2Gi", "Bound").is_err() && check(Value::Null, "2Gi", "Bound").is_err());
     }
 }

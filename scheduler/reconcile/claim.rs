@@ -56,7 +56,10 @@ pub(crate) fn reconcile_claim(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -
     let named = spec.volume_name.clone().filter(|n| !n.is_empty());
     if let Some(volume_key) = named.map(|name| Key::new(VOLUMES, "", &name)) {
         return match snapshot.state.get(&volume_key) {
-            Some(volume) => bind(key, entry, &volume_key, volume),
+            Some(volume) => {
+                let grown = local_class(snapshot, &claim).and_then(|_| grow(&claim, &volume_key, volume));
+                grown.map_or_else(|| bind(key, entry, &volume_key, volume), |grown| vec![grown])
+            }
             None => lose(key, entry),
         };
     }
@@ -169,6 +172,16 @@ fn bind(key: &Key, claim: &Entry, volume_key: &Key, volume: &Entry) -> Vec<Trans
     });
     let taken = edit_entry(resource(CLAIMS), key, claim, |claim| take(claim, volume_key.name(), &offered["spec"]));
     given.into_iter().chain(taken).collect()
+}
+
+/// A directory is as large as its claim wishes; the claim's status follows the volume.
+fn grow(claim: &PersistentVolumeClaim, key: &Key, volume: &Entry) -> Option<Transaction> {
+    let wanted = volume_spec(claim)["capacity"]["storage"].clone();
+    let object = resource(VOLUMES).show(&volume.record, volume.revision);
+    let is_own = object["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"] == LOCAL
+        && object["spec"]["claimRef"]["uid"] == claim.metadata.uid.as_deref().unwrap_or_default();
+    let is_larger = amount(wanted.as_str()) > amount(object["spec"]["capacity"]["storage"].as_str());
+    (is_own && is_larger).then(|| edit_entry(resource(VOLUMES), key, volume, |volume| volume["spec"]["capacity"]["storage"] = wanted))?
 }
 
 /// The volume that a claim names is not there, or another's.

@@ -8,6 +8,7 @@
 //!   Event ──▶ interested(event) ──▶ (controller, key) ──▶ reconcile ──▶ transactions ──▶ lead proposes
 //! ```
 
+mod api_service;
 mod autoscaler;
 mod backends;
 mod bootstrap_token;
@@ -63,6 +64,7 @@ pub use write::{Note, bind, event, unschedulable};
 /// Every controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
+    ApiService,
     Autoscaler,
     BootstrapToken,
     ClusterRole,
@@ -134,6 +136,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
         Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
         Controller::Autoscaler => autoscaler::reconcile(snapshot, key, mint),
+        Controller::ApiService => api_service::reconcile(snapshot, key, mint).into(),
         Controller::BootstrapToken => bootstrap_token::reconcile(snapshot, key, mint),
         Controller::ClusterRole => cluster_role::reconcile(snapshot, key).into(),
         Controller::RootCa => root_ca::reconcile(snapshot, key, mint).into(),
@@ -183,9 +186,16 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         claim::CLAIMS | claim::VOLUMES => claim::interested(snapshot, event),
         "cronjobs.batch" => vec![(Controller::CronJob, key.clone())],
         // Names that become free may be another's.
-        DEFINITIONS => snapshot.definitions().into_iter().map(|definition| (Controller::CustomResource, definition)).collect(),
+        DEFINITIONS => {
+            let definitions = snapshot.definitions().into_iter().map(|definition| (Controller::CustomResource, definition));
+            definitions.chain(api_service::of_definition(event).into_iter().map(|service| (Controller::ApiService, service))).collect()
+        }
+        api_service::SERVICES => vec![(Controller::ApiService, key.clone())],
         "namespaces" => {
-            [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa].map(|controller| (controller, key.clone())).into()
+            let own = [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa].map(|controller| (controller, key.clone()));
+            // Every cluster has this one.
+            let services = api_service::built_in().filter(|_| key.name() == root_ca::HOME);
+            own.into_iter().chain(services.map(|service| (Controller::ApiService, service))).collect()
         }
         cluster_role::CLUSTER_ROLES => cluster_role::aggregated(snapshot).into_iter().map(|role| (Controller::ClusterRole, role)).collect(),
         "configmaps" if key.name() == root_ca::NAME => {

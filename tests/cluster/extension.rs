@@ -44,6 +44,9 @@ fn custom_resources_live_and_die_with_their_definition() {
     cluster.until("every node serves them", || {
         (1..=3).all(|node| cluster.request(node, "GET", "/apis/example.com/v1/widgets", None).0 == 200).then_some(())
     });
+    let services = || cluster.kubectl("node-2", &["get", "apiservices", "-o", "name"]);
+    cluster.until("its group is listed beside those built in", || services().contains("/v1.example.com").then_some(()));
+    assert!(services().contains("/v1.apps") && services().contains("/v1.\n"), "{}", services());
     let seen = cluster.watch(3, "/apis/example.com/v1/widgets?watch=1&timeoutSeconds=20");
     cluster.apply("node-2", ONE);
     let one = cluster.kubectl_json("node-3", &["get", "wd", "one"]);

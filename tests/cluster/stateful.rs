@@ -84,6 +84,20 @@ fn a_set_keeps_its_names_order_and_data(runtime: skein_lab::Runtime) {
     ready(3);
     assert_eq!((0..3).map(who).collect::<Vec<_>>(), written);
 
+    // A claim grows where its class lets it, and its volume with it; it does not shrink.
+    let wish = |size: &str| {
+        let patch = format!(r#"{{"spec":{{"resources":{{"requests":{{"storage":"{size}"}}}}}}}}"#);
+        cluster.try_kubectl("node-3", &["patch", "pvc", "data-db-1", "-p", &patch])
+    };
+    wish("20Mi").expect("the class allows it");
+    cluster.until("it has grown", || {
+        let claim = cluster.kubectl_json("node-1", &["get", "pvc", "data-db-1"]);
+        (claim["status"]["capacity"]["storage"] == "20Mi").then_some(())
+    });
+    assert!(wish("5Mi").is_err_and(|why| why.contains("field can not be less than status.capacity")));
+    cluster.kubectl("node-2", &["patch", "storageclass", "local", "-p", r#"{"allowVolumeExpansion":false}"#]);
+    assert!(wish("30Mi").is_err_and(|why| why.contains("the storageclass that provisions the pvc must support resize")));
+
     // A claim in use waits for its Pod; then volumes and directories go.
     cluster.kubectl("node-2", &["delete", "pvc", "data-db-0", "--wait=false"]);
     let claim = cluster.kubectl_json("node-3", &["get", "pvc", "data-db-0"]);

@@ -92,6 +92,9 @@ pub(crate) async fn mutate(
         }
         let new = settle(mutation, changed, &old)?;
         restrict(context, &mutation.caller, &action, &new, &old)?;
+        if mutation.subresource.is_none() {
+            resources::admit_update(context, resource, &new, &old)?;
+        }
         if let Some(admission) = &admission {
             admission.judge(&new, &old).await?;
         }
