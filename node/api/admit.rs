@@ -275,6 +275,18 @@ pub(crate) fn restrict(context: &Context, caller: &Caller, action: &Action<'_>, 
     node_restriction::check(&attempt).map_err(forbidden)
 }
 
+/// What is done to a subresource that is sent something else than the object.
+fn part<'a>(target: &'a Target, operation: &'static str, key: &'a Key) -> Result<Action<'a>, Status> {
+    let subresource = target.subresource.map(Subresource::name).unwrap_or_default();
+    let kind = target.subresource.and_then(kind_of);
+    Ok(Action { operation, resource: &target.resource, kind, subresource, key, dry_run: target.dry_run()? })
+}
+
+/// [`restrict`] for what a subresource is sent that is about a Pod.
+pub(crate) fn restrict_part(context: &Context, target: &Target, new: &Value, pod: &Value) -> Result<(), Status> {
+    restrict(context, &target.caller, &part(target, "CREATE", &target.key())?, new, pod)
+}
+
 /// Admits what a subresource is sent that is not the object itself; returns what is taken instead.
 pub(crate) async fn admit_part(
     context: &Context,
@@ -283,10 +295,8 @@ pub(crate) async fn admit_part(
     new: Value,
     old: &Value,
 ) -> Result<Value, Status> {
-    let subresource = target.subresource.map(Subresource::name).unwrap_or_default();
-    let (resource, key, dry_run) = (&*target.resource, target.key(), target.dry_run()?);
-    let action = Action { operation, resource, kind: target.subresource.and_then(kind_of), subresource, key: &key, dry_run };
-    let Some(admission) = Admission::of(context, &target.caller, &action) else { return Ok(new) };
+    let key = target.key();
+    let Some(admission) = Admission::of(context, &target.caller, &part(target, operation, &key)?) else { return Ok(new) };
     let mut changed = new;
     admission.mutate(&mut changed, old).await?;
     admission.judge(&changed, old).await?;

@@ -16,9 +16,8 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::{Key, Status, meta, registry};
@@ -31,7 +30,7 @@ use crate::authenticate::User;
 use crate::request_info::{RequestInfo, split_stale};
 use crate::resources::proxy;
 use crate::route::Attributes;
-use crate::{Body, Context, authorize};
+use crate::{Body, Context, authorize, call};
 
 const SERVICES: &str = "apiservices.apiregistration.k8s.io";
 
@@ -135,11 +134,7 @@ impl Backend {
             builder.dangerous().with_custom_certificate_verifier(proxy::unverified(provider))
         } else {
             let bundle = STANDARD.decode(self.spec["caBundle"].as_str().unwrap_or_default()).map_err(|e| said(&e))?;
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&bundle) {
-                roots.add(certificate.map_err(|e| said(&e))?).map_err(|e| said(&e))?;
-            }
-            builder.with_root_certificates(roots)
+            builder.with_root_certificates(call::roots(&bundle)?)
         };
         let (chain, key) = identity.chain().and_then(|chain| Ok((chain, identity.key()?))).map_err(|e| said(&e))?;
         builder.with_client_auth_cert(chain, key).map_err(|e| said(&e))

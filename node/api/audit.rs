@@ -145,9 +145,6 @@ const RECEIVED: &str = "RequestReceived";
 const STARTED: &str = "ResponseStarted";
 const COMPLETE: &str = "ResponseComplete";
 
-/// Subresources whose answers are as long as their streams.
-const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
-
 // === impl Policy ===
 
 impl Policy {
@@ -204,13 +201,13 @@ impl Rule {
 
 impl Resources {
     fn fits(&self, info: &RequestInfo<'_>) -> bool {
-        let full = if info.subresource.is_empty() { info.resource.into() } else { format!("{}/{}", info.resource, info.subresource) };
+        let full = info.full_resource();
         let fits = |wanted: &String| {
             let any_of = wanted
                 .strip_suffix("/*")
                 .is_some_and(|resource| resource == info.resource || full.starts_with(wanted.trim_end_matches('*')));
             let of_any = wanted.strip_prefix("*/").is_some_and(|subresource| subresource == info.subresource);
-            *wanted == full || wanted == "*" || any_of || of_any
+            *wanted == *full || wanted == "*" || any_of || of_any
         };
         let named = self.resource_names.is_empty() || self.resource_names.iter().any(|name| name == info.name);
         self.group == info.group && named && (self.resources.is_empty() || self.resources.iter().any(fits))
@@ -271,7 +268,7 @@ impl Log {
             let object = body::decode(&head.headers, body).ok().or_else(|| serde_yaml_ng::from_slice(body).ok());
             event["requestObject"] = object.unwrap_or_default();
         }
-        let is_long = info.verb == "watch" || STREAMS.contains(&info.subresource);
+        let is_long = info.verb == "watch" || info.is_stream();
         Some(Pending { log: self.clone(), level, stages, is_long, event })
     }
 

@@ -122,7 +122,7 @@ impl User {
         };
         const AUTHENTICATION: &str = "authentication.k8s.io";
         let mut all = groups.clone();
-        match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        match account_of(&name) {
             Some((namespace, account)) => {
                 may("", "serviceaccounts", namespace, account, "")?;
                 if groups.is_empty() {
@@ -149,6 +149,11 @@ impl User {
         }
         Ok(Self { name, uid: uid.unwrap_or_default(), groups: all, extra })
     }
+}
+
+/// Namespace and name of the ServiceAccount that a user's name stands for.
+pub(crate) fn account_of(user: &str) -> Option<(&str, &str)> {
+    user.strip_prefix("system:serviceaccount:")?.split_once(':')
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -113,12 +113,17 @@ async fn ask(place: &Place, client: &Arc<ClientConfig>, mut request: Request<Ful
 /// The certificates of `caBundle`; nobody is trusted without.
 fn trust(client: &Value) -> Result<ClientConfig, String> {
     let bundle = STANDARD.decode(client["caBundle"].as_str().unwrap_or_default()).map_err(|why| format!("caBundle: {why}"))?;
+    trusting(roots(&bundle).map_err(|why| format!("caBundle: {why}"))?)
+}
+
+/// The certificates of a bundle in PEM.
+pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&bundle) {
-        let certificate = certificate.map_err(|why| format!("caBundle: {why}"))?;
-        roots.add(certificate).map_err(|why| format!("caBundle: {why}"))?;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|why| why.to_string())?;
+        roots.add(certificate).map_err(|why| why.to_string())?;
     }
-    trusting(roots)
+    Ok(roots)
 }
 
 pub(crate) fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {

@@ -12,20 +12,24 @@ mod turns;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::flowcontrol::v1::{
     FlowSchemaSpec, PolicyRulesWithSubjects, PriorityLevelConfigurationSpec, ResourcePolicyRule, Subject,
 };
+use serde::de::DeserializeOwned;
 use skein_object::{Key, Status};
-use skein_state::State;
+use skein_state::{Entry, State};
 use skein_store::Handle;
 use tokio::sync::oneshot;
 
-use crate::authenticate::User;
+use crate::authenticate::{User, account_of};
+use crate::derived::Derived;
 use crate::request_info::RequestInfo;
 use turns::{Queueing, Quota, Turns, Verdict};
+
+pub(crate) use turns::Standing;
 
 const SCHEMAS: &str = "flowschemas.flowcontrol.apiserver.k8s.io";
 const LEVELS: &str = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";
@@ -39,22 +43,18 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Of levels that say nothing (`SetDefaults_LimitedPriorityLevelConfiguration`).
 const SHARES: i32 = 30;
 
-/// Streams are not counted: they are there for as long as somebody listens.
-const STREAMS: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];
-
 /// Who waits is given his seat through a channel, so that it comes back when nobody takes it.
 type Shared = Arc<Mutex<Turns<oneshot::Sender<Seat>>>>;
 
 pub(crate) struct Fairness {
-    rules: RwLock<Arc<Rules>>,
+    rules: Derived<Rules>,
     turns: Shared,
     refused: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
-/// FlowSchemas and priority levels, as they stand in the state at a revision.
+/// FlowSchemas and priority levels.
 #[derive(Default)]
 struct Rules {
-    revision: u64,
     /// In the order in which they are tried.
     schemas: Vec<Schema>,
     levels: BTreeMap<String, Level>,
@@ -87,19 +87,11 @@ pub(crate) struct Seat {
     pub(crate) sorted: Sorted,
 }
 
-/// How a level fares, for metrics.
-pub(crate) struct Standing {
-    pub(crate) level: String,
-    pub(crate) seats: usize,
-    pub(crate) executing: usize,
-    pub(crate) waiting: usize,
-}
-
 // === impl Fairness ===
 
 impl Default for Fairness {
     fn default() -> Self {
-        Self { rules: RwLock::default(), turns: Arc::new(Mutex::new(Turns::new(SEATS))), refused: Mutex::default() }
+        Self { rules: Derived::of(&[SCHEMAS, LEVELS]), turns: Arc::new(Mutex::new(Turns::new(SEATS))), refused: Mutex::default() }
     }
 }
 
@@ -109,30 +101,27 @@ impl Fairness {
         let rules = self.current(store);
         let Some((schema, level_name, level)) = rules.classify(user, info) else { return Ok(Seat::default()) };
         let sorted = Sorted { schema: schema.uid.clone(), level: level.uid.clone() };
-        if level.quota.is_none() || STREAMS.contains(&info.subresource) {
+        if level.quota.is_none() || info.is_stream() {
             return Ok(Seat { turns: None, sorted });
         }
         let (ready, seated) = oneshot::channel();
         let verdict = lock(&self.turns).arrive(level_name, schema.flow(user, info), || ready, oneshot::Sender::is_closed);
-        match verdict {
-            Verdict::Seated => Ok(Seat { turns: Some((Arc::clone(&self.turns), level_name.into())), sorted }),
-            Verdict::Refused => Err(self.refuse(level_name, "queue-full")),
+        let mut seat = match verdict {
+            Verdict::Seated => Seat::taken(&self.turns, level_name),
+            Verdict::Refused => return Err(self.refuse(level_name, "queue-full")),
             Verdict::Waits => match tokio::time::timeout(PATIENCE, seated).await {
-                Ok(Ok(mut seat)) => {
-                    seat.sorted = sorted;
-                    Ok(seat)
-                }
+                Ok(Ok(seat)) => seat,
                 // Its level is gone: the next try finds another.
-                Ok(Err(_)) => Err(self.refuse(level_name, "cancelled")),
-                Err(_) => Err(self.refuse(level_name, "time-out")),
+                Ok(Err(_)) => return Err(self.refuse(level_name, "cancelled")),
+                Err(_) => return Err(self.refuse(level_name, "time-out")),
             },
-        }
+        };
+        seat.sorted = sorted;
+        Ok(seat)
     }
 
     pub(crate) fn standings(&self) -> Vec<Standing> {
-        let turns = lock(&self.turns);
-        let standing = |s: turns::Standing<'_>| Standing { level: s.level.into(), seats: s.seats, executing: s.taken, waiting: s.waiting };
-        turns.standings().map(standing).collect()
+        lock(&self.turns).standings()
     }
 
     /// How many were refused, by level and reason.
@@ -146,17 +135,12 @@ impl Fairness {
     }
 
     fn current(&self, store: &Handle) -> Arc<Rules> {
-        let known = Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        let state = store.local().state;
-        let is_same = |resource: &&str| store.events_since(resource, known.revision, 1).is_ok_and(|events| events.is_empty());
-        if known.revision == state.revision() || (known.revision > 0 && [SCHEMAS, LEVELS].iter().all(is_same)) {
-            return known;
-        }
-        let fresh = Arc::new(Rules::of(&state));
-        let quotas = fresh.levels.iter().filter_map(|(name, level)| Some((name.clone(), level.quota.clone()?)));
-        lock(&self.turns).configure(&quotas.collect());
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
-        fresh
+        self.rules.current(store, |state| {
+            let rules = Rules::of(state);
+            let quotas = rules.levels.iter().filter_map(|(name, level)| Some((name.clone(), level.quota.clone()?)));
+            lock(&self.turns).configure(&quotas.collect());
+            rules
+        })
     }
 }
 
@@ -193,20 +177,11 @@ impl Drop for Seat {
 
 impl Rules {
     fn of(state: &State) -> Self {
-        let uid = |metadata: Option<serde_json::Value>| metadata.and_then(|m| m["uid"].as_str().map(String::from)).unwrap_or_default();
-        let mut rules = Self { revision: state.revision(), ..Self::default() };
-        for (key, entry) in state.range(&Key::prefix(LEVELS, ""), None) {
-            let spec = entry.record.field("spec").and_then(|spec| serde_json::from_value(spec).ok());
-            let Some(spec): Option<PriorityLevelConfigurationSpec> = spec else { continue };
-            rules.levels.insert(key.name().into(), Level { uid: uid(entry.record.field("metadata")), quota: quota(&spec) });
-        }
-        for (key, entry) in state.range(&Key::prefix(SCHEMAS, ""), None) {
-            let spec = entry.record.field("spec").and_then(|spec| serde_json::from_value(spec).ok());
-            let Some(spec): Option<FlowSchemaSpec> = spec else { continue };
-            rules.schemas.push(Schema { name: key.name().into(), uid: uid(entry.record.field("metadata")), spec });
-        }
-        rules.schemas.sort_by(|a, b| (a.precedence(), &a.name).cmp(&(b.precedence(), &b.name)));
-        rules
+        let level = |(name, uid, spec): Specified<PriorityLevelConfigurationSpec>| (name, Level { uid, quota: quota(&spec) });
+        let levels = specified(state, LEVELS).map(level).collect();
+        let mut schemas: Vec<Schema> = specified(state, SCHEMAS).map(|(name, uid, spec)| Schema { name, uid, spec }).collect();
+        schemas.sort_by(|a, b| (a.precedence(), &a.name).cmp(&(b.precedence(), &b.name)));
+        Self { schemas, levels }
     }
 
     /// The first schema that fits and whose level is there.
@@ -216,6 +191,18 @@ impl Rules {
             Some((schema, name.as_str(), level))
         })
     }
+}
+
+/// An object's name and uid, and what it specifies.
+type Specified<T> = (String, String, T);
+
+fn specified<T: DeserializeOwned>(state: &State, resource: &str) -> impl Iterator<Item = Specified<T>> {
+    let prefix = Key::prefix(resource, "");
+    let read = |(key, entry): (&Key, &Entry)| {
+        let uid = entry.record.field("metadata").and_then(|metadata| metadata["uid"].as_str().map(String::from));
+        Some((key.name().to_string(), uid.unwrap_or_default(), serde_json::from_value(entry.record.field("spec")?).ok()?))
+    };
+    state.range(&prefix, None).filter_map(read).collect::<Vec<_>>().into_iter()
 }
 
 fn quota(spec: &PriorityLevelConfigurationSpec) -> Option<Quota> {
@@ -281,20 +268,20 @@ fn has(list: &[String], wanted: &str) -> bool {
 }
 
 fn covers(rule: &ResourcePolicyRule, info: &RequestInfo<'_>) -> bool {
-    let resource = if info.subresource.is_empty() { info.resource.to_string() } else { format!("{}/{}", info.resource, info.subresource) };
     let in_place = match info.namespace {
         "" => rule.cluster_scope == Some(true),
         namespace => rule.namespaces.as_ref().is_some_and(|namespaces| has(namespaces, namespace)),
     };
-    has(&rule.verbs, info.verb) && has(&rule.api_groups, info.group) && has(&rule.resources, &resource) && in_place
+    has(&rule.verbs, info.verb) && has(&rule.api_groups, info.group) && has(&rule.resources, &info.full_resource()) && in_place
 }
 
 fn is_subject(subject: &Subject, user: &User) -> bool {
-    let account = user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match (&subject.user, &subject.group, &subject.service_account) {
         (Some(wanted), ..) => wanted.name == "*" || wanted.name == user.name,
         (_, Some(wanted), _) => wanted.name == "*" || user.is_in(&wanted.name),
-        (.., Some(wanted)) => account.is_some_and(|(home, name)| home == wanted.namespace && (wanted.name == "*" || wanted.name == name)),
+        (.., Some(wanted)) => {
+            account_of(&user.name).is_some_and(|(home, name)| home == wanted.namespace && (wanted.name == "*" || wanted.name == name))
+        }
         _ => false,
     }
 }
@@ -316,7 +303,6 @@ mod tests {
         let all = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true}]);
         let group = |name: &str| json!([{"kind": "Group", "group": {"name": name}}]);
         Rules {
-            revision: 1,
             levels: [("exempt", level(None)), ("low", level(Some(Quota::default())))].map(|(name, level)| (name.into(), level)).into(),
             schemas: vec![
                 schema(

@@ -19,6 +19,7 @@ mod body;
 mod call;
 mod catalog;
 mod convert;
+mod derived;
 mod discovery;
 mod fairness;
 mod metrics;

@@ -118,10 +118,10 @@ impl Metrics {
     /// All of it, as it is now.
     pub(crate) fn show(&self, store: &Handle, fairness: &Fairness) -> Response<Body> {
         let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        for Standing { level, seats, executing, waiting } in fairness.standings() {
+        for Standing { level, seats, taken, waiting } in fairness.standings() {
             let level = Level { priority_level: level };
             self.seats.get_or_create(&level).set(gauge(seats));
-            self.executing.get_or_create(&level).set(gauge(executing));
+            self.executing.get_or_create(&level).set(gauge(taken));
             self.waiting.get_or_create(&level).set(gauge(waiting));
         }
         for ((priority_level, reason), count) in fairness.refused() {

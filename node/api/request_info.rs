@@ -1,6 +1,8 @@
 //! What a path is about, told from its form alone: `/apis/GROUP/VERSION/namespaces/NS/RESOURCE/NAME/SUBRESOURCE`
 //! (apiserver's `RequestInfo`).
 
+use std::borrow::Cow;
+
 use http::{Method, Uri};
 
 use crate::route::Query;
@@ -45,6 +47,19 @@ impl<'a> RequestInfo<'a> {
             Self { path, verb: "", group, version, namespace, resource: at(rest, 0), name: at(rest, 1), subresource: at(rest, 2) };
         info.verb = info.verb_of(method, Query::parse(uri.query().unwrap_or_default()).flag("watch"));
         info
+    }
+
+    /// `pods/log`, `pods`: as rules name it.
+    pub(crate) fn full_resource(&self) -> Cow<'a, str> {
+        match self.subresource {
+            "" => self.resource.into(),
+            subresource => format!("{}/{subresource}", self.resource).into(),
+        }
+    }
+
+    /// Whether the answer is there for as long as somebody listens.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.subresource, "attach" | "exec" | "log" | "portforward" | "proxy")
     }
 
     fn verb_of(&self, method: &Method, is_watch: bool) -> &'static str {

@@ -51,6 +51,9 @@ impl Recent {
 
     /// Adds events; returns the resources that they are of, who are told once the state is published.
     pub(crate) fn push(&self, events: Vec<Event>) -> Vec<String> {
+        if events.is_empty() {
+            return Vec::new();
+        }
         let mut resources: Vec<String> = events.iter().map(|event| event.key.resource().to_string()).collect();
         resources.sort_unstable();
         resources.dedup();

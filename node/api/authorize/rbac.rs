@@ -4,7 +4,7 @@
 //! from its own replica.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skein_object::Key;
@@ -12,6 +12,7 @@ use skein_state::State;
 use skein_store::Handle;
 
 use crate::authenticate::User;
+use crate::derived::Derived;
 use crate::route::Attributes;
 
 /// The resources that grants are made of, as keys name them.
@@ -43,13 +44,11 @@ struct Grant {
 
 #[derive(Default)]
 struct Index {
-    revision: u64,
     by_subject: HashMap<String, Vec<Grant>>,
 }
 
 /// Keeps the index of the newest bindings.
-#[derive(Default)]
-pub(crate) struct Grants(RwLock<Arc<Index>>);
+pub(crate) struct Grants(Derived<Index>);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,6 +67,12 @@ struct RoleReference {
 
 // === impl Grants ===
 
+impl Default for Grants {
+    fn default() -> Self {
+        Self(Derived::of(&[ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS]))
+    }
+}
+
 impl Grants {
     pub(crate) fn allow(&self, store: &Handle, user: &User, attributes: &Attributes<'_>) -> bool {
         self.current(store).allows(user, attributes)
@@ -80,19 +85,7 @@ impl Grants {
     }
 
     fn current(&self, store: &Handle) -> Arc<Index> {
-        let known = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
-        let state = store.local().state;
-        if known.revision == state.revision() && state.revision() > 0 {
-            return known;
-        }
-        let is_same = |resource: &&str| store.events_since(resource, known.revision, 1).is_ok_and(|events| events.is_empty());
-        let unchanged = known.revision > 0 && [ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS].iter().all(is_same);
-        if unchanged {
-            return known;
-        }
-        let fresh = Arc::new(Index::of(&state));
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
-        fresh
+        self.0.current(store, Index::of)
     }
 }
 
@@ -108,7 +101,7 @@ impl Grant {
 
 impl Index {
     fn of(state: &State) -> Self {
-        let mut index = Self { revision: state.revision(), by_subject: HashMap::new() };
+        let mut index = Self::default();
         let mut roles: BTreeMap<Key, Arc<Vec<Rule>>> = BTreeMap::new();
         for bindings in [CLUSTER_ROLE_BINDINGS, ROLE_BINDINGS] {
             let prefix = Key::prefix(bindings, "");

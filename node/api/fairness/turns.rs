@@ -51,8 +51,8 @@ struct Level<T> {
 }
 
 /// How a level fares: own seats, taken ones, how many wait.
-pub(crate) struct Standing<'a> {
-    pub(crate) level: &'a str,
+pub(crate) struct Standing {
+    pub(crate) level: String,
     pub(crate) seats: usize,
     pub(crate) taken: usize,
     pub(crate) waiting: usize,
@@ -125,13 +125,14 @@ impl<T> Turns<T> {
         seated
     }
 
-    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
-        self.levels.iter().map(|(name, level)| Standing {
-            level: name,
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        let standing = |(name, level): (&String, &Level<T>)| Standing {
+            level: name.clone(),
             seats: level.seats,
             taken: level.taken,
             waiting: level.queues.iter().map(VecDeque::len).sum(),
-        })
+        };
+        self.levels.iter().map(standing).collect()
     }
 
     fn may_sit(&self, name: &str) -> bool {

@@ -4,13 +4,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use skein_command::Write;
-use skein_object::registry::Subresource;
 use skein_object::selector::Selector;
 use skein_object::status::{Cause, Details};
 use skein_object::{Key, Status, meta, registry};
 use skein_state::{Entry, State};
 
-use crate::admit::{Action, admit_part, kind_of, restrict};
+use crate::admit::{admit_part, restrict_part};
 use crate::route::Target;
 use crate::verbs::{delete, to_value, view};
 use crate::{Body, Context, body, respond};
@@ -26,10 +25,7 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
     let view = view(context, target).await?;
     let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
     let pod = to_value(&target.resource, entry);
-    let key = target.key();
-    let kind = kind_of(Subresource::Eviction);
-    let action = Action { operation: "CREATE", resource: &target.resource, kind, subresource: "eviction", key: &key, dry_run: false };
-    restrict(context, &target.caller, &action, &eviction, &pod)?;
+    restrict_part(context, target, &eviction, &pod)?;
     let eviction = admit_part(context, target, "CREATE", eviction, &Value::Null).await?;
     let options = eviction.get("deleteOptions").cloned().filter(Value::is_object).unwrap_or(json!({}));
     let budget = if counts(&pod) { charge(&view.state, target, &pod)? } else { None };

@@ -4,11 +4,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use skein_object::field::{Errors, Path};
-use skein_object::registry::Subresource;
 use skein_object::{Key, Resource, Status, meta, registry};
 use skein_store::View;
 
-use crate::admit::{Action, admit_part, kind_of, restrict};
+use crate::admit::{admit_part, restrict_part};
 use crate::authenticate::Bound;
 use crate::route::Target;
 use crate::verbs::{to_value, view};
@@ -30,10 +29,7 @@ pub(crate) async fn create(context: &Context, target: &Target, request: Request<
     let bound = bound(&view, &target.namespace, &wish)?;
     let pod = bound.as_ref().filter(|bound| bound.kind == "Pod").map(|bound| Key::new("pods", &target.namespace, &bound.name));
     let pod = pod.and_then(|pod| view.state.show(&pod)).unwrap_or_default();
-    let key = target.key();
-    let kind = kind_of(Subresource::Token);
-    let action = Action { operation: "CREATE", resource: &target.resource, kind, subresource: "token", key: &key, dry_run: false };
-    restrict(context, &target.caller, &action, &wish, &pod)?;
+    restrict_part(context, target, &wish, &pod)?;
     let mut wish = admit_part(context, target, "CREATE", wish, &Value::Null).await?;
     let audience: Vec<String> = wish.pointer("/spec/audiences").and_then(|a| serde_json::from_value(a.clone()).ok()).unwrap_or_default();
     let (token, expires) = context.token_key.issue(&account, &audience, bound.as_ref(), seconds).map_err(Status::internal)?;

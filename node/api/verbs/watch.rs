@@ -175,8 +175,13 @@ impl Watcher {
         let key = |seen: &Seen| encoded::Key::of(seen.1.revision, seen.0, &self.resource, self.form);
         let mut lines: Vec<Option<Bytes>> = seen.iter().map(|one| self.encoded.get(&key(one)?)).collect();
         let missing: Vec<usize> = (0..seen.len()).filter(|at| lines[*at].is_none()).collect();
-        let unknown: Vec<Seen> = missing.iter().map(|at| seen[*at].clone()).collect();
-        for (at, line) in missing.into_iter().zip(encode(&self.store.local().state, &self.resource, self.form, &unknown).await?) {
+        let fresh = if missing.is_empty() {
+            Vec::new()
+        } else {
+            let unknown: Vec<Seen> = missing.iter().map(|at| seen[*at].clone()).collect();
+            encode(&self.store.local().state, &self.resource, self.form, &unknown).await?
+        };
+        for (at, line) in missing.into_iter().zip(fresh) {
             if let Some(key) = key(&seen[at]) {
                 self.encoded.put(key, &line);
             }
