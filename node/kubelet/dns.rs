@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use skein_cri::DnsConfig;
 
 /// The zone of the cluster's names.
-const DOMAIN: &str = "cluster.local";
+pub(crate) const DOMAIN: &str = "cluster.local";
 
 /// A resolver's configuration (resolv.conf(5)).
 #[derive(Clone, Debug, Default)]

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret};
 use skein_object::Key;
+use skein_object::quantity::Quantity;
 use skein_state::State;
 
-use crate::{Error, Tokens};
+use crate::volumes::Volumes;
+use crate::{Error, Tokens, env_file, pod, service_env};
 
 /// What a container's configuration is made from.
 pub(crate) struct Source<'a> {
@@ -75,9 +76,10 @@ impl Source<'_> {
     }
 }
 
-/// Name and value of every variable, in order; a later one sees the earlier ones as `$(NAME)`.
-pub(crate) fn resolve(source: &Source<'_>, container: &Container) -> Result<Vec<(String, String)>, Error> {
-    let mut variables: Vec<(String, String)> = Vec::new();
+/// Name and value of every variable, in order; a later one sees the earlier ones as `$(NAME)`, and those of Services
+/// come first.
+pub(crate) fn resolve(source: &Source<'_>, container: &Container, volumes: &Volumes) -> Result<Vec<(String, String)>, Error> {
+    let mut variables = service_env::variables(source.pod, source.state);
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (found, optional, what) = match (&from.config_map_ref, &from.secret_ref) {
@@ -87,7 +89,10 @@ pub(crate) fn resolve(source: &Source<'_>, container: &Container) -> Result<Vec<
         };
         match found {
             Some(data) => {
-                variables.extend(data.into_iter().map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v).into_owned())))
+                let found = data.into_iter().map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v).into_owned()));
+                let found: Vec<_> = found.collect();
+                variables.retain(|(name, _)| !found.iter().any(|(new, _)| new == name));
+                variables.extend(found);
             }
             None if optional == Some(true) => {}
             None => return Err(Error::Config(format!("{what} not found"))),
@@ -95,7 +100,7 @@ pub(crate) fn resolve(source: &Source<'_>, container: &Container) -> Result<Vec<
     }
     for env in container.env.iter().flatten() {
         let value = match &env.value_from {
-            Some(from) => match referenced(source, container, from)? {
+            Some(from) => match referenced(source, container, volumes, from)? {
                 Some(value) => value,
                 None => continue,
             },
@@ -108,12 +113,21 @@ pub(crate) fn resolve(source: &Source<'_>, container: &Container) -> Result<Vec<
 }
 
 /// The value behind a reference; `None` where an optional one is missing.
-fn referenced(source: &Source<'_>, container: &Container, from: &EnvVarSource) -> Result<Option<String>, Error> {
+fn referenced(source: &Source<'_>, container: &Container, volumes: &Volumes, from: &EnvVarSource) -> Result<Option<String>, Error> {
     if let Some(field) = &from.field_ref {
         return source.field(&field.field_path).map(Some);
     }
     if let Some(resource) = &from.resource_field_ref {
-        return Ok(Some(resource_value(container, &resource.resource)));
+        return resource_value(source, Some(container), resource).map(Some);
+    }
+    if let Some(reference) = &from.file_key_ref {
+        let found = env_file::value(&volumes.read(&reference.volume_name, &reference.path)?, &reference.key);
+        return match found.map_err(|_| Error::Config("couldn't parse env file".into()))? {
+            None if reference.optional != Some(true) => {
+                Err(Error::Config(format!("environment variable key {:?} not found in file {:?}", reference.key, reference.path)))
+            }
+            found => Ok(found),
+        };
     }
     let (data, key, optional, what) = match (&from.config_map_key_ref, &from.secret_key_ref) {
         (Some(r), _) => (source.config_map(&r.name), &r.key, r.optional, format!("configmap \"{}\"", r.name)),
@@ -136,16 +150,64 @@ fn referenced(source: &Source<'_>, container: &Container, from: &EnvVarSource) -
     }
 }
 
-/// `limits.cpu` in cores rounded up, memory in bytes.
-pub(crate) fn resource_value(container: &Container, resource: &str) -> String {
-    let resources = serde_json::to_value(&container.resources).unwrap_or(Value::Null);
-    let (kind, name) = resource.split_once('.').unwrap_or(("limits", resource));
-    let amount = resources[kind][name].as_str().and_then(|t| t.parse::<skein_object::quantity::Quantity>().ok());
-    amount.map_or_else(|| "0".into(), |a| a.units().to_string())
+/// A container's request or limit, counted in its divisor and rounded up; without a limit, what the node can give.
+/// `container` is the one that asks, unless another is named.
+pub(crate) fn resource_value(
+    source: &Source<'_>,
+    container: Option<&Container>,
+    selector: &ResourceFieldSelector,
+) -> Result<String, Error> {
+    let name = selector.container_name.as_deref().filter(|name| !name.is_empty());
+    let container = match name {
+        Some(name) => {
+            pod::containers(source.pod).find(|c| c.name == name).ok_or_else(|| Error::Config(format!("container {name} not found")))?
+        }
+        None => container.ok_or_else(|| Error::Config("a container must be named".into()))?,
+    };
+    let unknown = || Error::Config(format!("unsupported container resource : {}", selector.resource));
+    let (kind, name) = selector.resource.split_once('.').ok_or_else(unknown)?;
+    let resources = container.resources.clone().unwrap_or_default();
+    let stated = match kind {
+        "limits" => resources.limits,
+        "requests" => resources.requests,
+        _ => return Err(unknown()),
+    };
+    let amount = |text: &str| text.parse::<Quantity>().ok();
+    let found = stated.and_then(|map| amount(&map.get(name)?.0)).filter(|amount| *amount != Quantity::ZERO);
+    let of_node = || {
+        let status = source.state.get(&Key::new("nodes", "", source.node))?.record.field("status")?;
+        amount(status["allocatable"][name].as_str()?)
+    };
+    let found = found.or_else(|| of_node().filter(|_| kind == "limits")).unwrap_or(Quantity::ZERO);
+    let divisor = selector.divisor.as_ref().and_then(|divisor| amount(&divisor.0)).filter(|divisor| *divisor != Quantity::ZERO);
+    let divisor = divisor.unwrap_or(Quantity::from_units(1));
+    // Memory is counted in whole bytes, CPU in thousandths.
+    let (found, divisor) = if name == "cpu" { (found.milli(), divisor.milli()) } else { (found.units(), divisor.units()) };
+    Ok((found.div_euclid(divisor) + i128::from(found.rem_euclid(divisor) != 0)).to_string())
+}
+
+/// As [`expand`], but a name that stands for nothing is an error.
+pub(crate) fn expand_strictly(text: &str, variables: &[(String, String)]) -> Result<String, Error> {
+    let missing = std::cell::Cell::new(None);
+    let expanded = replace(text, |name| {
+        let found = variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        found.unwrap_or_else(|| {
+            missing.set(Some(name.to_string()));
+            String::new()
+        })
+    });
+    missing.take().map_or(Ok(expanded), |name| Err(Error::Config(format!("missing value for {name:?}"))))
 }
 
 /// Replaces `$(NAME)` by the variable's value; `$$` is a dollar sign, an unknown name stays as it is.
 pub(crate) fn expand(text: &str, variables: &[(String, String)]) -> String {
+    replace(text, |name| match variables.iter().rev().find(|(known, _)| known == name) {
+        Some((_, value)) => value.clone(),
+        None => format!("$({name})"),
+    })
+}
+
+fn replace(text: &str, value: impl Fn(&str) -> String) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -155,10 +217,7 @@ pub(crate) fn expand(text: &str, variables: &[(String, String)]) -> String {
             out.push('$');
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|r| r.split_once(')')) {
-            match variables.iter().rev().find(|(known, _)| known == name) {
-                Some((_, value)) => out.push_str(value),
-                None => out.push_str(&format!("$({name})")),
-            }
+            out.push_str(&value(name));
             rest = after;
         } else {
             out.push('$');

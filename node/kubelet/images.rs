@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Container;
 use skein_cri::{AuthConfig, PodSandboxConfig};
 
 use crate::Error;
@@ -42,14 +41,12 @@ impl Pulls {
     pub(crate) async fn ensure(
         &self,
         runtime: &Runtime,
-        container: &Container,
+        (image, policy): (&str, &str),
         credentials: Vec<AuthConfig>,
         sandbox: PodSandboxConfig,
     ) -> Outcome {
-        let image = container.image.clone().unwrap_or_default();
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let waiting = |reason: &str, message: String| Outcome::Waiting(Waiting { reason: reason.into(), message });
-        let present = match runtime.image(&image).await {
+        let present = match runtime.image(image).await {
             Ok(present) => present,
             Err(why) => return waiting("ImageInspectError", format!("Failed to inspect image {image:?}: {why}")),
         };
@@ -60,20 +57,20 @@ impl Pulls {
             }
             _ => {}
         }
-        if let Some(failure) = self.backing_off(&image) {
+        if let Some(failure) = self.backing_off(image) {
             return waiting("ImagePullBackOff", format!("Back-off pulling image {image:?}: {}", failure.message));
         }
         let begin = Instant::now();
-        match pull(runtime, &image, credentials, sandbox).await {
+        match pull(runtime, image, credentials, sandbox).await {
             Ok(reference) => {
-                self.lock().remove(&image);
+                self.lock().remove(image);
                 Outcome::Pulled { reference, took: begin.elapsed() }
             }
             Err(why) => {
                 let message = format!("ErrImagePull: {why}");
-                let before = self.lock().get(&image).map(|f| f.back_off);
+                let before = self.lock().get(image).map(|f| f.back_off);
                 let back_off = before.map_or(BACK_OFF_MIN, |b| (b * 2).min(BACK_OFF_MAX));
-                self.lock().insert(image.clone(), Failure { at: Instant::now(), back_off, message });
+                self.lock().insert(image.into(), Failure { at: Instant::now(), back_off, message });
                 waiting("ErrImagePull", format!("failed to pull image {image:?}: {why}"))
             }
         }

@@ -15,6 +15,8 @@ mod agent;
 mod cri;
 mod dns;
 mod env;
+mod env_file;
+mod hosts;
 mod images;
 mod local_volume;
 mod logs;
@@ -27,9 +29,12 @@ mod resources;
 mod rotation;
 mod server;
 mod service_account;
+mod service_env;
 mod stats;
 mod status;
 mod stream;
+mod termination;
+mod trust_bundle;
 mod volumes;
 mod worker;
 mod write;
@@ -65,6 +70,13 @@ pub struct Options {
     pub stats: Stats,
     /// Where the addresses of this node's Pods are put.
     pub addresses: Addresses,
+}
+
+impl Options {
+    /// Where `localhostProfile` is looked for, as below kubelet's root.
+    fn seccomp_profiles(&self) -> PathBuf {
+        self.directory.join("seccomp")
+    }
 }
 
 /// Issues tokens for the ServiceAccounts of Pods on this node.

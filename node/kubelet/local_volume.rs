@@ -1,6 +1,6 @@
 //! Volumes behind claims: directories on this node, of the built-in provisioner or named by the volume.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::Value;
@@ -13,8 +13,15 @@ use tracing::{info, warn};
 use crate::env::Source;
 use crate::{Error, Options};
 
+/// Where a claim's data is.
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    /// Whether the files are given to the Pod's group.
+    pub(crate) takes_owner: bool,
+}
+
 /// Where a claim's data is, made where it is this node's to make.
-pub(crate) fn path(source: &Source<'_>, claim: &str) -> Result<PathBuf, Error> {
+pub(crate) fn path(source: &Source<'_>, claim: &str) -> Result<Found, Error> {
     let namespace = source.pod.metadata.namespace.as_deref().unwrap_or_default();
     let entry = source.state.get(&Key::new("persistentvolumeclaims", namespace, claim));
     let found = entry.and_then(|e| e.record.typed::<PersistentVolumeClaim>(e.revision));
@@ -27,19 +34,33 @@ pub(crate) fn path(source: &Source<'_>, claim: &str) -> Result<PathBuf, Error> {
     let volume = volume.ok_or_else(|| Error::Config(format!("persistentvolume \"{name}\" not found")))?;
     if let Some(csi) = volume.csi.filter(|csi| csi.driver == LOCAL) {
         let path = directory(source.volumes, &csi.volume_handle)?;
-        std::fs::create_dir_all(&path).map_err(|e| Error::Io { what: path.display().to_string(), source: e })?;
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
-            .map_err(|e| Error::Io { what: path.display().to_string(), source: e })?;
-        return Ok(path);
+        make(&path).map_err(|e| Error::Io { what: path.display().to_string(), source: e })?;
+        return Ok(Found { path, takes_owner: true });
     }
+    let takes_owner = volume.local.is_some();
     let stated = volume.local.map(|l| l.path).or(volume.host_path.map(|h| h.path));
     let stated =
         stated.map(PathBuf::from).ok_or_else(|| Error::Config(format!("the type of persistentvolume \"{name}\" is not supported yet")))?;
-    if stated.exists() { Ok(stated) } else { Err(Error::Config(format!("path {} does not exist", stated.display()))) }
+    if stated.exists() {
+        Ok(Found { path: stated, takes_owner })
+    } else {
+        Err(Error::Config(format!("path {} does not exist", stated.display())))
+    }
+}
+
+/// A volume's directory, which anybody may write to when it is new.
+fn make(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let new = path.with_file_name(format!(".{}", path.file_name().unwrap_or_default().display()));
+    std::fs::create_dir_all(&new)?;
+    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    std::fs::rename(new, path)
 }
 
 /// The directory of a volume; its handle is one name, not a path.
-fn directory(root: &std::path::Path, handle: &str) -> Result<PathBuf, Error> {
+fn directory(root: &Path, handle: &str) -> Result<PathBuf, Error> {
     if handle.is_empty() || handle.contains('/') || handle.starts_with('.') {
         return Err(Error::Config(format!("volume handle {handle:?} is not a name")));
     }
@@ -85,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_handle_stays_inside() {
-        let root = std::path::Path::new("/r");
+        let root = Path::new("/r");
         assert_eq!(directory(root, "pvc-1").ok(), Some(PathBuf::from("/r/pvc-1")));
         assert!(directory(root, "../x").is_err() && directory(root, "a/b").is_err() && directory(root, "").is_err());
     }

@@ -88,8 +88,8 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
     } else {
         ("KubeletNotReady", "container runtime network not ready")
     };
-    let capacity =
-        json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_kib()), "pods": PODS_MAX.to_string(), "ephemeral-storage": "0"});
+    let capacity = json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_kib()), "pods": PODS_MAX.to_string(),
+        "ephemeral-storage": format!("{}Ki", disk_kib(&options.directory))});
     json!({
         "capacity": capacity, "allocatable": capacity,
         "conditions": [
@@ -158,6 +158,11 @@ fn memory_kib() -> u64 {
     let info = file("/proc/meminfo");
     let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     total.and_then(|t| t.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+/// The size of the file system that holds volumes and logs.
+fn disk_kib(directory: &std::path::Path) -> u64 {
+    nix::sys::statvfs::statvfs(directory).map_or(0, |found| found.blocks() * found.fragment_size() / 1024)
 }
 
 fn os_image() -> String {

@@ -166,6 +166,11 @@ pub(crate) fn is_initialized(pod: &Pod, observed: &Observation, started: &BTreeM
     spec.containers.iter().any(|c| observed.containers.contains_key(&c.name)) || spec.init_containers.iter().flatten().all(done)
 }
 
+/// The containers of a Pod's making: the main ones and those before them.
+pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+}
+
 /// Containers that somebody has added to look into the Pod (KEP-277), as the containers that they are.
 pub(crate) fn ephemeral(pod: &Pod) -> Vec<Container> {
     let stated = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());

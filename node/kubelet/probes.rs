@@ -1,17 +1,19 @@
 //! Probes of one container: a task for each, which asks and counts.
 
 mod grpc;
+mod http;
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cri::Runtime;
+
+pub(crate) use http::get as http_get;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -121,9 +123,7 @@ async fn ask(target: &Target, probe: &Probe, timeout: Duration) -> Result<(), St
         };
     }
     if let Some(get) = &probe.http_get {
-        let host = get.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| target.ip.clone());
-        let headers: String = get.http_headers.iter().flatten().map(|h| format!("{}: {}\r\n", h.name, h.value)).collect();
-        return http_get(&host, port(&get.port, &target.container), get.path.as_deref().unwrap_or("/"), &headers).await;
+        return http_get(get, &target.ip, &target.container).await;
     }
     if let Some(tcp) = &probe.tcp_socket {
         let host = tcp.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| target.ip.clone());
@@ -138,7 +138,7 @@ async fn ask(target: &Target, probe: &Probe, timeout: Duration) -> Result<(), St
 }
 
 /// A port given by number.
-pub(crate) fn number(port: &IntOrString) -> u16 {
+fn number(port: &IntOrString) -> u16 {
     match port {
         IntOrString::Int(number) => u16::try_from(*number).unwrap_or(0),
         IntOrString::String(text) => text.parse().unwrap_or(0),
@@ -151,25 +151,4 @@ fn port(port: &IntOrString, container: &Container) -> u16 {
         IntOrString::Int(_) => None,
     };
     named.map_or_else(|| number(port), |p| u16::try_from(p.container_port).unwrap_or(0))
-}
-
-/// Any status from 200 to 399 is a success. Plain HTTP/1.1 on a connection of its own: a probe must not share one.
-pub(crate) async fn http_get(host: &str, port: u16, path: &str, headers: &str) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("Get \"http://{host}:{port}{path}\": {e}");
-    let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nConnection: close\r\n{headers}\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut head = [0u8; 64];
-    let mut filled = 0;
-    while filled < 12 {
-        match stream.read(&mut head[filled..]).await.map_err(failed)? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    let text = String::from_utf8_lossy(&head[..filled]).into_owned();
-    let code: u16 = text.split(' ').nth(1).and_then(|c| c.get(..3)).and_then(|c| c.parse().ok()).unwrap_or(0);
-    if (200..400).contains(&code) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {code}")) }
 }

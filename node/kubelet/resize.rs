@@ -4,6 +4,10 @@ use k8s_openapi::api::core::v1::Container;
 use skein_cri as v1;
 use skein_object::amounts::Amounts;
 
+/// The conditions that tell of a resize.
+pub(crate) const PENDING: &str = "PodResizePending";
+pub(crate) const IN_PROGRESS: &str = "PodResizeInProgress";
+
 /// How a container gets other resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -49,7 +53,7 @@ pub(crate) fn fit(asked: &Amounts, others: &Amounts, allocatable: &Amounts) -> R
     for resource in ["cpu", "memory"] {
         let amount = |amounts: &Amounts| amounts.get(resource).copied().unwrap_or_default();
         let (wanted, used, capacity) = (amount(asked), amount(others), amount(allocatable));
-        let of = |reason, message| Err(Pending { condition: "PodResizePending", reason, message });
+        let of = |reason, message| Err(Pending { condition: PENDING, reason, message });
         let shown = |amount: skein_object::quantity::Quantity| if resource == "cpu" { amount.milli() } else { amount.units() };
         if wanted > capacity {
             let message =

@@ -1,5 +1,7 @@
 //! From Kubernetes' resources and security contexts to what the runtime is told. Pure.
 
+use std::path::Path;
+
 use k8s_openapi::api::core::v1::{Container, Pod};
 use skein_cri as v1;
 use skein_object::quantity::Quantity;
@@ -32,7 +34,8 @@ pub(crate) fn linux_resources(pod: &Pod, container: &Container) -> v1::LinuxCont
     }
 }
 
-pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxContainerSecurityContext {
+/// `profiles` is the directory in which the node's own seccomp profiles are.
+pub(crate) fn security_context(pod: &Pod, container: &Container, profiles: &Path) -> v1::LinuxContainerSecurityContext {
     let own = container.security_context.clone().unwrap_or_default();
     let shared = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
     let capabilities = own.capabilities.clone().map(|c| v1::Capability {
@@ -44,9 +47,19 @@ pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxCon
     let group = own.run_as_group.or(shared.run_as_group);
     let mut groups = shared.supplemental_groups.unwrap_or_default();
     groups.extend(shared.fs_group);
-    let unconfined = own.privileged == Some(true) || own.seccomp_profile.or(shared.seccomp_profile).is_none_or(|p| p.type_ == "Unconfined");
-    let profile =
-        if unconfined { v1::security_profile::ProfileType::Unconfined } else { v1::security_profile::ProfileType::RuntimeDefault };
+    let profile = own.seccomp_profile.or(shared.seccomp_profile).filter(|_| own.privileged != Some(true)).unwrap_or_default();
+    let seccomp = match profile.type_.as_str() {
+        "Localhost" => v1::SecurityProfile {
+            profile_type: v1::security_profile::ProfileType::Localhost.into(),
+            localhost_ref: profiles.join(profile.localhost_profile.unwrap_or_default()).display().to_string(),
+        },
+        "RuntimeDefault" => {
+            v1::SecurityProfile { profile_type: v1::security_profile::ProfileType::RuntimeDefault.into(), ..Default::default() }
+        }
+        _ => v1::SecurityProfile { profile_type: v1::security_profile::ProfileType::Unconfined.into(), ..Default::default() },
+    };
+    let strict = shared.supplemental_groups_policy.as_deref() == Some("Strict");
+    let groups_policy = if strict { v1::SupplementalGroupsPolicy::Strict } else { v1::SupplementalGroupsPolicy::Merge };
     v1::LinuxContainerSecurityContext {
         capabilities,
         privileged: own.privileged.unwrap_or(false),
@@ -56,7 +69,8 @@ pub(crate) fn security_context(pod: &Pod, container: &Container) -> v1::LinuxCon
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: groups,
         no_new_privs: own.allow_privilege_escalation == Some(false),
-        seccomp: Some(v1::SecurityProfile { profile_type: profile.into(), localhost_ref: String::new() }),
+        seccomp: Some(seccomp),
+        supplemental_groups_policy: groups_policy.into(),
         ..Default::default()
     }
 }

@@ -10,7 +10,7 @@ use skein_object::meta;
 use crate::pod::{
     Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar, should_restart,
 };
-use crate::resize::{Change, Pending};
+use crate::resize::{Change, IN_PROGRESS, PENDING, Pending};
 
 /// Why a container does not run, where the runtime cannot say.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,10 +84,15 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
             "ContainersNotInitialized",
             format!("containers with incomplete status: [{}]", incomplete.join(" ")),
         ),
-        condition("Ready", ready, why, what.clone()),
+        match gates_missing(input.pod).filter(|_| ready) {
+            Some(missing) => condition("Ready", false, "ReadinessGatesNotReady", missing),
+            None => condition("Ready", ready, why, what.clone()),
+        },
         condition("ContainersReady", ready, why, what),
         condition("PodScheduled", true, "", String::new()),
     ];
+    // What others say of the Pod is theirs.
+    conditions.extend(old.conditions.iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str())).map(|c| json!(c)));
     if let Some(Pending { condition: kind, reason, message }) = input.pending {
         let mut pending = condition(kind, true, "", String::new());
         pending["reason"] = (*reason).into();
@@ -128,6 +133,25 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         status["message"] = message.into();
     }
     status
+}
+
+/// The conditions that the kubelet says.
+const OWN: [&str; 7] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", PENDING, IN_PROGRESS];
+
+/// Which conditions are still to be met before a Pod is ready although its containers are (KEP-580).
+fn gates_missing(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let missing = |gate: &k8s_openapi::api::core::v1::PodReadinessGate| {
+        let kind = &gate.condition_type;
+        match conditions.into_iter().flatten().find(|c| c.type_ == *kind) {
+            Some(found) if found.status == "True" => None,
+            Some(found) => Some(format!("the status of pod readiness gate {kind:?} is not \"True\", but {}", found.status)),
+            None => Some(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+        }
+    };
+    let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    let missing: Vec<String> = gates.filter_map(missing).collect();
+    (!missing.is_empty()).then(|| missing.join(", "))
 }
 
 /// Whether an init container needs no more waiting for.
@@ -211,11 +235,8 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
                 (Some(found), Some(_)) if found.state == State::Running => status["state"] = state(input, found),
                 (_, Some(waiting)) => status["state"] = json!({"waiting": {"reason": waiting.reason, "message": waiting.message}}),
                 (_, None) => {
-                    let reason = if !is_init && !is_initialized(input.pod, input.observed, input.started) {
-                        "PodInitializing"
-                    } else {
-                        "ContainerCreating"
-                    };
+                    let has_inits = input.pod.spec.as_ref().and_then(|s| s.init_containers.as_ref()).is_some_and(|inits| !inits.is_empty());
+                    let reason = if has_inits { "PodInitializing" } else { "ContainerCreating" };
                     status["state"] = json!({"waiting": {"reason": reason}});
                 }
             }
@@ -304,6 +325,19 @@ mod tests {
             .map(|(k, v)| format!("{k} {}", v["reason"].as_str().unwrap_or_default()));
         let ready = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").map(|c| c["status"].clone());
         assert_eq!((status["phase"].as_str(), state.as_deref(), ready), (Some(expected.0), Some(expected.1), Some(expected.2.into())));
+    }
+
+    #[test]
+    fn a_gate_keeps_a_pod_from_being_ready() {
+        let check = |conditions: Value, expected: Option<&str>| {
+            let pod =
+                json!({"spec": {"containers": [], "readinessGates": [{"conditionType": "x/y"}]}, "status": {"conditions": conditions}});
+            assert_eq!(gates_missing(&serde_json::from_value(pod).expect("a Pod")).as_deref(), expected);
+        };
+        check(json!([]), Some("corresponding condition of pod readiness gate \"x/y\" does not exist."));
+        let no = json!([{"type": "x/y", "status": "False"}]);
+        check(no, Some("the status of pod readiness gate \"x/y\" is not \"True\", but False"));
+        check(json!([{"type": "x/y", "status": "True"}]), None);
     }
 
     #[test]

@@ -1,206 +1,171 @@
 //! Volumes: directories of the node that containers see. emptyDir, ConfigMap, Secret, projected, downward API, hostPath,
 //! claims.
-//!
-//! Content from the API is written as Kubernetes' atomic writer does: into a new directory that a symbolic link is
-//! turned to, so that a reader sees the old files or the new ones.
+
+mod content;
+mod empty;
+mod host;
+mod owner;
+mod subpath;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
+use k8s_openapi::api::core::v1::{Pod, Volume, VolumeMount};
+use skein_cri as v1;
 
-use crate::Error;
-use crate::env::{Source, resource_value};
-use crate::{local_volume, service_account};
+use crate::env::{Source, expand_strictly};
+use crate::{Error, local_volume};
 
-type Files = BTreeMap<String, (Vec<u8>, u32)>;
+/// Where a Pod's volumes are, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    places: BTreeMap<String, Place>,
+}
 
-const DATA: &str = "..data";
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    Directory {
+        path: PathBuf,
+        readonly: bool,
+    },
+    /// The files of an image, as the runtime names it.
+    Image(String),
+}
 
-/// Makes or refreshes every volume of a Pod; returns where each is.
-pub(crate) fn prepare(source: &Source<'_>, directory: &Path) -> Result<BTreeMap<String, PathBuf>, Error> {
-    let mut paths = BTreeMap::new();
+/// Makes or refreshes every volume of a Pod. `images` are those that volumes are made of, by the volume's name.
+pub(crate) fn prepare(source: &Source<'_>, directory: &Path, images: &BTreeMap<String, String>) -> Result<Volumes, Error> {
+    let mut places = BTreeMap::new();
     let volumes = source.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     for volume in volumes {
-        paths.insert(volume.name.clone(), prepare_one(source, volume, directory)?);
+        let place = match (volume.image.is_some(), images.get(&volume.name)) {
+            (false, _) => prepare_one(source, volume, directory)?,
+            (true, Some(image)) => Place::Image(image.clone()),
+            // A container that does not mount it does not wait for it.
+            (true, None) => continue,
+        };
+        places.insert(volume.name.clone(), place);
     }
-    Ok(paths)
+    Ok(Volumes { places })
 }
 
 /// Unmounts and removes everything.
 pub(crate) fn remove(directory: &Path) {
+    subpath::release(directory);
     for entry in fs::read_dir(directory.join("volumes")).into_iter().flatten().flatten() {
         let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
     }
     let _ = fs::remove_dir_all(directory);
 }
 
-fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result<PathBuf, Error> {
+fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result<Place, Error> {
+    let writable = |path| Place::Directory { path, readonly: false };
     if let Some(host) = &volume.host_path {
-        let path = PathBuf::from(&host.path);
-        if host.type_.as_deref() == Some("DirectoryOrCreate") {
-            fs::create_dir_all(&path).map_err(failed(&path))?;
-        } else if !path.exists() {
-            return Err(Error::Config(format!("hostPath {} does not exist", host.path)));
-        }
-        return Ok(path);
+        return host::prepare(host).map(writable);
     }
-    if let Some(claim) = &volume.persistent_volume_claim {
-        return local_volume::path(source, &claim.claim_name);
+    let owner = owner::Owner::of(source.pod);
+    let claim = volume.persistent_volume_claim.as_ref().map(|claim| (claim.claim_name.clone(), claim.read_only == Some(true)));
+    let pod = source.pod.metadata.name.as_deref().unwrap_or_default();
+    let own = volume.ephemeral.as_ref().map(|_| (format!("{pod}-{}", volume.name), false));
+    if let Some((claim, readonly)) = claim.or(own) {
+        let found = local_volume::path(source, &claim)?;
+        if found.takes_owner && !readonly {
+            owner.give(&found.path, owner::Mode::ReadWrite)?;
+        }
+        return Ok(Place::Directory { path: found.path, readonly });
     }
     let path = directory.join("volumes").join(&volume.name);
+    if let Some(stated) = &volume.empty_dir {
+        fs::create_dir_all(directory.join("volumes")).map_err(failed(directory))?;
+        empty::prepare(&path, stated, &owner)?;
+        return Ok(writable(path));
+    }
     fs::create_dir_all(&path).map_err(failed(&path))?;
-    if let Some(empty) = &volume.empty_dir {
-        let is_mounted = || fs::read_to_string("/proc/self/mounts").is_ok_and(|m| m.contains(&format!(" {} ", path.display())));
-        if empty.medium.as_deref() == Some("Memory") && !is_mounted() {
-            let size = empty
-                .size_limit
-                .as_ref()
-                .and_then(|q| q.0.parse::<skein_object::quantity::Quantity>().ok())
-                .map(|q| format!("size={}", q.units()));
-            nix::mount::mount(Some("tmpfs"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), size.as_deref())
-                .map_err(|e| Error::Io { what: path.display().to_string(), source: e.into() })?;
-        }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed(&path))?;
-        return Ok(path);
-    }
-    write_files(&path, &files_of(source, volume, &path.join(DATA))?)?;
-    Ok(path)
+    writer::write(&path, &content::files(source, volume, &path.join(writer::DATA))?, &owner)?;
+    Ok(Place::Directory { path, readonly: true })
 }
 
-/// The files of a volume; `current` is where those that it has now are.
-fn files_of(source: &Source<'_>, volume: &Volume, current: &Path) -> Result<Files, Error> {
-    let mut files = Files::new();
-    if let Some(map) = &volume.config_map {
-        let found = needed(source.config_map(&map.name), map.optional, || format!("configmap \"{}\" not found", map.name))?;
-        project(&mut files, found, map.items.as_deref(), map.default_mode)?;
-    } else if let Some(secret) = &volume.secret {
-        let name = secret.secret_name.as_deref().unwrap_or_default();
-        let found = needed(source.secret(name), secret.optional, || format!("secret \"{name}\" not found"))?;
-        project(&mut files, found, secret.items.as_deref(), secret.default_mode)?;
-    } else if let Some(downward) = &volume.downward_api {
-        for item in downward.items.iter().flatten() {
-            downward_file(source, &mut files, item, downward.default_mode)?;
+// === impl Volumes ===
+
+impl Volumes {
+    /// A file of a volume, for the environment of a container.
+    pub(crate) fn read(&self, volume: &str, path: &str) -> Result<String, Error> {
+        match self.places.get(volume) {
+            Some(Place::Directory { path: root, .. }) => subpath::read(root, path).map_err(failed(Path::new(path))),
+            _ => Err(Error::Config(format!("cannot find the volume {volume:?} referenced by FileKeyRef"))),
         }
-    } else if let Some(projected) = &volume.projected {
-        for part in projected.sources.iter().flatten() {
-            if let Some(map) = &part.config_map {
-                let found = needed(source.config_map(&map.name), map.optional, || format!("configmap \"{}\" not found", map.name))?;
-                project(&mut files, found, map.items.as_deref(), projected.default_mode)?;
-            } else if let Some(secret) = &part.secret {
-                let found = needed(source.secret(&secret.name), secret.optional, || format!("secret \"{}\" not found", secret.name))?;
-                project(&mut files, found, secret.items.as_deref(), projected.default_mode)?;
-            } else if let Some(downward) = &part.downward_api {
-                for item in downward.items.iter().flatten() {
-                    downward_file(source, &mut files, item, projected.default_mode)?;
+    }
+
+    /// The mounts of one container, whose variables the paths within volumes may name.
+    pub(crate) fn mounts(
+        &self,
+        pod: &Path,
+        (container, wanted): (&str, &[VolumeMount]),
+        variables: &[(String, String)],
+    ) -> Result<Vec<v1::Mount>, Error> {
+        let mount = |(index, one): (usize, &VolumeMount)| {
+            let missing = || Error::Config(format!("cannot find volume {:?} to mount into container {container:?}", one.name));
+            let place = self.places.get(&one.name).ok_or_else(missing)?;
+            let within = path_within(one, variables)?;
+            let mut mount = v1::Mount {
+                container_path: absolute(&one.mount_path),
+                readonly: one.read_only == Some(true),
+                recursive_read_only: one.read_only == Some(true)
+                    && matches!(one.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+                ..Default::default()
+            };
+            mount.set_propagation(match one.mount_propagation.as_deref() {
+                Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
+                Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
+                _ => v1::MountPropagation::PropagationPrivate,
+            });
+            match place {
+                Place::Image(image) => {
+                    mount.image = Some(v1::ImageSpec { image: image.clone(), ..Default::default() });
+                    mount.image_sub_path = within.unwrap_or_default();
+                    mount.readonly = true;
                 }
-            } else if let Some(token) = &part.service_account_token {
-                let content = service_account::token(source, token, &current.join(&token.path))?;
-                let mode = u32::try_from(projected.default_mode.unwrap_or(0o644)).unwrap_or(0o644);
-                files.insert(token.path.clone(), (content, mode));
-            } else {
-                return Err(Error::Config("this source of a projected volume is not supported yet".into()));
+                Place::Directory { path, readonly } => {
+                    mount.readonly |= readonly;
+                    let path = match within {
+                        Some(within) => subpath::pin(
+                            path,
+                            &within,
+                            &pod.join("volume-subpaths").join(&one.name).join(container).join(index.to_string()),
+                        )
+                        .map_err(|_| {
+                            // The reason could tell of the node's file system.
+                            Error::Config(format!("failed to prepare subPath for volumeMount {:?} of container {container:?}", one.name))
+                        })?,
+                        None => path.clone(),
+                    };
+                    mount.host_path = path.display().to_string();
+                }
             }
-        }
-    } else {
-        return Err(Error::Config(format!("the type of volume {:?} is not supported yet", volume.name)));
-    }
-    Ok(files)
-}
-
-fn needed(
-    found: Option<BTreeMap<String, Vec<u8>>>,
-    optional: Option<bool>,
-    missing: impl Fn() -> String,
-) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-    match found {
-        Some(data) => Ok(data),
-        None if optional == Some(true) => Ok(BTreeMap::new()),
-        None => Err(Error::Config(missing())),
+            Ok(mount)
+        };
+        wanted.iter().enumerate().map(mount).collect()
     }
 }
 
-fn project(files: &mut Files, data: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: Option<i32>) -> Result<(), Error> {
-    let mode_of = |own: Option<i32>| u32::try_from(own.or(mode).unwrap_or(0o644)).unwrap_or(0o644);
-    match items {
-        None => files.extend(data.into_iter().map(|(key, content)| (key, (content, mode_of(None))))),
-        Some(items) => {
-            for item in items {
-                let content =
-                    data.get(&item.key).ok_or_else(|| Error::Config(format!("references non-existent config key: {}", item.key)))?;
-                files.insert(item.path.clone(), (content.clone(), mode_of(item.mode)));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn downward_file(
-    source: &Source<'_>,
-    files: &mut Files,
-    item: &k8s_openapi::api::core::v1::DownwardAPIVolumeFile,
-    mode: Option<i32>,
-) -> Result<(), Error> {
-    let content = match (&item.field_ref, &item.resource_field_ref) {
-        (Some(field), _) => source.field(&field.field_path)?,
-        (_, Some(resource)) => {
-            let containers = source.pod.spec.iter().flat_map(|s| &s.containers);
-            let named = containers.into_iter().find(|c| Some(&c.name) == resource.container_name.as_ref());
-            named.map(|c| resource_value(c, &resource.resource)).unwrap_or_default()
-        }
-        (None, None) => String::new(),
+/// A mount's `subPath` or `subPathExpr`, if it has one.
+fn path_within(mount: &VolumeMount, variables: &[(String, String)]) -> Result<Option<String>, Error> {
+    let path = match mount.sub_path_expr.as_deref().filter(|text| !text.is_empty()) {
+        Some(text) => expand_strictly(text, variables)?,
+        None => mount.sub_path.clone().unwrap_or_default(),
     };
-    let mode = u32::try_from(item.mode.or(mode).unwrap_or(0o644)).unwrap_or(0o644);
-    files.insert(item.path.clone(), (content.into_bytes(), mode));
-    Ok(())
+    if path.starts_with('/') {
+        return Err(Error::Config(format!("error SubPath `{path}` must not be an absolute path")));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(Error::Config(format!("unable to provision SubPath `{path}`: must not contain '..'")));
+    }
+    Ok(Some(path).filter(|path| !path.is_empty()))
 }
 
-/// Writes the files into a new directory and turns the link `..data` to it, when anything has changed.
-fn write_files(directory: &Path, files: &Files) -> Result<(), Error> {
-    let data = directory.join(DATA);
-    let unchanged = |(name, (content, _)): (&String, &(Vec<u8>, u32))| fs::read(data.join(name)).is_ok_and(|found| found == *content);
-    let known = |path: &Path| fs::read_dir(path).map_or(0, |entries| entries.flatten().count());
-    let top: std::collections::BTreeSet<&str> = files.keys().filter_map(|name| name.split('/').next()).collect();
-    if data.exists() && files.iter().all(unchanged) && known(&data) == top.len() {
-        return Ok(());
-    }
-    let old = fs::read_link(&data).ok();
-    let version = format!("..{}", jiff::Timestamp::now().as_nanosecond());
-    let target = directory.join(&version);
-    fs::create_dir_all(&target).map_err(failed(&target))?;
-    for (name, (content, mode)) in files {
-        if name.split('/').any(|part| part == "..") || name.starts_with('/') {
-            return Err(Error::Config(format!("path {name:?} must stay inside the volume")));
-        }
-        let path = target.join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(failed(parent))?;
-        }
-        fs::write(&path, content).map_err(failed(&path))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).map_err(failed(&path))?;
-    }
-    let link = directory.join("..data_tmp");
-    let _ = fs::remove_file(&link);
-    symlink(&version, &link).map_err(failed(&link))?;
-    fs::rename(&link, &data).map_err(failed(&data))?;
-    for name in &top {
-        let visible = directory.join(name);
-        if fs::symlink_metadata(&visible).is_err() {
-            symlink(Path::new(DATA).join(name), &visible).map_err(failed(&visible))?;
-        }
-    }
-    for entry in fs::read_dir(directory).map_err(failed(directory))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("..") && !top.contains(name.as_str()) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    if let Some(old) = old {
-        let _ = fs::remove_dir_all(directory.join(old));
-    }
-    Ok(())
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.into() } else { format!("/{path}") }
 }
 
 /// The directory of a Pod on this node.
@@ -216,22 +181,23 @@ fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
-    fn files_change_together() {
-        let directory = std::env::temp_dir().join(format!("skein-volume-test-{}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a temporary directory");
-        let files =
-            |pairs: &[(&str, &str)]| pairs.iter().map(|(n, c)| ((*n).to_string(), (c.as_bytes().to_vec(), 0o644))).collect::<Files>();
-        let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
-        write_files(&directory, &files(&[("a", "1"), ("b/c", "2")])).expect("written");
-        assert_eq!((read("a"), read("b/c")), (Some("1".into()), Some("2".into())));
-        let before = fs::read_link(directory.join(DATA)).ok();
-        write_files(&directory, &files(&[("a", "1"), ("b/c", "2")])).expect("written");
-        assert_eq!(fs::read_link(directory.join(DATA)).ok(), before);
-        write_files(&directory, &files(&[("a", "3")])).expect("written");
-        assert_eq!((read("a"), read("b/c")), (Some("3".into()), None));
-        assert!(write_files(&directory, &files(&[("../x", "3")])).is_err());
-        let _ = fs::remove_dir_all(directory);
+    fn a_path_within_a_volume_stays_there() {
+        let variables = [("POD".to_string(), "p".to_string())];
+        let check = |mount: Value, expected: Result<Option<&str>, &str>| {
+            let mut stated = json!({"name": "v", "mountPath": "/m"});
+            stated.as_object_mut().expect("an object").extend(mount.as_object().cloned().unwrap_or_default());
+            let mount: VolumeMount = serde_json::from_value(stated).expect("a mount");
+            let found = path_within(&mount, &variables).map_err(|why| why.to_string());
+            assert_eq!(found.as_ref().map(Option::as_deref).map_err(String::as_str), expected);
+        };
+        check(json!({}), Ok(None));
+        check(json!({"subPath": "a/b"}), Ok(Some("a/b")));
+        check(json!({"subPathExpr": "$(POD)/x"}), Ok(Some("p/x")));
+        check(json!({"subPathExpr": "$(NONE)/x"}), Err("missing value for \"NONE\""));
+        check(json!({"subPath": "/a"}), Err("error SubPath `/a` must not be an absolute path"));
+        check(json!({"subPath": "a/../b"}), Err("unable to provision SubPath `a/../b`: must not contain '..'"));
     }
 }

@@ -1,10 +1,10 @@
 //! One Pod's worker: observe, decide, act, tell; until nothing of the Pod is left.
 
+mod configuring;
 mod resizing;
 mod stopping;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,15 +18,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::cri::{CONTAINER_NAME, Runtime, labels};
-use crate::env::{Source, expand, resolve};
+use crate::cri::{CONTAINER_NAME, Runtime};
 use crate::images::{Outcome, Pulls};
 use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
 use crate::probes::{self, Kind, Probing, Verdict};
 use crate::resize::{Change, Pending};
 use crate::status::{self, Waiting};
 use crate::write::{Note, Wish, pod_writer, tell};
-use crate::{Error, Options, dns, logs, pod, pull_secrets, resources, volumes};
+use crate::{Error, Options, logs, pod, pull_secrets, resources, volumes};
 
 /// How often the runtime is asked while nothing happens. Where it does not tell what happens, a container's end is
 /// seen this late at most.
@@ -71,6 +70,8 @@ pub(crate) struct Worker {
     given: HashMap<String, v1::LinuxContainerResources>,
     /// A resize that is wanted and not done.
     pending: Option<Pending>,
+    /// What the runtime calls the images that volumes are made of, by the volume's name.
+    images: BTreeMap<String, String>,
 }
 
 // === impl Worker ===
@@ -103,6 +104,7 @@ impl Worker {
             volumes_at: Instant::now() + VOLUMES_INTERVAL,
             given: HashMap::new(),
             pending: None,
+            images: BTreeMap::new(),
         }
     }
 
@@ -209,14 +211,17 @@ impl Worker {
     }
 
     async fn observe_container(&mut self, container: &v1::Container) -> Result<Observed, Error> {
-        let status = match self.ended.get(&container.id) {
+        let mut status = match self.ended.get(&container.id) {
             Some(known) => known.clone(),
             None => self.shared.runtime.container_status(&container.id).await?,
         };
         let state = match v1::ContainerState::try_from(status.state) {
             Ok(v1::ContainerState::ContainerRunning) => State::Running,
             Ok(v1::ContainerState::ContainerExited) => {
-                self.ended.insert(container.id.clone(), status.clone());
+                if !self.ended.contains_key(&container.id) {
+                    status.message = self.last_words(container, &status);
+                    self.ended.insert(container.id.clone(), status.clone());
+                }
                 State::Exited {
                     code: status.exit_code,
                     finished_at: time(status.finished_at),
@@ -302,8 +307,12 @@ impl Worker {
         if self.retry_at.get("").is_some_and(|at| Instant::now() < *at) {
             return false;
         }
-        match self.shared.runtime.run_sandbox(self.sandbox_config(pod, attempt)).await {
-            Ok(_) => true,
+        let made = match self.sandbox_config(pod, attempt) {
+            Ok(config) => self.shared.runtime.run_sandbox(config).await.map(drop),
+            Err(why) => Err(why),
+        };
+        match made {
+            Ok(()) => true,
             Err(why) => {
                 self.retry_at.insert(String::new(), Instant::now() + Duration::from_secs(2));
                 self.note("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"), true, "");
@@ -317,7 +326,7 @@ impl Worker {
             return false;
         }
         let ephemeral = pod::ephemeral(pod);
-        let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).chain(&ephemeral);
+        let all = pod::containers(pod).chain(&ephemeral);
         let (Some(container), Some(sandbox)) = (all.into_iter().find(|c| c.name == name), &observed.sandbox) else { return false };
         match Box::pin(self.try_start(pod, (container, target_of(pod, observed, name)), sandbox, attempt)).await {
             Ok(()) => {
@@ -361,10 +370,12 @@ impl Worker {
     ) -> Result<(), Waiting> {
         let waiting = |reason: &'static str| move |why: Error| Waiting { reason: reason.into(), message: why.to_string() };
         let name = &container.name;
-        let sandbox_config = self.sandbox_config(pod, sandbox.attempt);
+        let sandbox_config = self.sandbox_config(pod, sandbox.attempt).map_err(waiting("CreateContainerConfigError"))?;
         // Boxed: every Pod has a worker, and few of them pull at a time.
-        let credentials = pull_secrets::credentials(&self.shared.store.local().state, pod, container.image.as_deref().unwrap_or_default());
-        let ensured = Box::pin(self.shared.pulls.ensure(&self.shared.runtime, container, credentials, sandbox_config.clone())).await;
+        let wanted = container.image.as_deref().unwrap_or_default();
+        let credentials = pull_secrets::credentials(&self.shared.store.local().state, pod, wanted);
+        let wanted = (wanted, container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"));
+        let ensured = Box::pin(self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox_config.clone())).await;
         let image = match ensured {
             Outcome::Present(reference) => {
                 let message = format!("Container image {:?} already present on machine", container.image.as_deref().unwrap_or_default());
@@ -384,6 +395,7 @@ impl Worker {
             resources::verify_non_root(pod, container, &known)
                 .map_err(|message| Waiting { reason: "CreateContainerConfigError".into(), message })?;
         }
+        self.pull_volumes(pod, container, &sandbox_config).await?;
         let mut config = self.container_config(pod, container, sandbox, attempt, image)?;
         let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
         if let (Some(target), Some(namespaces)) = (target, security.and_then(|s| s.namespace_options.as_mut())) {
@@ -397,126 +409,12 @@ impl Worker {
         self.note("Created", format!("Created container: {name}"), false, name);
         self.note("Started", format!("Started container {name}"), false, name);
         if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
-            && let Err(why) = self.run_hook(hook, &id, sandbox, Duration::from_secs(30)).await
+            && let Err(why) = self.run_hook((container, hook), &id, sandbox, Duration::from_secs(30)).await
         {
             self.note("FailedPostStartHook", format!("PostStartHook failed: {why}"), true, name);
             let _ = self.stop_container(pod, name, &id, stopping::grace(pod)).await;
         }
         Ok(())
-    }
-
-    fn container_config(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        sandbox: &Sandbox,
-        attempt: u32,
-        image: String,
-    ) -> Result<v1::ContainerConfig, Waiting> {
-        let mount_failed = |why: Error| Waiting { reason: "ContainerCreating".into(), message: format!("MountVolume.SetUp failed: {why}") };
-        let config_failed = |why: Error| Waiting { reason: "CreateContainerConfigError".into(), message: why.to_string() };
-        let options = &self.shared.options;
-        let state = self.shared.store.local().state;
-        let host_ip = options.address.to_string();
-        let local = crate::local_volume::root(options);
-        let source = Source {
-            pod,
-            state: &state,
-            node: &options.name,
-            host_ip: &host_ip,
-            pod_ip: &sandbox.ip,
-            tokens: &*options.tokens,
-            volumes: &local,
-        };
-        let directory = volumes::pod_directory(&options.directory, pod);
-        let prepared = volumes::prepare(&source, &directory).map_err(mount_failed)?;
-        let variables = resolve(&source, container).map_err(config_failed)?;
-        let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &variables)).collect::<Vec<_>>();
-        let mut labels = labels(pod);
-        labels.insert(CONTAINER_NAME.into(), container.name.clone());
-        std::fs::create_dir_all(logs::directory(&options.directory, pod).join(&container.name))
-            .map_err(|source| mount_failed(Error::Io { what: "the log directory".into(), source }))?;
-        let mut mounts = self.mounts(container, &prepared);
-        mounts.push(self.hosts_mount(pod, sandbox, &directory).map_err(mount_failed)?);
-        Ok(v1::ContainerConfig {
-            metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt }),
-            image: Some(v1::ImageSpec { image, user_specified_image: container.image.clone().unwrap_or_default(), ..Default::default() }),
-            command: expanded(&container.command),
-            args: expanded(&container.args),
-            working_dir: container.working_dir.clone().unwrap_or_default(),
-            envs: variables.iter().map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
-            mounts,
-            labels,
-            log_path: logs::file(&container.name, attempt),
-            stdin: container.stdin.unwrap_or(false),
-            tty: container.tty.unwrap_or(false),
-            linux: Some(v1::LinuxContainerConfig {
-                resources: Some(resources::linux_resources(pod, container)),
-                security_context: Some(resources::security_context(pod, container)),
-            }),
-            ..Default::default()
-        })
-    }
-
-    fn mounts(&self, container: &Container, prepared: &BTreeMap<String, PathBuf>) -> Vec<v1::Mount> {
-        let mount = |wanted: &k8s_openapi::api::core::v1::VolumeMount| {
-            let mut host = prepared.get(&wanted.name)?.clone();
-            if let Some(sub) = wanted.sub_path.as_deref().filter(|s| !s.is_empty() && !s.split('/').any(|p| p == "..")) {
-                host = host.join(sub);
-                if !host.exists() {
-                    let _ = std::fs::create_dir_all(&host);
-                }
-            }
-            Some(v1::Mount {
-                container_path: wanted.mount_path.clone(),
-                host_path: host.display().to_string(),
-                readonly: wanted.read_only.unwrap_or(false),
-                ..Default::default()
-            })
-        };
-        container.volume_mounts.iter().flatten().filter_map(mount).collect()
-    }
-
-    /// The Pod's own `/etc/hosts`, as kubelets write it.
-    fn hosts_mount(&self, pod: &Pod, sandbox: &Sandbox, directory: &std::path::Path) -> Result<v1::Mount, Error> {
-        let path = directory.join("etc-hosts");
-        let mut text = String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        text.push_str(&format!("{}\t{}\n", sandbox.ip, hostname(pod)));
-        for alias in pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
-            text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
-        }
-        let write = || {
-            std::fs::create_dir_all(directory)?;
-            std::fs::write(&path, text)
-        };
-        write().map_err(|source| Error::Io { what: path.display().to_string(), source })?;
-        Ok(v1::Mount { container_path: "/etc/hosts".into(), host_path: path.display().to_string(), ..Default::default() })
-    }
-
-    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let parent = format!("{}/pod{}", self.shared.options.cgroup_root.trim_end_matches('/'), self.uid);
-        v1::PodSandboxConfig {
-            metadata: Some(v1::PodSandboxMetadata {
-                name: text(&pod.metadata.name),
-                uid: self.uid.clone(),
-                namespace: text(&pod.metadata.namespace),
-                attempt,
-            }),
-            hostname: hostname(pod),
-            log_directory: logs::directory(&self.shared.options.directory, pod).display().to_string(),
-            labels: labels(pod),
-            dns_config: Some(dns::config(pod, &self.shared.options.cluster_dns, &dns::Resolver::of_node())),
-            linux: Some(v1::LinuxPodSandboxConfig {
-                cgroup_parent: parent,
-                security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(resources::namespaces(pod)),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
     }
 
     /// Probes run for containers that run, and no others.
@@ -575,20 +473,10 @@ impl Worker {
             return;
         };
         self.volumes_at = Instant::now() + VOLUMES_INTERVAL;
-        let options = &self.shared.options;
         let state = self.shared.store.local().state;
-        let host_ip = options.address.to_string();
-        let local = crate::local_volume::root(options);
-        let source = Source {
-            pod,
-            state: &state,
-            node: &options.name,
-            host_ip: &host_ip,
-            pod_ip: &sandbox.ip,
-            tokens: &*options.tokens,
-            volumes: &local,
-        };
-        if let Err(why) = volumes::prepare(&source, &volumes::pod_directory(&options.directory, pod)) {
+        let places = self.places();
+        let source = self.source(pod, &state, &places, &sandbox.ip);
+        if let Err(why) = volumes::prepare(&source, &places.pod, &self.images) {
             debug!(pod = %self.key, %why, "a volume cannot be refreshed");
         }
     }
@@ -611,15 +499,6 @@ enum Pass {
 fn lasting(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.iter();
     spec.flat_map(|s| s.init_containers.iter().flatten().filter(|c| pod::is_sidecar(c)).chain(&s.containers))
-}
-
-fn hostname(pod: &Pod) -> String {
-    let spec = pod.spec.as_ref();
-    if spec.and_then(|s| s.host_network) == Some(true) {
-        return String::new();
-    }
-    let stated = spec.and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
-    stated.unwrap_or_else(|| pod.metadata.name.clone().unwrap_or_default().chars().take(63).collect())
 }
 
 /// CRI counts nanoseconds; 0 is no time.

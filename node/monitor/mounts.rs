@@ -39,8 +39,12 @@ pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error>
     // Outer volumes first, so that one may be mounted within another.
     let mut binds: Vec<&Bind> = spec.binds.iter().collect();
     binds.sort_by_key(|bind| bind.destination.components().count());
-    for one in binds {
-        bind(&target, one)?;
+    for (index, one) in binds.into_iter().enumerate() {
+        if one.layers.is_empty() {
+            bind(&target, one)?;
+        } else {
+            image(spec, &target, one, index)?;
+        }
     }
     pivot(&root)?;
     for path in &spec.masked_paths {
@@ -74,6 +78,25 @@ fn overlay(spec: &Spec, root: &Path) -> Result<(), Error> {
     mount(Some("overlay"), root, Some("overlay"), flags, Some(options.as_str()))
         .map_err(Error::system("cannot mount the image's layers"))?;
     chdir("/").map_err(Error::system("cannot leave the image store"))
+}
+
+/// Binds an image's files, which are mounted beside the root for that.
+fn image(spec: &Spec, root: &OwnedFd, one: &Bind, index: usize) -> Result<(), Error> {
+    let make =
+        |path: PathBuf| std::fs::create_dir_all(&path).map_err(Error::system(format!("cannot make {}", path.display()))).map(|()| path);
+    // Overlay wants two lower directories where there is no upper one.
+    let (empty, place) = (make(spec.directory.join("empty"))?, make(spec.directory.join("images").join(index.to_string()))?);
+    chdir(&spec.layers_directory).map_err(Error::system("cannot enter the image store"))?;
+    let lower: Vec<&str> = one.layers.iter().rev().map(String::as_str).collect();
+    let options = format!("lowerdir={}:{}", lower.join(":"), empty.display());
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    mount(Some("overlay"), &place, Some("overlay"), flags, Some(options.as_str()))
+        .map_err(Error::system(format!("cannot mount the image at {}", one.destination.display())))?;
+    chdir("/").map_err(Error::system("cannot leave the image store"))?;
+    let files = open(&place, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(Error::system(format!("cannot open {}", place.display())))?;
+    let part = within(&files, &one.source)?;
+    bind(root, &Bind { source: by_fd(&part), layers: Vec::new(), ..one.clone() })
 }
 
 /// `/proc`, `/dev`, `/sys` and what belongs into them.
@@ -152,8 +175,9 @@ fn bind(root: &OwnedFd, bind: &Bind) -> Result<(), Error> {
     let tree = unsafe { OwnedFd::from_raw_fd(tree as i32) };
     let nodev = if bind.devices { 0 } else { libc::MOUNT_ATTR_NODEV };
     let readonly = if bind.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let noexec = if bind.noexec { libc::MOUNT_ATTR_NOEXEC } else { 0 };
     let below = if bind.recursive_readonly { readonly } else { 0 };
-    set_attributes(&tree, nodev | below, propagation(bind.propagation), true).map_err(Error::system(what()))?;
+    set_attributes(&tree, nodev | noexec | below, propagation(bind.propagation), true).map_err(Error::system(what()))?;
     set_attributes(&tree, readonly, 0, false).map_err(Error::system(what()))?;
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are empty C strings; the descriptors are open.

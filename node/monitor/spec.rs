@@ -62,6 +62,12 @@ pub struct Bind {
     pub propagation: Propagation,
     /// Device nodes work below it.
     pub devices: bool,
+    /// Programs in it cannot be executed.
+    #[serde(default)]
+    pub noexec: bool,
+    /// Layers of an image, the lowest first, which are the source; `source` is a path within them.
+    #[serde(default)]
+    pub layers: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +156,8 @@ impl Bind {
             recursive_readonly: false,
             propagation: Propagation::Private,
             devices: false,
+            noexec: false,
+            layers: Vec::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From what the kubelet asks for (CRI) and what the image says to what a monitor runs. Pure, but for profiles that are
 //! read from files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use skein_cri as v1;
@@ -52,6 +52,8 @@ pub(crate) struct Places<'a> {
     pub(crate) container: &'a Path,
     pub(crate) pod: &'a Path,
     pub(crate) layers: &'a Path,
+    /// The images that are mounted as volumes, by the name in the mount.
+    pub(crate) images: &'a BTreeMap<String, Image>,
     pub(crate) cgroup_parent: &'a str,
     pub(crate) log_directory: &'a str,
 }
@@ -216,7 +218,7 @@ fn capability_name(number: usize) -> Option<&'static str> {
 
 fn binds(config: &v1::ContainerConfig, places: &Places<'_>) -> Result<Vec<Bind>, Error> {
     let privileged = config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|s| s.privileged);
-    let mut binds: Vec<Bind> = config.mounts.iter().map(|m| bind(m, privileged)).collect::<Result<_, _>>()?;
+    let mut binds: Vec<Bind> = config.mounts.iter().map(|m| bind(m, privileged, places.images)).collect::<Result<_, _>>()?;
     for device in &config.devices {
         binds.push(Bind {
             devices: true,
@@ -234,9 +236,18 @@ fn binds(config: &v1::ContainerConfig, places: &Places<'_>) -> Result<Vec<Bind>,
     Ok(binds)
 }
 
-fn bind(mount: &v1::Mount, privileged: bool) -> Result<Bind, Error> {
-    if mount.container_path.is_empty() || mount.image.as_ref().is_some_and(|i| !i.image.is_empty()) {
-        return Err(Error::Invalid(format!("mount {:?}: image volumes are not supported by this runtime", mount.container_path)));
+fn bind(mount: &v1::Mount, privileged: bool, images: &BTreeMap<String, Image>) -> Result<Bind, Error> {
+    if mount.container_path.is_empty() {
+        return Err(Error::Invalid("a mount needs a path in the container".into()));
+    }
+    if let Some(name) = mount.image.as_ref().map(|image| &image.image).filter(|name| !name.is_empty()) {
+        let image = images.get(name).ok_or_else(|| Error::NotFound { kind: "image", id: name.clone() })?;
+        return Ok(Bind {
+            readonly: true,
+            noexec: true,
+            layers: image.layers.clone(),
+            ..Bind::new(Path::new("/").join(&mount.image_sub_path), &mount.container_path)
+        });
     }
     let propagation = match mount.propagation() {
         v1::MountPropagation::PropagationPrivate => Propagation::Private,

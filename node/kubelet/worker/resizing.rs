@@ -30,7 +30,7 @@ impl Worker {
         } else if let Err(pending) = self.has_room(pod) {
             self.pending = Some(pending);
         } else {
-            self.pending = self.pending.take().filter(|pending| pending.condition != "PodResizePending");
+            self.pending = self.pending.take().filter(|pending| pending.condition != resize::PENDING);
             return resizes;
         }
         if self.pending.is_some() { BTreeMap::new() } else { resizes }
@@ -79,7 +79,7 @@ impl Worker {
             }
             Err(why) => {
                 self.retry_at.insert(name.into(), Instant::now() + START_RETRY);
-                self.pending = Some(Pending { condition: "PodResizeInProgress", reason: "Error", message: why.to_string() });
+                self.pending = Some(Pending { condition: resize::IN_PROGRESS, reason: "Error", message: why.to_string() });
                 Err(why)
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{LifecycleHandler, Pod};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -51,12 +51,12 @@ impl Worker {
     pub(super) async fn stop_container(&self, pod: &Pod, name: &str, id: &str, grace_seconds: i64) -> Result<(), Error> {
         let begin = Instant::now();
         let container = lasting(pod).find(|c| c.name == name);
-        let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
-        if let Some(hook) = hook.filter(|_| grace_seconds > 0) {
+        let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+        if let Some((container, hook)) = hook.filter(|_| grace_seconds > 0) {
             let limit = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
             let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
             let sandbox = Sandbox { id: String::new(), attempt: 0, ip, created_at: None };
-            if let Err(why) = self.run_hook(hook, id, &sandbox, limit).await {
+            if let Err(why) = self.run_hook((container, hook), id, &sandbox, limit).await {
                 self.note("FailedPreStopHook", format!("PreStopHook failed: {why}"), true, name);
             }
         }
@@ -66,7 +66,13 @@ impl Worker {
         self.shared.runtime.stop_container(id, left).await
     }
 
-    pub(super) async fn run_hook(&self, hook: &LifecycleHandler, id: &str, sandbox: &Sandbox, limit: Duration) -> Result<(), Error> {
+    pub(super) async fn run_hook(
+        &self,
+        (container, hook): (&Container, &LifecycleHandler),
+        id: &str,
+        sandbox: &Sandbox,
+        limit: Duration,
+    ) -> Result<(), Error> {
         if let Some(exec) = &hook.exec {
             let command = exec.command.clone().unwrap_or_default();
             let (code, output) = self.shared.runtime.exec(id, &command, limit).await?;
@@ -76,8 +82,7 @@ impl Worker {
             tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)).min(limit)).await;
         }
         if let Some(get) = &hook.http_get {
-            let host = get.host.clone().unwrap_or_else(|| sandbox.ip.clone());
-            let asked = probes::http_get(&host, probes::number(&get.port), get.path.as_deref().unwrap_or("/"), "");
+            let asked = probes::http_get(get, &sandbox.ip, container);
             return tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err("timed out".into())).map_err(Error::Runtime);
         }
         Ok(())

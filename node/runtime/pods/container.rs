@@ -36,6 +36,8 @@ impl Pods {
         }
         let name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
         let image = self.images.find(&name).ok_or_else(|| Error::NotFound { kind: "image", id: name })?;
+        let mounted = config.mounts.iter().filter_map(|mount| Some(mount.image.as_ref()?.image.clone()));
+        let images = mounted.filter_map(|name| Some((name.clone(), self.images.find(&name)?))).collect();
         let id = new_id();
         let directory = self.place("containers").join(&id);
         let places = spec::Places {
@@ -43,15 +45,18 @@ impl Pods {
             container: &directory,
             pod: &sandbox.directory,
             layers: &self.images.layers_directory(),
+            images: &images,
             cgroup_parent: &sandbox.cgroup(),
             log_directory: &sandbox.config.log_directory,
         };
         let spec = spec::container(&config, &image, &places)?;
-        for bind in spec.binds.iter().filter(|b| !b.source.exists()) {
+        for bind in spec.binds.iter().filter(|b| b.layers.is_empty() && !b.source.exists()) {
             // As containerd does for a hostPath volume whose directory is not there.
             fs::create_dir_all(&bind.source).map_err(io(format!("cannot make {}", bind.source.display())))?;
         }
-        let stated = Some(config.stop_signal()).filter(|s| *s != v1::Signal::RuntimeDefault).map(|s| s.as_str_name().to_string());
+        let stated = Some(config.stop_signal())
+            .filter(|s| *s != v1::Signal::RuntimeDefault)
+            .map(|s| s.as_str_name().trim_start_matches("SIGNAL_").to_string());
         let signal = stated.or_else(|| image.config.config.as_ref().and_then(|c| c.stop_signal.clone()));
         let record = ContainerRecord {
             sandbox: sandbox.id.clone(),

@@ -1,0 +1,174 @@
+//! What the runtime is asked for: the configuration of a Pod's sandbox and of its containers.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use skein_cri as v1;
+use skein_state::State;
+
+use super::Worker;
+use crate::cri::{CONTAINER_NAME, labels};
+use crate::env::{Source, expand, resolve};
+use crate::hosts::Names;
+use crate::images::Outcome;
+use crate::pod::{self, Sandbox};
+use crate::status::Waiting;
+use crate::{Error, dns, hosts, local_volume, logs, pull_secrets, resources, termination, volumes};
+
+/// Where things of a Pod are on this node, and what the node is called by.
+pub(super) struct Places {
+    pub(super) pod: PathBuf,
+    host_ip: String,
+    local_volumes: PathBuf,
+}
+
+impl Worker {
+    pub(super) fn places(&self) -> Places {
+        let options = &self.shared.options;
+        Places {
+            pod: volumes::pod_directory(&options.directory, &self.pods.borrow()),
+            host_ip: options.address.to_string(),
+            local_volumes: local_volume::root(options),
+        }
+    }
+
+    pub(super) fn source<'a>(&'a self, pod: &'a Pod, state: &'a State, places: &'a Places, pod_ip: &'a str) -> Source<'a> {
+        let options = &self.shared.options;
+        let is_in_hosts = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        Source {
+            pod,
+            state,
+            node: &options.name,
+            host_ip: &places.host_ip,
+            pod_ip: if is_in_hosts { &places.host_ip } else { pod_ip },
+            tokens: &*options.tokens,
+            volumes: &places.local_volumes,
+        }
+    }
+
+    /// Brings the images that the container's volumes are made of.
+    pub(super) async fn pull_volumes(&mut self, pod: &Pod, container: &Container, sandbox: &v1::PodSandboxConfig) -> Result<(), Waiting> {
+        let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|volume| is_mounted(&volume.name)) {
+            let Some(stated) = &volume.image else { continue };
+            let reference = stated.reference.clone().unwrap_or_default();
+            let credentials = pull_secrets::credentials(&self.shared.store.local().state, pod, &reference);
+            let wanted = (reference.as_str(), stated.pull_policy.as_deref().unwrap_or("IfNotPresent"));
+            match Box::pin(self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox.clone())).await {
+                Outcome::Present(found) | Outcome::Pulled { reference: found, .. } => drop(self.images.insert(volume.name.clone(), found)),
+                Outcome::Waiting(waiting) => return Err(waiting),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn container_config(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &Sandbox,
+        attempt: u32,
+        image: String,
+    ) -> Result<v1::ContainerConfig, Waiting> {
+        let mount_failed = |why: Error| Waiting { reason: "ContainerCreating".into(), message: format!("MountVolume.SetUp failed: {why}") };
+        let config_failed = |why: Error| Waiting { reason: "CreateContainerConfigError".into(), message: why.to_string() };
+        let options = &self.shared.options;
+        let state = self.shared.store.local().state;
+        let places = self.places();
+        let source = self.source(pod, &state, &places, &sandbox.ip);
+        let prepared = volumes::prepare(&source, &places.pod, &self.images).map_err(mount_failed)?;
+        let variables = resolve(&source, container, &prepared).map_err(config_failed)?;
+        let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &variables)).collect::<Vec<_>>();
+        let mut labels = labels(pod);
+        labels.insert(CONTAINER_NAME.into(), container.name.clone());
+        std::fs::create_dir_all(logs::directory(&options.directory, pod).join(&container.name))
+            .map_err(|source| mount_failed(Error::Io { what: "the log directory".into(), source }))?;
+        let wanted = container.volume_mounts.as_deref().unwrap_or_default();
+        let mut mounts = prepared.mounts(&places.pod, (&container.name, wanted), &variables).map_err(config_failed)?;
+        if !mounts.iter().any(|mount| mount.container_path == HOSTS) {
+            mounts.push(hosts_mount(pod, source.pod_ip, &places).map_err(mount_failed)?);
+        }
+        mounts.push(termination::prepare(&places.pod, container, attempt).map_err(mount_failed)?);
+        let mut config = v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt }),
+            image: Some(v1::ImageSpec { image, user_specified_image: container.image.clone().unwrap_or_default(), ..Default::default() }),
+            command: expanded(&container.command),
+            args: expanded(&container.args),
+            working_dir: container.working_dir.clone().unwrap_or_default(),
+            envs: variables.iter().map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
+            mounts,
+            labels,
+            log_path: logs::file(&container.name, attempt),
+            stdin: container.stdin.unwrap_or(false),
+            stdin_once: container.stdin_once.unwrap_or(false),
+            tty: container.tty.unwrap_or(false),
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(resources::linux_resources(pod, container)),
+                security_context: Some(resources::security_context(pod, container, &options.seccomp_profiles())),
+            }),
+            ..Default::default()
+        };
+        let signal = container.lifecycle.as_ref().and_then(|lifecycle| signal(lifecycle.stop_signal.as_deref()?));
+        config.set_stop_signal(signal.unwrap_or_default());
+        Ok(config)
+    }
+
+    pub(super) fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, Error> {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let parent = format!("{}/pod{}", self.shared.options.cgroup_root.trim_end_matches('/'), self.uid);
+        let sysctls = pod.spec.iter().flat_map(|s| s.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()));
+        Ok(v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: text(&pod.metadata.name),
+                uid: self.uid.clone(),
+                namespace: text(&pod.metadata.namespace),
+                attempt,
+            }),
+            hostname: Names::of(pod).hostname(pod).map_err(Error::Config)?,
+            log_directory: logs::directory(&self.shared.options.directory, pod).display().to_string(),
+            labels: labels(pod),
+            dns_config: Some(dns::config(pod, &self.shared.options.cluster_dns, &dns::Resolver::of_node())),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                cgroup_parent: parent,
+                security_context: Some(v1::LinuxSandboxSecurityContext {
+                    namespace_options: Some(resources::namespaces(pod)),
+                    ..Default::default()
+                }),
+                sysctls: sysctls.map(|one| (one.name.replace('/', "."), one.value.clone())).collect(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    /// What is to be told of a container that has ended: what the runtime says, and what it said itself.
+    pub(super) fn last_words(&self, container: &v1::Container, status: &v1::ContainerStatus) -> String {
+        let pod = self.pods.borrow().clone();
+        let name = container.labels.get(CONTAINER_NAME).cloned().unwrap_or_default();
+        let ephemeral = pod::ephemeral(&pod);
+        let Some(stated) = pod::containers(&pod).chain(&ephemeral).find(|one| one.name == name) else { return status.message.clone() };
+        let attempt = container.metadata.as_ref().map_or(0, |m| m.attempt);
+        let log = logs::directory(&self.shared.options.directory, &pod).join(logs::file(&name, attempt));
+        let said = termination::message(&self.places().pod, stated, (attempt, status.exit_code), &log);
+        [status.message.clone(), said].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ")
+    }
+}
+
+/// `SIGUSR1`, `SIGRTMIN+1`.
+fn signal(name: &str) -> Option<v1::Signal> {
+    v1::Signal::from_str_name(&format!("SIGNAL_{}", name.replace('+', "PLUS").replace('-', "MINUS")))
+}
+
+const HOSTS: &str = "/etc/hosts";
+
+/// The Pod's own `/etc/hosts`.
+fn hosts_mount(pod: &Pod, address: &str, places: &Places) -> Result<v1::Mount, Error> {
+    let path = places.pod.join("etc-hosts");
+    let text = hosts::file(pod, address, &std::fs::read_to_string(HOSTS).unwrap_or_default());
+    let write = || {
+        std::fs::create_dir_all(&places.pod)?;
+        std::fs::write(&path, text)
+    };
+    write().map_err(|source| Error::Io { what: path.display().to_string(), source })?;
+    Ok(v1::Mount { container_path: HOSTS.into(), host_path: path.display().to_string(), ..Default::default() })
+}

@@ -1,0 +1,128 @@
+//! What a Pod says and what its containers find: variables, files and their owners, names, last words, probes over TLS.
+//! Each container tells by its log or its end; the answers are Kubernetes'.
+
+use skein_cluster_tests::{BUSYBOX, Cluster, on_both_runtimes};
+use skein_lab::Runtime;
+
+on_both_runtimes!(containers_find_what_their_pod_says);
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: my-db}
+spec: {selector: {app: none}, ports: [{name: sql, port: 5432}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {a.txt: "one", b.txt: "two"}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: tells, labels: {app: tells}}
+spec:
+  restartPolicy: Never
+  hostname: host
+  subdomain: sub
+  securityContext: {runAsUser: 1000, fsGroup: 3000, sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: "80"}]}
+  volumes:
+  - {name: work, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: settings, configMap: {name: settings, defaultMode: 0400}}
+  containers:
+  - name: c
+    image: IMAGE
+    env:
+    - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: DATABASE, value: "$(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT_SQL)"}
+    - {name: CORES, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
+    - {name: MEBIBYTES, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
+    resources: {limits: {cpu: 1500m, memory: 64Mi}}
+    volumeMounts:
+    - {name: work, mountPath: /work}
+    - {name: work, mountPath: /own, subPathExpr: $(POD)/deep}
+    - {name: memory, mountPath: /memory}
+    - {name: settings, mountPath: /settings}
+    - {name: settings, mountPath: /a.txt, subPath: a.txt}
+    command: [sh, -c]
+    args:
+    - |
+      touch /own/mine /memory/mine
+      echo "api=$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"
+      echo "database=$([ "$DATABASE" = "$MY_DB_SERVICE_HOST:5432" ] && echo found)"
+      echo "cores=$CORES mebibytes=$MEBIBYTES"
+      echo "own=$(ls /work/tells/deep)"
+      echo "group=$(stat -c %g:%a /work) $(stat -c %g /own/mine) $(stat -c %g /memory/mine)"
+      echo "settings=$(cat /settings/b.txt) $(stat -L -c %g:%a /settings/b.txt) $(cat /a.txt)"
+      echo "names=$(hostname) $(grep -c host.sub.default.svc.cluster.local /etc/hosts)"
+      echo "sysctl=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)"
+      echo "token=$(stat -L -c %u:%g:%a /var/run/secrets/kubernetes.io/serviceaccount/token)"
+      printf 'last words' > /dev/termination-log
+      exit 3
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: says-nothing}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: c, image: IMAGE, command: [sh, -c, "echo from the log; exit 1"], terminationMessagePolicy: FallbackToLogsOnError}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: leads-out}
+spec:
+  restartPolicy: Never
+  volumes: [{name: work, emptyDir: {}}]
+  containers:
+  - {name: c, image: IMAGE, command: [sh, -c, "true"], env: [{name: UP, value: ../..}], volumeMounts: [{name: work, mountPath: /x, subPathExpr: $(UP)}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gated}
+spec:
+  readinessGates: [{conditionType: example.com/gate}]
+  containers: [{name: c, image: IMAGE, command: [sleep, "100000"]}]
+"#;
+
+fn field(cluster: &Cluster, name: &str, path: &str) -> String {
+    cluster.kubectl("node-2", &["get", "pod", name, "-o", &format!("jsonpath={{{path}}}")])
+}
+
+fn containers_find_what_their_pod_says(runtime: Runtime) {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    cluster.apply("node-1", &MANIFEST.replace("IMAGE", BUSYBOX));
+    cluster.until("the Pod has told", || (field(&cluster, "tells", ".status.phase") == "Failed").then_some(()));
+    let told = cluster.kubectl("node-3", &["logs", "tells"]);
+    let expected = [
+        "api=10.96.0.1:443",
+        "database=found",
+        "cores=2 mebibytes=64",
+        "own=mine",
+        "group=3000:2777 3000 3000",
+        "settings=two 3000:440 one",
+        "names=host 1",
+        "sysctl=80",
+        "token=1000:3000:640",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    let ended = ".status.containerStatuses[0].state.terminated";
+    assert_eq!(field(&cluster, "tells", &format!("{ended}.message")), "last words");
+    cluster.until("the other has ended", || (field(&cluster, "says-nothing", ".status.phase") == "Failed").then_some(()));
+    assert_eq!(field(&cluster, "says-nothing", &format!("{ended}.message")), "from the log\n");
+    // A path that leads out of its volume starts nothing.
+    let waiting = ".status.containerStatuses[0].state.waiting";
+    cluster.until("the wrong path is told", || {
+        (field(&cluster, "leads-out", &format!("{waiting}.reason")) == "CreateContainerConfigError").then_some(())
+    });
+    let why = field(&cluster, "leads-out", &format!("{waiting}.message"));
+    assert!(why.contains("must not contain '..'"), "{why}");
+    // Ready when its container is and its gate is open; what the kubelet writes later leaves the gate alone.
+    let condition = |kind: &str| field(&cluster, "gated", &format!(".status.conditions[?(@.type==\"{kind}\")].status"));
+    cluster.until("the container is ready", || (condition("ContainersReady") == "True").then_some(()));
+    assert_eq!(condition("Ready"), "False");
+    let open = r#"{"status":{"conditions":[{"type":"example.com/gate","status":"True"}]}}"#;
+    cluster.kubectl("node-2", &["patch", "pod", "gated", "--subresource=status", "--type=strategic", "-p", open]);
+    cluster.until("the gate is open", || (condition("Ready") == "True" && condition("example.com/gate") == "True").then_some(()));
+}
