@@ -1,5 +1,7 @@
 //! Request bodies: read within bounds, decoded from JSON or YAML, checked against the schema.
 
+mod duplicates;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
@@ -84,8 +86,20 @@ pub(crate) fn decode(headers: &http::HeaderMap, bytes: &[u8]) -> Result<Value, S
     if value.is_object() { Ok(value) } else { Err(malformed(&"not an object")) }
 }
 
+/// Fields of a JSON body that are there more than once, as `duplicate field "…"`; the last one counts.
+pub(crate) fn duplicates(headers: &http::HeaderMap, bytes: &[u8], validation: FieldValidation) -> Vec<String> {
+    let is_json = matches!(content_type(headers), "" | "*/*") || content_type(headers).ends_with("json");
+    if is_json && validation != FieldValidation::Ignore { duplicates::of(bytes) } else { Vec::new() }
+}
+
 /// Checks that the body is of the resource's kind and fits its schema; returns warnings about what was dropped.
-pub(crate) fn conform(value: &mut Value, resource: &Resource, validation: FieldValidation) -> Result<Vec<String>, Status> {
+/// `duplicates` are what is wrong with its fields already.
+pub(crate) fn conform(
+    value: &mut Value,
+    resource: &Resource,
+    validation: FieldValidation,
+    duplicates: Vec<String>,
+) -> Result<Vec<String>, Status> {
     let (api_version, kind) = (resource.api_version(), resource.kind);
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
     let (got_version, got_kind) = (text("apiVersion"), text("kind"));
@@ -104,7 +118,11 @@ pub(crate) fn conform(value: &mut Value, resource: &Resource, validation: FieldV
     if !findings.mismatched.is_empty() {
         return Err(Status::bad_request(format!("{prefix}: {}", findings.mismatched.join(", "))));
     }
-    let unknown: Vec<String> = findings.unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+    // What says nothing of its kind is of the one that its path names.
+    value["apiVersion"] = api_version.into();
+    value["kind"] = kind.into();
+    let unknown = findings.unknown.iter().map(|field| format!("unknown field \"{field}\""));
+    let unknown: Vec<String> = unknown.chain(duplicates).collect();
     match validation {
         FieldValidation::Strict if !unknown.is_empty() => {
             Err(Status::bad_request(format!("{prefix}: strict decoding error: {}", unknown.join(", "))))

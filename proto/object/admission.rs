@@ -1,5 +1,5 @@
-//! What Kubernetes' admission plugins add to new objects, and what they refuse: LimitRanger, ServiceAccount, Priority and
-//! PodSecurity for Pods, the default class and protection for claims.
+//! What Kubernetes' admission plugins add to new objects, and what they refuse: LimitRanger, ServiceAccount, Priority,
+//! RuntimeClass and PodSecurity for Pods, the default class and protection for claims.
 //!
 //! The API and the controllers make objects through these functions; what they must know of others they ask for.
 
@@ -9,6 +9,7 @@ pub mod mutation;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod policy;
+mod runtime_class;
 pub mod webhook;
 
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ pub fn pod(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Resul
         return Ok(());
     }
     limits::pod(pod, &ranges(namespace, around.list))?;
+    runtime_class::complete(pod, around.get)?;
     prioritise(pod, around)?;
     account(pod, namespace, around)?;
     let home = (around.get)(&Key::new("namespaces", "", namespace)).unwrap_or_default();

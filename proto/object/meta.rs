@@ -1,5 +1,7 @@
 //! `metadata`: what every object has, and the rules that hold for all kinds alike.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::field::{Errors, Path};
@@ -113,10 +115,45 @@ pub fn at_update(object: &mut Value, old: &Value, resource: &Resource) {
     }
 }
 
-/// Everything whose change is a new generation: all but metadata and status.
-fn specification(object: &Value) -> Vec<(&String, &Value)> {
+/// Everything whose change is a new generation: all but metadata and status, and the node that a Pod is bound to.
+fn specification(object: &Value) -> BTreeMap<(&str, &str), &Value> {
     let fields = object.as_object().into_iter().flatten();
-    fields.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion")).collect()
+    let counted = fields.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion"));
+    let mut found = BTreeMap::new();
+    for (field, value) in counted {
+        match value.as_object().filter(|_| field == "spec") {
+            Some(spec) => found.extend(spec.iter().filter(|(k, _)| *k != "nodeName").map(|(k, value)| (("spec", k.as_str()), value))),
+            None => drop(found.insert(("", field.as_str()), value)),
+        }
+    }
+    found
+}
+
+/// Whether an update of a resource's status may bring labels, annotations, finalizers and owners along. Of others, and
+/// of custom resources, metadata stays (`ResetObjectMetaForStatus`).
+pub fn comes_with_status(resource: &Resource) -> bool {
+    matches!(resource.group, "" | "apps" | "batch" | "autoscaling" | "policy" | "networking.k8s.io" | "certificates.k8s.io")
+        && matches!(
+            resource.plural,
+            "nodes"
+                | "pods"
+                | "namespaces"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "services"
+                | "replicationcontrollers"
+                | "resourcequotas"
+                | "daemonsets"
+                | "deployments"
+                | "replicasets"
+                | "statefulsets"
+                | "cronjobs"
+                | "jobs"
+                | "horizontalpodautoscalers"
+                | "poddisruptionbudgets"
+                | "ingresses"
+                | "certificatesigningrequests"
+        )
 }
 
 /// The rules for the metadata of every kind.

@@ -124,6 +124,7 @@ fn merge_list(current: &mut Value, elements: &[Value], shape: Option<Shape<'_>>,
         *current = Value::Array(plain);
         return Ok(());
     };
+    let before = list.clone();
     for element in elements {
         let Some(identity) = element.get(key) else {
             return Err(Error::Malformed(format!("map: {element} does not contain declared merge key: {key}")));
@@ -135,7 +136,27 @@ fn merge_list(current: &mut Value, elements: &[Value], shape: Option<Shape<'_>>,
             (_, None) => list.push(cleaned(element)),
         }
     }
+    let same = |a: &Value, b: &Value| a.get(key) == b.get(key) && same_protocol(a, b, key);
+    order(list, elements, &before, same);
     Ok(())
+}
+
+/// What the patch names comes in the patch's order, the rest in its own; where the two meet, an element of the server's
+/// goes first only if it was before the other one before (`normalizeElementOrder`).
+fn order(list: &mut Vec<Value>, patch: &[Value], before: &[Value], same: impl Fn(&Value, &Value) -> bool) {
+    let at = |order: &[Value], one: &Value| order.iter().position(|known| same(known, one));
+    let (mut named, kept): (Vec<Value>, Vec<Value>) = std::mem::take(list).into_iter().partition(|one| at(patch, one).is_some());
+    named.sort_by_key(|one| at(patch, one));
+    let (mut named, mut kept) = (named.into_iter().peekable(), kept.into_iter().peekable());
+    loop {
+        let server_first = match (kept.peek(), named.peek()) {
+            (None, None) => return,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (Some(left), Some(right)) => at(before, left).zip(at(before, right)).is_some_and(|(left, right)| left < right),
+        };
+        list.extend(if server_first { kept.next() } else { named.next() });
+    }
 }
 
 /// Ports are a set by number; the same number may be there once for each protocol.

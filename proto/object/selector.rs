@@ -231,8 +231,18 @@ impl FieldSelector {
 }
 
 fn field_text(object: &Value, path: &str) -> String {
+    // A Job counts under another name than it is selected by.
+    let path = if path == "status.successful" { "status.succeeded" } else { path };
+    if path == "source" {
+        // An Event's, by either of its names.
+        let component = object.pointer("/source/component").and_then(Value::as_str).filter(|name| !name.is_empty());
+        return component.unwrap_or_else(|| object["reportingComponent"].as_str().unwrap_or_default()).into();
+    }
     let found = path.split('.').try_fold(object, |value, part| value.get(part));
     match found {
+        // What Go leaves out because it is false or zero.
+        None if matches!(path, "spec.unschedulable" | "spec.hostNetwork") => "false".into(),
+        None if matches!(path, "status.replicas" | "status.succeeded") => "0".into(),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),

@@ -10,6 +10,7 @@ pub mod pod;
 pub mod policy;
 pub mod service;
 pub mod storage;
+mod sysctl;
 pub mod workload;
 
 use serde_json::Value;

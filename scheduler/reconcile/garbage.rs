@@ -32,9 +32,29 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
     if own.owner_references.iter().any(|owner| owner_is_there(&owner.uid)) && !going_first {
         return Vec::new();
     }
+    if going_first && let Some(freed) = out_of_circle(snapshot, key, entry, &own) {
+        return vec![freed];
+    }
     let propagation = if going_first { Propagation::Foreground } else { Propagation::Background };
     let Some(resource) = snapshot.resource(key) else { return Vec::new() };
     delete(&resource, key, entry, &Wish { grace_seconds: None, propagation: Some(propagation) }, mint).into_iter().collect()
+}
+
+/// Objects that own each other in a circle would wait for each other for ever: the one that is reached by both ends
+/// keeps its owners no longer.
+fn out_of_circle(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Option<Transaction> {
+    let waits = |dependent: &Key| {
+        let ties = snapshot.state.get(dependent).map(|e| ties(&e.record)).unwrap_or_default();
+        ties.deletion_timestamp.is_some() && ties.finalizers.iter().any(|f| f == FOREGROUND)
+    };
+    if !own.owner_references.iter().any(|owner| owner.block_owner_deletion) || !snapshot.dependents(&own.uid).any(waits) {
+        return None;
+    }
+    edit_entry(&*snapshot.resource(key)?, key, entry, |object| {
+        for owner in object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut).into_iter().flatten() {
+            owner["blockOwnerDeletion"] = false.into();
+        }
+    })
 }
 
 fn waits_in_foreground(snapshot: &Snapshot, uid: &str) -> bool {

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
+use skein_object::selector::Selector;
 
 use self::policy::{Failure, judge};
 use crate::pods_of::{Made, Name, controller_of, is_active, is_finished, is_ready, make_or_tell, phase};
@@ -101,7 +102,24 @@ impl<'a> Pass<'a> {
         };
         let uid = stored.object.metadata.uid.as_deref();
         let spec = pass.spec();
-        for pod in snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid) {
+        let selector = spec.selector.as_ref().map_or_else(Selector::nothing, Selector::from_label_selector);
+        for pod in snapshot.pods_in(stored.key.namespace()).filter(|_| uid.is_some()) {
+            let is_selected = selector.matches_optional(pod.object.metadata.labels.as_ref());
+            match controller_of(&pod.object) {
+                Some(owner) if Some(owner) == uid && is_selected => {}
+                // Its labels were changed by hand: the Job lets it go.
+                Some(owner) if Some(owner) == uid => {
+                    pass.transactions.extend(edit(pod, |object| {
+                        drop(object["metadata"].as_object_mut().and_then(|m| m.shift_remove("ownerReferences")))
+                    }));
+                    continue;
+                }
+                None if is_selected && is_active(&pod.object) => {
+                    let owner = pass.reference();
+                    pass.transactions.extend(edit(pod, |object| object["metadata"]["ownerReferences"] = json!([owner])));
+                }
+                _ => continue,
+            }
             let counted = pod.object.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(COUNTED));
             let failure = (phase(&pod.object) == "Failed").then(|| judge(&spec, &pod.object));
             if let (Some(index), Some(Failure::Counts | Failure::FailsIndex)) = (index_of(&pod.object), &failure) {
@@ -248,10 +266,15 @@ impl<'a> Pass<'a> {
         Some(back_off_left((failures, since), mint))
     }
 
+    /// The Job as an owner.
+    fn reference(&self) -> Value {
+        json!({"apiVersion": "batch/v1", "kind": "Job", "name": self.stored.key.name(), "uid": self.stored.object.metadata.uid,
+            "controller": true, "blockOwnerDeletion": true})
+    }
+
     fn make(&mut self, index: Option<i64>, mint: &mut Mint) {
         let key = &self.stored.key;
-        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": key.name(), "uid": self.stored.object.metadata.uid,
-            "controller": true, "blockOwnerDeletion": true});
+        let owner = self.reference();
         let mut template = self.stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
         let base = match index {
             Some(index) => {

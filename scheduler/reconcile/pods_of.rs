@@ -61,7 +61,7 @@ pub(crate) fn controllers(snapshot: &Snapshot, event: &Event) -> Vec<(Controller
         return owners.into_iter().filter_map(|key| Some((controller(&key)?, key))).collect();
     }
     let namespace = event.key.namespace();
-    let sets = snapshot.replica_sets.keys().chain(snapshot.replication_controllers.keys());
+    let sets = snapshot.replica_sets.keys().chain(snapshot.replication_controllers.keys()).chain(snapshot.jobs.keys());
     sets.filter(|key| key.namespace() == namespace).filter_map(|key| Some((controller(key)?, key.clone()))).collect()
 }
 

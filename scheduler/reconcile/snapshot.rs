@@ -144,7 +144,13 @@ impl Snapshot {
         if ties.deletion_timestamp.is_some() && ties.finalizers.iter().any(|f| f == "foregroundDeletion") {
             return self.dependents(&ties.uid).cloned().collect();
         }
-        Vec::new()
+        // An owner that has set its dependents free, and waits for nothing else.
+        let before = event.before.as_ref().map(|entry| self::ties(&entry.record).owner_references).unwrap_or_default();
+        let freed = before.iter().filter(|owner| {
+            let still = |kept: &Owner| kept.uid == owner.uid && (kept.block_owner_deletion || !owner.block_owner_deletion);
+            !ties.owner_references.iter().any(still)
+        });
+        freed.filter_map(|owner| self.by_uid(&owner.uid)).cloned().collect()
     }
 
     fn put(&mut self, key: &Key, entry: &Entry) {

@@ -13,7 +13,7 @@ use crate::{Body, Context, authorize, body, respond};
 pub(crate) async fn create(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let headers = request.headers().clone();
     let mut review = body::decode(&headers, request.body())?;
-    body::conform(&mut review, &target.resource, body::FieldValidation::Ignore)?;
+    body::conform(&mut review, &target.resource, body::FieldValidation::Ignore, Vec::new())?;
     let status = match target.resource.kind {
         "SelfSubjectReview" => json!({"userInfo": target.caller.user.info()}),
         "TokenReview" => token(context, &review).await,

@@ -25,7 +25,8 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     }
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
     let mut object = body::decode(&headers, request.body())?;
-    let mut warnings = body::conform(&mut object, &target.resource, validation)?;
+    let duplicates = body::duplicates(&headers, request.body(), validation);
+    let mut warnings = body::conform(&mut object, &target.resource, validation, duplicates)?;
     warnings.extend(target.resource.warning());
     let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
     Ok(respond::with_warnings(written_response(201, target, created), &warnings))

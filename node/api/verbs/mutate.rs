@@ -136,10 +136,17 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
     if matches!(mutation.subresource, Some(Subresource::Status | Subresource::Approval)) {
         let mut object = old.clone();
         object["status"] = changed.get("status").cloned().unwrap_or_default();
-        // A status update may carry labels, annotations and finalizers (rest.ResetFields of most kinds keeps them out,
-        // Pods and Nodes let them in).
-        if matches!(resource.plural, "pods" | "nodes") {
+        if meta::comes_with_status(resource) {
             object["metadata"] = changed.get("metadata").cloned().unwrap_or_default();
+            let kept = match resource.plural {
+                "pods" => "ownerReferences",
+                "deployments" => "labels",
+                _ => "",
+            };
+            match meta::get(old, kept).cloned() {
+                Some(value) => drop(meta::edit(&mut object).insert(kept.into(), value)),
+                None => drop(meta::edit(&mut object).shift_remove(kept)),
+            }
         } else {
             // The version that the client read, and who manages what, come with the status.
             carry(&changed, &mut object, &["resourceVersion", "managedFields"]);

@@ -31,6 +31,7 @@ async fn patched(context: &Context, target: &Target, request: Request<Bytes>, ki
     let headers = request.headers().clone();
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
     let patch: Value = serde_json::from_slice(request.body()).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let duplicates = body::duplicates(&headers, request.body(), validation);
     let mutation = Mutation::of(target, &headers)?;
     let mut warnings = Vec::new();
     let written = mutate(context, &mutation, |old| {
@@ -39,7 +40,7 @@ async fn patched(context: &Context, target: &Target, request: Request<Bytes>, ki
         meta::edit(&mut base).shift_remove("resourceVersion");
         let shape = target.resource.shape();
         let mut patched = patch::apply(kind, &base, &patch, shape).map_err(|e| status::of_patch(&e, &target.resource, &target.name))?;
-        warnings = body::conform(&mut patched, &target.resource, validation)?;
+        warnings = body::conform(&mut patched, &target.resource, validation, duplicates.clone())?;
         Ok(patched)
     })
     .await?;
@@ -67,7 +68,7 @@ async fn applied(context: &Context, target: &Target, request: Request<Bytes>) ->
     if !name.is_empty() && name != target.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));
     }
-    let mut warnings = body::conform(&mut config, &target.resource, validation)?;
+    let mut warnings = body::conform(&mut config, &target.resource, validation, Vec::new())?;
     meta::edit(&mut config).insert("name".into(), target.name.clone().into());
     let force = target.query.flag("force");
     let mutation = Mutation { author: None, ..Mutation::of(target, &headers)? };

@@ -14,7 +14,8 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let headers = request.headers().clone();
     let validation = FieldValidation::parse(target.query.get("fieldValidation"))?;
     let mut object = body::decode(&headers, request.body())?;
-    let warnings = body::conform(&mut object, &target.resource, validation)?;
+    let duplicates = body::duplicates(&headers, request.body(), validation);
+    let warnings = body::conform(&mut object, &target.resource, validation, duplicates)?;
     let name = meta::name(&object);
     if name != target.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{list, non_negative, one_of, port_number, text};
+use super::{list, non_negative, one_of, port_number, sysctl, text};
 use crate::field::{Errors, Path};
 use crate::names;
 use crate::quantity::Quantity;
@@ -127,6 +127,7 @@ pub(crate) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     }
     let selector = spec.get("nodeSelector");
     crate::meta::validate_labels(selector, &path.child("nodeSelector"), errors);
+    sysctl::check(spec, path, errors);
     for (index, toleration) in list(spec, "tolerations").iter().enumerate() {
         tolerate(toleration, &path.child("tolerations").index(index), errors);
     }
