@@ -209,6 +209,14 @@ mod tests {
     }
 
     #[test]
+    fn a_new_element_comes_before_those_that_the_patch_does_not_name() {
+        let object = json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}});
+        let patch = json!({"spec": {"containers": [{"name": "c", "image": "2"}, {"name": "b", "image": "2"}]}});
+        let names = ["c", "a", "b"].map(|name| json!({"name": name, "image": if name == "a" { "1" } else { "2" }}));
+        check(Kind::Strategic, object, patch, Ok(json!({"spec": {"containers": names}})));
+    }
+
+    #[test]
     fn merges_containers_by_name() {
         let object = json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}});
         let patch =
@@ -245,7 +253,8 @@ mod tests {
             Kind::Strategic,
             object,
             patch,
-            Ok(json!({"spec": {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}})),
+            // What is new comes first, as Kubernetes orders it.
+            Ok(json!({"spec": {"ports": [{"port": 53, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}})),
         );
     }
 

@@ -90,7 +90,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
         std::os::unix::fs::symlink("made", volume.join("in")).expect("a link");
         let root = open(&volume, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).expect("opened");
-        let mut check = |path: &str, expected: bool| assert_eq!(open_or_make(&root, Path::new(path), 0o777).is_ok(), expected, "{path}");
+        let check = |path: &str, expected: bool| assert_eq!(open_or_make(&root, Path::new(path), 0o777).is_ok(), expected, "{path}");
         check("made/deeper", true);
         check("in/deeper", true);
         check("out/passwd", false);
