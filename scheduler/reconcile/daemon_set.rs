@@ -57,7 +57,8 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
         return Outcome::default();
     }
     let template = stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
-    let hash = template_hash(&template);
+    let uid = stored.object.metadata.uid.as_deref().unwrap_or_default();
+    let hash = revision::label_of(snapshot, uid, &template, || template_hash(&template));
     let mut pass = Pass { snapshot, stored, template: daemon_template(template, &hash), hash, transactions: Vec::new(), again_ms: None };
     let by_node = pods_by_node(snapshot, stored);
     pass.keep_revision(&by_node, mint);

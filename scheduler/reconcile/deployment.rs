@@ -45,7 +45,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     }
     let mut pass = Pass::begin(snapshot, key, stored, spec);
     let paused = spec.paused.unwrap_or(false);
-    if paused {
+    if paused || pass.is_scaled() {
         pass.scale_proportionally(mint);
     } else {
         pass.roll(mint);
@@ -200,7 +200,14 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// While paused only a change of `replicas` is followed, in proportion to what each set has.
+    /// Whether `replicas` has changed since the sets were scaled: that is followed first, before the roll-out goes on.
+    fn is_scaled(&self) -> bool {
+        let mut active = self.new.iter().chain(&self.old).filter(|set| replicas(set) > 0);
+        active.any(|set| annotation(set, DESIRED).is_some_and(|desired| desired != i64::from(self.desired)))
+    }
+
+    /// A change of `replicas` is followed in proportion to what each set has, and what rounding leaves goes to the
+    /// largest (`scale`, `GetReplicaSetProportion`).
     fn scale_proportionally(&mut self, mint: &mut Mint) {
         let all: Vec<&Set> = self.new.iter().copied().chain(self.old.iter().copied()).filter(|s| replicas(s) > 0).collect();
         match all.as_slice() {
@@ -213,18 +220,24 @@ impl<'a> Pass<'a> {
             many => {
                 let total: i32 = many.iter().map(|s| replicas(s)).sum();
                 let allowed = self.desired + self.surge;
-                if total == allowed || many.iter().all(|s| annotation(s, DESIRED) == Some(self.desired.into())) {
+                if many.iter().all(|s| annotation(s, DESIRED) == Some(self.desired.into())) {
                     return;
                 }
                 let mut left = allowed - total;
                 let mut largest_first = many.to_vec();
                 largest_first.sort_by_key(|s| (Reverse(replicas(s)), created(s)));
+                let mut sizes = Vec::new();
                 for set in &largest_first {
-                    let share = (i64::from(replicas(set)) * i64::from(allowed) + i64::from(total) / 2) / i64::from(total.max(1));
+                    let before = annotation(set, MAX).filter(|most| *most > 0).unwrap_or(total.into());
+                    let share = (2 * i64::from(replicas(set)) * i64::from(allowed) + before) / (2 * before);
                     let change = i32::try_from(share).unwrap_or(0) - replicas(set);
                     let change = if left >= 0 { change.clamp(0, left) } else { change.clamp(left, 0) };
                     left -= change;
-                    self.scale(set, replicas(set) + change, mint);
+                    sizes.push(replicas(set) + change);
+                }
+                sizes[0] = (sizes[0] + left).max(0);
+                for (set, size) in largest_first.iter().zip(sizes) {
+                    self.scale(set, size, mint);
                 }
             }
         }
@@ -232,7 +245,7 @@ impl<'a> Pass<'a> {
 
     fn scale(&mut self, set: &Set, to: i32, mint: &mut Mint) {
         let from = replicas(set);
-        if from == to {
+        if from == to && (to == 0 || annotation(set, DESIRED) == Some(self.desired.into())) {
             return;
         }
         let (desired, most) = (self.desired.to_string(), (self.desired + self.surge).to_string());
@@ -243,9 +256,11 @@ impl<'a> Pass<'a> {
             annotations[MAX] = most.into();
         });
         if let Some(mut transaction) = changed {
-            let direction = if to > from { "up" } else { "down" };
-            let message = format!("Scaled {direction} replica set {} from {from} to {to}", set.key.name());
-            transaction.writes.extend(self.note("ScalingReplicaSet", message, mint).writes);
+            if from != to {
+                let direction = if to > from { "up" } else { "down" };
+                let message = format!("Scaled {direction} replica set {} from {from} to {to}", set.key.name());
+                transaction.writes.extend(self.note("ScalingReplicaSet", message, mint).writes);
+            }
             // Two edits of one set in a pass would conflict; the scale is the one that counts.
             self.transactions.retain(|t| t.writes.first().is_none_or(|w| w.key != set.key.as_str()));
             self.transactions.push(transaction);

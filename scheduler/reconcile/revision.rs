@@ -31,6 +31,19 @@ pub(crate) struct Current<'a> {
     pub(crate) limit: Option<i32>,
 }
 
+/// By which label a template's Pods are known: that of an equal template which was there before, however its fields are
+/// ordered, else a new one.
+pub(crate) fn label_of(snapshot: &Snapshot, uid: &str, template: &Value, new: impl FnOnce() -> String) -> String {
+    let known = snapshot.dependents(uid).filter(|key| key.resource() == REVISIONS).filter_map(|key| snapshot.state.get(key));
+    let label = |entry: &skein_state::Entry| {
+        let (metadata, mut data) = (entry.record.field("metadata")?, entry.record.field("data")?);
+        let kept = data.pointer_mut("/spec/template")?;
+        kept.as_object_mut()?.shift_remove("$patch");
+        (kept == template).then(|| metadata["labels"][LABEL].as_str().map(String::from)).flatten()
+    };
+    known.into_iter().find_map(label).unwrap_or_else(new)
+}
+
 /// Writes down the template where that has not been done, makes it the newest, and drops old ones that are not used.
 pub(crate) fn keep(snapshot: &Snapshot, current: &Current<'_>, is_used: impl Fn(&str) -> bool, mint: &mut Mint) -> Vec<Transaction> {
     let resource = registry::by_key(REVISIONS).expect("the registry has revisions");

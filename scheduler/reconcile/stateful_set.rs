@@ -51,8 +51,11 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
 
 impl<'a> Pass<'a> {
     fn begin(snapshot: &'a Snapshot, stored: &'a Stored<StatefulSet>) -> Self {
-        let update = format!("{}-{}", stored.key.name(), template_hash(&template(stored)));
         let status = stored.object.status.as_ref();
+        let template = template(stored);
+        let update = revision::label_of(snapshot, stored.object.metadata.uid.as_deref().unwrap_or_default(), &template, || {
+            format!("{}-{}", stored.key.name(), template_hash(&template))
+        });
         let current = status.and_then(|s| s.current_revision.clone()).filter(|c| !c.is_empty()).unwrap_or_else(|| update.clone());
         let uid = stored.object.metadata.uid.as_deref();
         let own = snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid);
