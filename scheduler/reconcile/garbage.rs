@@ -28,7 +28,8 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
         return Vec::new();
     }
     let owner_is_there = |uid: &str| snapshot.by_uid(uid).is_some();
-    let going_first = own.owner_references.iter().any(|owner| waits_in_foreground(snapshot, &owner.uid));
+    let going_first =
+        own.owner_references.iter().any(|owner| snapshot.by_uid(&owner.uid).is_some_and(|key| waits_in_foreground(snapshot, key)));
     if own.owner_references.iter().any(|owner| owner_is_there(&owner.uid)) && !going_first {
         return Vec::new();
     }
@@ -43,10 +44,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
 /// Objects that own each other in a circle would wait for each other for ever: the one that is reached by both ends
 /// keeps its owners no longer.
 fn out_of_circle(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Option<Transaction> {
-    let waits = |dependent: &Key| {
-        let ties = snapshot.state.get(dependent).map(|e| ties(&e.record)).unwrap_or_default();
-        ties.deletion_timestamp.is_some() && ties.finalizers.iter().any(|f| f == FOREGROUND)
-    };
+    let waits = |dependent: &Key| waits_in_foreground(snapshot, dependent);
     if !own.owner_references.iter().any(|owner| owner.block_owner_deletion) || !snapshot.dependents(&own.uid).any(waits) {
         return None;
     }
@@ -57,9 +55,9 @@ fn out_of_circle(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> O
     })
 }
 
-fn waits_in_foreground(snapshot: &Snapshot, uid: &str) -> bool {
-    let owner = snapshot.by_uid(uid).and_then(|key| snapshot.state.get(key));
-    owner.map(|entry| ties(&entry.record)).is_some_and(|t| t.deletion_timestamp.is_some() && t.finalizers.iter().any(|f| f == FOREGROUND))
+fn waits_in_foreground(snapshot: &Snapshot, key: &Key) -> bool {
+    let ties = snapshot.state.get(key).map(|entry| ties(&entry.record));
+    ties.is_some_and(|t| t.deletion_timestamp.is_some() && t.finalizers.iter().any(|f| f == FOREGROUND))
 }
 
 fn foreground(snapshot: &Snapshot, key: &Key, entry: &Entry, own: &Ties) -> Vec<Transaction> {

@@ -16,7 +16,7 @@ use skein_object::Key;
 use skein_object::selector::Selector;
 
 use self::policy::{Failure, judge};
-use crate::pods_of::{Made, Name, controller_of, is_active, is_finished, is_ready, make_or_tell, phase};
+use crate::pods_of::{Made, Name, adopt, controller_of, is_active, is_finished, is_ready, make_or_tell, phase, release};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
@@ -109,14 +109,11 @@ impl<'a> Pass<'a> {
                 Some(owner) if Some(owner) == uid && is_selected => {}
                 // Its labels were changed by hand: the Job lets it go.
                 Some(owner) if Some(owner) == uid => {
-                    pass.transactions.extend(edit(pod, |object| {
-                        drop(object["metadata"].as_object_mut().and_then(|m| m.shift_remove("ownerReferences")))
-                    }));
+                    pass.transactions.extend(release(pod));
                     continue;
                 }
                 None if is_selected && is_active(&pod.object) => {
-                    let owner = pass.reference();
-                    pass.transactions.extend(edit(pod, |object| object["metadata"]["ownerReferences"] = json!([owner])));
+                    pass.transactions.extend(adopt(pod, &pass.reference()));
                 }
                 _ => continue,
             }

@@ -80,7 +80,7 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
             && is_active(&pod.object)
             && set.metadata.deletion_timestamp.is_none()
         {
-            outcome.transactions.extend(edit(pod, |object| object["metadata"]["ownerReferences"] = json!([reference(set)])));
+            outcome.transactions.extend(adopt(pod, &reference(set)));
         } else if owner != Some(uid) {
             continue;
         } else if pod.object.metadata.deletion_timestamp.is_some() {
@@ -88,9 +88,7 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
             continue;
         } else if !set.selector.matches_optional(pod.object.metadata.labels.as_ref()) {
             // Its labels were changed by hand: the set lets it go.
-            outcome
-                .transactions
-                .extend(edit(pod, |object| drop(object["metadata"].as_object_mut().and_then(|m| m.shift_remove("ownerReferences")))));
+            outcome.transactions.extend(release(pod));
             continue;
         }
         if is_active(&pod.object) {
@@ -112,6 +110,16 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
         }
     }
     (outcome, counts)
+}
+
+/// Makes a Pod without owner one of a set's.
+pub(crate) fn adopt(pod: &Stored<Pod>, owner: &Value) -> Option<Transaction> {
+    edit(pod, |object| object["metadata"]["ownerReferences"] = json!([owner]))
+}
+
+/// Lets a Pod go.
+pub(crate) fn release(pod: &Stored<Pod>) -> Option<Transaction> {
+    edit(pod, |object| drop(skein_object::meta::edit(object).shift_remove("ownerReferences")))
 }
 
 fn count(active: &[&Stored<Pod>], set: &Set<'_>, mint: &Mint, counts: &mut Counts, outcome: &mut Outcome) {
