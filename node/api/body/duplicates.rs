@@ -16,8 +16,8 @@ pub(super) fn of(bytes: &[u8]) -> Vec<String> {
 /// Where the walk is, written out only when it must be told.
 enum Path<'a> {
     Root,
-    Field(&'a Path<'a>, &'a str),
-    Element(&'a Path<'a>, usize),
+    Field(&'a Self, &'a str),
+    Element(&'a Self, usize),
 }
 
 impl fmt::Display for Path<'_> {
