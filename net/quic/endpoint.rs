@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use skein_peer::{ALPN, Channel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +14,7 @@ use tracing::debug;
 
 use crate::Error;
 use crate::authority::{Identity, Subject, node_dns_name};
+use crate::tasks::Tasks;
 
 /// A connection that carries nothing for this long is dead. Longer than a stall of a busy machine, shorter than what
 /// anybody would wait for.
@@ -28,6 +30,10 @@ const STREAMS_MAX: u32 = 4096;
 
 /// Streams that wait to be taken by their channel's owner.
 const INCOMING_QUEUE: usize = 256;
+
+/// What a leader sends in one go, to a follower that is busy with its log: a packet that finds no room is lost, and
+/// after a loss a connection slows down to a walk.
+const SOCKET_BUFFER: usize = 8 << 20;
 
 pub struct Options {
     pub bind: SocketAddr,
@@ -67,12 +73,16 @@ struct Inner {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Listens, and hands out what peers open. Must be called within a tokio runtime.
+    /// Listens, and hands out what peers open. All its work is done on the tokio runtime that this is called on.
     pub fn start(options: Options) -> Result<(Self, mpsc::Receiver<Incoming>), Error> {
         let transport = Arc::new(transport());
         let server = server_config(&options.identity, options.epoch, Arc::clone(&transport))?;
         let client = client_config(&options.identity, options.epoch, transport)?;
-        let endpoint = quinn::Endpoint::server(server, options.bind).map_err(|source| Error::Bind { address: options.bind, source })?;
+        let bind = |source| Error::Bind { address: options.bind, source };
+        let socket = std::net::UdpSocket::bind(options.bind).map_err(bind)?;
+        make_room(&socket);
+        let endpoint =
+            quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(server), socket, Arc::new(Tasks::here())).map_err(bind)?;
         let inner = Arc::new(Inner {
             endpoint,
             client: RwLock::new(client),
@@ -223,6 +233,14 @@ async fn serve(inner: &Inner, connection: quinn::Connection, sender: mpsc::Sende
             let Some(channel) = recv.read_u8().await.ok().and_then(Channel::from_byte) else { return };
             let _ = sender.send(Incoming { peer, channel, stream: tokio::io::join(recv, send) }).await;
         });
+    }
+}
+
+/// Gives a socket buffers for a burst, beyond the system's limit where this process may.
+fn make_room(socket: &std::net::UdpSocket) {
+    let room = setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).or_else(|_| setsockopt(socket, sockopt::RcvBuf, &SOCKET_BUFFER));
+    if let Err(why) = room.and_then(|()| setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER)) {
+        debug!(%why, "the socket keeps its small buffers");
     }
 }
 

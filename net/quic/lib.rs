@@ -10,6 +10,7 @@
 pub mod authority;
 mod endpoint;
 mod request;
+mod tasks;
 
 pub use authority::{Authority, Identity, Subject};
 pub use endpoint::{Endpoint, Incoming, Options, Stream};

@@ -11,6 +11,7 @@ mod ask;
 mod backup;
 mod balanced;
 mod cluster;
+mod consensus;
 mod directory;
 mod disk;
 mod found;
@@ -102,6 +103,8 @@ pub enum Error {
     Superseded(u64),
     #[error("token: {0}")]
     Token(String),
+    #[error("cannot start the thread of consensus: {0}")]
+    Thread(std::io::Error),
     #[error(transparent)]
     Quic(#[from] skein_quic::Error),
     #[error(transparent)]

@@ -9,11 +9,13 @@ use skein_lead::Reports;
 use skein_object::{Key, Record, Status};
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
-use skein_store::{Handle, Member, Storage};
+use skein_store::{Handle as Store, Member, Storage};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, error, info};
 
 use crate::cluster::{Endpoints, JoinRequest};
+use crate::consensus::Consensus;
 use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
@@ -36,13 +38,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let identity = directory.identity()?.ok_or_else(|| Error::Join("the directory has no identity".into()))?;
 
     let bind = SocketAddr::new(options.address, options.peer_port);
-    let (endpoint, incoming) = Endpoint::start(skein_quic::Options { bind, identity: identity.clone(), epoch: node.epoch })?;
+    let consensus = Consensus::start().map_err(Error::Thread)?;
+    let quic = skein_quic::Options { bind, identity: identity.clone(), epoch: node.epoch };
+    let (endpoint, incoming) = consensus.run(async { Endpoint::start(quic) }).await.map_err(Error::Thread)??;
     let peers = Arc::new(QuicPeers(endpoint.clone()));
     if let Some(command) = options.runtime.command.clone() {
         tokio::spawn(runtime::keep(command, options.runtime.endpoint.clone()));
     }
     let storage = Storage::open(&directory.store(&node)).map_err(skein_store::Error::from)?;
-    let store = skein_store::start(skein_store::Options { id: node.id, storage, peers }).await?;
+    let store = skein_store::start(skein_store::Options { id: node.id, storage, peers });
+    let store = consensus.run(store).await.map_err(Error::Thread)??;
     let reports = Reports::default();
     let cluster = Endpoints {
         store: store.clone(),
@@ -54,7 +59,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let token_key = Arc::new(directory.token_key(&node.name)?);
     tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
     let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key)))));
-    tokio::spawn(accept(incoming, store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet)));
+    let others = Others { cluster: cluster.clone(), reports: reports.clone(), kubelet: Arc::clone(&kubelet), tasks: Handle::current() };
+    consensus.spawn(accept(incoming, store.clone(), others));
 
     let authority_pem = identity.authority_pem.clone();
     let (sender, identity) = watch::channel(identity);
@@ -151,35 +157,36 @@ async fn settle(directory: &Directory, options: &Options) -> Result<NodeFile, Er
 }
 
 /// Writes what every cluster has, as soon as there is a quorum to write it to.
-async fn bootstrap(store: Handle, ports: found::Ports, authority_pem: String) {
+async fn bootstrap(store: Store, ports: found::Ports, authority_pem: String) {
     while let Err(why) = found::bootstrap(&store, &ports, &authority_pem).await {
         debug!(%why, "not bootstrapped yet");
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
 }
 
-/// Hands out the streams that peers open.
-async fn accept(
-    mut incoming: tokio::sync::mpsc::Receiver<Incoming>,
-    store: Handle,
+/// Who answers what is not the store's.
+#[derive(Clone)]
+struct Others {
     cluster: Endpoints,
     reports: Reports,
     kubelet: Arc<skein_kubelet::Options>,
-) {
+    /// Where they run: not in the way of consensus.
+    tasks: Handle,
+}
+
+/// Hands out the streams that peers open; the store's are served where this runs.
+async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Store, others: Others) {
     while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
-        let (store, cluster, reports, kubelet) = (store.clone(), cluster.clone(), reports.clone(), Arc::clone(&kubelet));
-        tokio::spawn(async move {
-            match channel {
-                Channel::Report => report::receive(&peer, Box::new(stream), &reports).await,
-                Channel::Kubelet => skein_kubelet::serve(kubelet, store, Box::new(stream)).await,
-                Channel::Append | Channel::Call | Channel::Snapshot => {
-                    let served = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await;
-                    if let Err(why) = served {
-                        debug!(%peer, ?channel, %why, "a stream ended");
-                    }
+        let (store, Others { cluster, reports, kubelet, tasks }) = (store.clone(), others.clone());
+        match channel {
+            Channel::Report => drop(tasks.spawn(async move { report::receive(&peer, Box::new(stream), &reports).await })),
+            Channel::Kubelet => drop(tasks.spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)))),
+            Channel::Append | Channel::Call | Channel::Snapshot => drop(tokio::spawn(async move {
+                if let Err(why) = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await {
+                    debug!(%peer, ?channel, %why, "a stream ended");
                 }
-            }
-        });
+            })),
+        }
     }
 }
 

@@ -71,10 +71,9 @@ pub fn fill(shape: Shape<'_>, value: &mut Value) {
                 if map.contains_key(name) {
                     continue;
                 }
-                let below = Shape::new(property);
-                if let Some(default) = below.default().filter(|d| !d.is_null()) {
+                if let Some(default) = property.get("default").filter(|d| !d.is_null()) {
                     map.insert(name.clone(), default.clone());
-                } else if shape.requires(name) && below.kind() == "array" {
+                } else if shape.requires(name) && Shape::new(property).kind() == "array" {
                     map.insert(name.clone(), Value::Null);
                 }
             }

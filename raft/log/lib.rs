@@ -20,6 +20,7 @@ mod rocks;
 mod runtime;
 mod store;
 mod survivor;
+mod tail;
 mod types;
 
 pub use disk::{Disk, Loaded};

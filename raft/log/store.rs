@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::entry::log_id;
 use crate::medium::{Batch, Medium, synced};
+use crate::tail::Tail;
 use crate::{Error, Types, decode_entry, encode_entry};
 
 type Result<T> = std::result::Result<T, std::io::Error>;
@@ -30,13 +31,26 @@ const READ_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone)]
 pub struct LogStore {
     medium: Arc<dyn Medium>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+/// What need not be read from the medium, or is not written to it yet.
+#[derive(Default)]
+struct Recent {
+    tail: Tail,
+    /// The committed index, which goes to the medium with the next entries: it only saves work after a restart.
+    committed: Option<Vec<u8>>,
 }
 
 // === impl LogStore ===
 
 impl LogStore {
     pub fn new(medium: Arc<dyn Medium>) -> Self {
-        Self { medium }
+        Self { medium, recent: Arc::default() }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many entries are there, for retention.
@@ -70,6 +84,9 @@ impl LogStore {
     }
 
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<EntryOf<Types>>> {
+        if let Some(entries) = self.recent().tail.read(start..end, bytes_max) {
+            return Ok(entries);
+        }
         let mut entries = Vec::new();
         let mut bytes = 0;
         let end = entry_key(end);
@@ -151,7 +168,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogIdOf<Types>>) -> Result<()> {
-        self.put(COMMITTED, &committed.map(Position::from))
+        self.recent().committed = Some(serde_json::to_vec(&committed.map(Position::from))?);
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogIdOf<Types>>> {
@@ -167,9 +185,17 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = Batch::default();
+        let mut recent = self.recent();
         for entry in entries {
-            batch.put(entry_key(entry.log_id.index), encode_entry(&entry));
+            let encoded = encode_entry(&entry);
+            let (index, bytes) = (entry.log_id.index, encoded.len());
+            batch.put(entry_key(index), encoded);
+            recent.tail.push(entry, bytes);
         }
+        if let Some(committed) = recent.committed.take() {
+            batch.put(COMMITTED, committed);
+        }
+        drop(recent);
         self.medium.write(batch)?;
         self.medium.sync(Box::new(|result| callback.io_completed(result)));
         Ok(())
@@ -177,6 +203,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<()> {
         let start = last.map_or(0, |id| id.index + 1);
+        self.recent().tail.truncate_from(start);
         let mut batch = Batch::default();
         batch.delete_range(entry_key(start), entry_key(u64::MAX));
         self.medium.write(batch)?;

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::Instant as _;
+use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{RaftMetrics, ReadPolicy, ServerState};
-use prost::Message;
-use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, ProposalId, Reply, Transaction};
-use skein_log::{Machine, Member, NodeId, Proposal, Recent, Topic, Types, View};
-use skein_peer::{AddMember, Proposed, Request, Response};
+use openraft::errors::{LinearizableReadError, RaftError};
+use skein_command::ProposalId;
+use skein_log::{Machine, Member, NodeId, Recent, Topic, Types, View};
+use skein_peer::{AddMember, Request, Response};
 use skein_state::{Compacted, Event};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::leadership::{Leadership, Standing};
 use crate::network::call;
+use crate::propose::Waiting;
 use crate::read::Reader;
 use crate::{Error, Peers};
 
@@ -29,15 +29,6 @@ pub(crate) const QUORUM_TIMEOUT: Duration = Duration::from_millis(2700);
 
 /// Between two attempts while nobody leads; an election takes several of these.
 const RETRY_INTERVAL: Duration = Duration::from_millis(15);
-
-/// Who leads, as far as this node knows.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Leadership {
-    pub leader: Option<NodeId>,
-    pub term: u64,
-    /// Whether that is this node.
-    pub is_self: bool,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -69,7 +60,7 @@ struct Inner {
     peers: Arc<dyn Peers>,
     view: watch::Receiver<View>,
     recent: Arc<Recent>,
-    reads: mpsc::Sender<Reader>,
+    loops: Loops,
     incarnation: u64,
     sequence: AtomicU64,
     /// When the leader was last heard of, in milliseconds since this node's start.
@@ -77,8 +68,15 @@ struct Inner {
     begin: Instant,
 }
 
+/// The ways to the store's own tasks.
+pub(crate) struct Loops {
+    pub(crate) reads: mpsc::Sender<Reader>,
+    pub(crate) proposals: mpsc::Sender<Waiting>,
+    pub(crate) standing: watch::Receiver<Standing>,
+}
+
 /// What to do after an attempt that did not succeed.
-enum Attempt {
+pub(crate) enum Attempt {
     Retry,
     Fail(Error),
 }
@@ -92,7 +90,7 @@ impl Handle {
         peers: Arc<dyn Peers>,
         view: watch::Receiver<View>,
         recent: Arc<Recent>,
-        reads: mpsc::Sender<Reader>,
+        loops: Loops,
     ) -> Self {
         let incarnation = skein_log::random();
         Self {
@@ -102,7 +100,7 @@ impl Handle {
                 peers,
                 view,
                 recent,
-                reads,
+                loops,
                 incarnation,
                 sequence: AtomicU64::new(1),
                 leader_heard_ms: AtomicU64::new(0),
@@ -117,6 +115,15 @@ impl Handle {
 
     pub(crate) fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    pub(crate) fn proposals(&self) -> &mpsc::Sender<Waiting> {
+        &self.inner.loops.proposals
+    }
+
+    /// A name that no proposal has had.
+    pub(crate) fn next_proposal(&self) -> ProposalId {
+        ProposalId { incarnation: self.inner.incarnation, sequence: self.inner.sequence.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// The local replica, as it is now.
@@ -149,33 +156,13 @@ impl Handle {
         self.inner.recent.all_since(revision, limit)
     }
 
-    /// Proposes one transaction and waits until this node has applied it.
-    pub async fn propose(&self, transaction: Transaction) -> Result<Outcome, Error> {
-        let mut outcomes = self.propose_all(vec![transaction]).await?;
-        outcomes.pop().ok_or_else(|| Error::Stopped("a reply without outcomes".into()))
-    }
-
-    /// Proposes transactions that are independent of each other, in one log entry.
-    pub async fn propose_all(&self, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
-        let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
-        let id = ProposalId { incarnation: self.inner.incarnation, sequence };
-        let proposal = Proposal::from(&Command { level: LEVEL, id: Some(id), transactions });
-        if proposal.0.len() > COMMAND_BYTES_MAX {
-            return Err(Error::Refused(format!("a proposal of {} bytes is over the limit of {COMMAND_BYTES_MAX}", proposal.0.len())));
-        }
-        let deadline = Instant::now() + QUORUM_TIMEOUT;
-        let proposed = self.until(deadline, || self.propose_once(proposal.0.clone())).await?;
-        self.wait_applied(proposed.index, deadline).await?;
-        Ok(Reply::decode(proposed.reply).map_err(|e| Error::Stopped(e.to_string()))?.outcomes)
-    }
-
     /// The state as of now or later: everything acknowledged anywhere before this call is in it.
     pub async fn read(&self) -> Result<View, Error> {
         self.works()?;
         let deadline = Instant::now() + QUORUM_TIMEOUT;
         let (sender, receiver) = oneshot::channel();
         let gone = || Error::Stopped("the read loop has ended".into());
-        self.inner.reads.send(sender).await.map_err(|_| gone())?;
+        self.inner.loops.reads.send(sender).await.map_err(|_| gone())?;
         let index = timeout_at(deadline, receiver).await.map_err(|_| Error::Timeout(QUORUM_TIMEOUT))?.map_err(|_| gone())??;
         self.wait_applied(index, deadline).await
     }
@@ -188,22 +175,22 @@ impl Handle {
     }
 
     pub fn leadership(&self) -> Leadership {
-        leadership(self.inner.id, &self.inner.raft.metrics().borrow_watched())
+        Leadership::of(self.inner.id, &self.inner.raft.metrics().borrow_watched())
     }
 
     /// Follows leadership until `changed` returns false.
     pub async fn watch_leadership(&self, mut changed: impl FnMut(Leadership) -> bool) {
-        let mut metrics = self.inner.raft.metrics();
+        let mut standing = self.inner.loops.standing.clone();
         let mut last = None;
         loop {
-            let now = leadership(self.inner.id, &metrics.borrow_watched());
+            let now = standing.borrow_and_update().leadership.clone();
             if last.as_ref() != Some(&now) {
                 if !changed(now.clone()) {
                     return;
                 }
                 last = Some(now);
             }
-            if metrics.changed().await.is_err() {
+            if standing.changed().await.is_err() {
                 return;
             }
         }
@@ -272,35 +259,19 @@ impl Handle {
         self.inner.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
-    fn works(&self) -> Result<(), Error> {
+    pub(crate) fn works(&self) -> Result<(), Error> {
         self.failure().map_or(Ok(()), |why| Err(Error::Stopped(why)))
     }
 
     /// Waits until the store stops by itself; what is here can still be read.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            if let Some(why) = self.failure() {
-                return why;
-            }
-            if metrics.changed().await.is_err() {
-                return self.failure().unwrap_or_else(|| "Raft has ended".into());
-            }
-        }
+        let mut standing = self.inner.loops.standing.clone();
+        let failed = standing.wait_for(|standing| standing.failure.is_some()).await.ok().and_then(|standing| standing.failure.clone());
+        failed.unwrap_or_else(|| "Raft has ended".into())
     }
 
     pub async fn stop(&self) {
         let _ = self.inner.raft.shutdown().await;
-    }
-
-    /// The leader's part of a proposal: in the log and applied there.
-    pub(crate) async fn propose_here(&self, proposal: Bytes) -> Result<Proposed, Option<Error>> {
-        match self.inner.raft.client_write(Proposal(proposal)).await {
-            Ok(response) => Ok(Proposed { index: response.log_id.index, reply: response.data.0 }),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => Err(None),
-            Err(RaftError::APIError(other)) => Err(Some(Error::Refused(other.to_string()))),
-            Err(RaftError::Fatal(why)) => Err(Some(Error::Stopped(why.to_string()))),
-        }
     }
 
     /// The leader's part of a consistent read: the index to wait for, confirmed by a quorum.
@@ -326,18 +297,7 @@ impl Handle {
         .await
     }
 
-    async fn propose_once(&self, proposal: Bytes) -> Result<Proposed, Attempt> {
-        if self.leadership().is_self {
-            return self.propose_here(proposal).await.map_err(Attempt::from);
-        }
-        match self.ask_leader(Request::Propose(proposal)).await? {
-            Response::Proposed(proposed) => Ok(proposed),
-            Response::Failed(why) => Err(Attempt::Fail(Error::Refused(why))),
-            _ => Err(Attempt::Retry),
-        }
-    }
-
-    async fn ask_leader(&self, request: Request) -> Result<Response, Attempt> {
+    pub(crate) async fn ask_leader(&self, request: Request) -> Result<Response, Attempt> {
         let leadership = self.leadership();
         let leader = leadership.leader.filter(|_| !leadership.is_self).and_then(|id| self.member(id));
         let Some(leader) = leader else { return Err(Attempt::Retry) };
@@ -350,7 +310,7 @@ impl Handle {
     }
 
     /// Attempts until one succeeds, one fails for good, or the deadline passes.
-    async fn until<T, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, Error>
+    pub(crate) async fn until<T, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Attempt>>,
     {
@@ -367,7 +327,7 @@ impl Handle {
         timeout_at(deadline, attempts).await.unwrap_or_else(|_| self.works().and(Err(Error::Timeout(QUORUM_TIMEOUT))))
     }
 
-    async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<View, Error> {
+    pub(crate) async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<View, Error> {
         let mut view = self.inner.view.clone();
         let reached = timeout_at(deadline, view.wait_for(|view| view.applied >= index)).await;
         match reached {
@@ -382,9 +342,4 @@ impl From<Option<Error>> for Attempt {
     fn from(error: Option<Error>) -> Self {
         error.map_or(Self::Retry, Self::Fail)
     }
-}
-
-fn leadership(id: NodeId, metrics: &RaftMetrics<Types>) -> Leadership {
-    let is_self = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
-    Leadership { leader: metrics.current_leader, term: metrics.current_term, is_self }
 }

@@ -13,8 +13,11 @@
 //! retried under one name only, so it is applied at most once.
 
 mod handle;
+mod leadership;
 mod membership;
 mod network;
+mod pipeline;
+mod propose;
 mod read;
 mod serve;
 mod start;
@@ -24,7 +27,8 @@ use async_trait::async_trait;
 use skein_peer::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use handle::{Handle, Leadership, MemberStatus, Role};
+pub use handle::{Handle, MemberStatus, Role};
+pub use leadership::Leadership;
 pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, plan};
 pub use skein_log::{Ended, Member, NodeId, Storage, Survivor, Topic, View, found_with, survivor};
 pub use start::{Options, start};
@@ -53,4 +57,16 @@ pub enum Error {
     Stopped(String),
     #[error(transparent)]
     Log(#[from] skein_log::Error),
+}
+
+impl Error {
+    /// The same, for one more of those whom it concerns.
+    pub(crate) fn shared(&self) -> Self {
+        match self {
+            Self::Timeout(after) => Self::Timeout(*after),
+            Self::Refused(why) => Self::Refused(why.clone()),
+            Self::Stopped(why) => Self::Stopped(why.clone()),
+            Self::Log(why) => Self::Stopped(why.to_string()),
+        }
+    }
 }

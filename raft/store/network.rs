@@ -5,11 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{RPCOption, RPCTypes};
+use openraft::network::{Backoff, RPCOption, RPCTypes};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
-use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use skein_log::{Member, NodeId, Types};
@@ -17,10 +19,18 @@ use skein_peer::{Answer, Call, Channel, Request, Response};
 use skein_state::State;
 
 use crate::Peers;
-use crate::wire::{Frames, encode_append, from_json, to_json};
+use crate::pipeline::{Answered, Pipeline};
+use crate::wire::{Frames, from_json, to_json};
 
 /// A snapshot of any size may take long; a chunk of it may not.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a peer that does not answer is given up after this long.
+const OPEN_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// Between two attempts to reach a follower.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(320);
 
 #[derive(Clone)]
 pub(crate) struct Network {
@@ -32,7 +42,7 @@ pub(crate) struct Connection {
     network: Network,
     target: NodeId,
     member: Member,
-    /// Open while appends succeed; any error closes it, and the next append opens another.
+    /// Open while appends succeed and nobody uses it; any error closes it, and the next append opens another.
     appends: Option<Frames>,
 }
 
@@ -54,15 +64,12 @@ impl RaftNetworkFactory<Types> for Network {
 // === impl Connection ===
 
 impl Connection {
-    async fn append_on_stream(&mut self, request: &AppendEntriesRequest<Types>) -> io::Result<AppendEntriesResponse<Types>> {
-        let mut frames = match self.appends.take() {
-            Some(frames) => frames,
-            None => Frames::new(self.network.peers.open(&self.member, Channel::Append).await?),
-        };
-        frames.send(&encode_append(request)).await?;
-        let answer = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.appends = Some(frames);
-        from_json(&answer)
+    /// The stream that appends go over: the one that there is, or another.
+    async fn append_stream(&mut self) -> io::Result<Frames> {
+        match self.appends.take() {
+            Some(frames) => Ok(frames),
+            None => Ok(Frames::new(self.network.peers.open(&self.member, Channel::Append).await?)),
+        }
     }
 
     async fn call_raft<T: DeserializeOwned>(&self, request: Request) -> io::Result<T> {
@@ -116,8 +123,27 @@ impl RaftNetworkV2<Types> for Connection {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let answered = tokio::time::timeout(option.hard_ttl(), self.append_on_stream(&rpc)).await;
-        self.settle(answered, RPCTypes::AppendEntries, &option)
+        let alone = Box::pin(stream::once(std::future::ready(rpc)));
+        let mut answers = self.stream_append(alone, option).await?;
+        let unanswered = || Unreachable::new(&io::Error::from(io::ErrorKind::UnexpectedEof));
+        answers.next().await.ok_or_else(unanswered)?.map(AppendEntriesResponse::from)
+    }
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> BoxFuture<'s, Result<BoxStream<'s, Answered>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let opened = tokio::time::timeout(OPEN_TIMEOUT, self.append_stream()).await;
+            let frames = self.settle(opened, RPCTypes::AppendEntries, &option)?;
+            Ok(Pipeline::new(&mut self.appends, frames, input).answers().boxed())
+        })
+    }
+
+    /// A follower that comes back is noticed soon; one that is gone for long is not asked all the time.
+    fn backoff(&self) -> Option<Backoff> {
+        let doubled = std::iter::successors(Some(BACKOFF_MIN), |last| Some((*last * 2).min(BACKOFF_MAX)));
+        Some(Backoff::new(doubled))
     }
 
     async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {

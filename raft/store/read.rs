@@ -20,11 +20,7 @@ pub(crate) async fn batch_loop(handle: Handle, mut requests: mpsc::Receiver<Read
     while requests.recv_many(&mut batch, READERS_MAX).await > 0 {
         let index = handle.read_index().await;
         for reader in batch.drain(..) {
-            let answer = match &index {
-                Ok(index) => Ok(*index),
-                Err(Error::Timeout(after)) => Err(Error::Timeout(*after)),
-                Err(other) => Err(Error::Stopped(other.to_string())),
-            };
+            let answer = index.as_ref().map(|index| *index).map_err(Error::shared);
             let _ = reader.send(answer);
         }
     }

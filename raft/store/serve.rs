@@ -1,10 +1,14 @@
 //! Answers what peers ask of this node's store.
 
+use std::future::ready;
 use std::io;
+use std::pin::pin;
 
+use futures::{SinkExt, StreamExt};
+use openraft::raft::AppendEntriesResponse;
 use openraft::type_config::alias::SnapshotOf;
 use skein_log::{Member, Types};
-use skein_peer::{Answer, Append, Call, Channel, Proposed, Request, Response};
+use skein_peer::{Answer, Call, Channel, Proposed, Request, Response};
 use skein_state::Restore;
 
 use crate::network::SnapshotHeader;
@@ -19,7 +23,7 @@ impl Handle {
     {
         let mut frames = Frames::new(stream);
         match channel {
-            Channel::Append => self.serve_appends(&mut frames).await,
+            Channel::Append => self.serve_appends(frames).await,
             Channel::Snapshot => self.serve_snapshot(&mut frames).await,
             Channel::Call => {
                 let call: Call = frames.expect().await?;
@@ -33,14 +37,17 @@ impl Handle {
         }
     }
 
-    async fn serve_appends(&self, frames: &mut Frames) -> io::Result<()> {
-        while let Some(append) = frames.next::<Append>().await? {
-            let request = decode_append(append)?;
-            let response = self.raft().append_entries(request).await.map_err(io::Error::other)?;
-            if !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+    /// Several appends may be on their way to the disk at a time; the answers go out in order.
+    async fn serve_appends(&self, frames: Frames) -> io::Result<()> {
+        let (mut answers, requests) = frames.split();
+        let requests = requests.scan((), |(), frame| ready(frame.and_then(|bytes| decode_append(bytes.freeze())).ok()));
+        let mut results = pin!(self.raft().stream_append(requests));
+        while let Some(result) = results.next().await {
+            let answer = AppendEntriesResponse::from(result.map_err(io::Error::other)?);
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                 self.heard_of_leader();
             }
-            frames.send_bytes(encode_appended(&response)).await?;
+            answers.send(encode_appended(&answer)).await?;
         }
         Ok(())
     }

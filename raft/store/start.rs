@@ -6,9 +6,9 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use skein_log::{LogStore, Machine, NodeId, Storage};
 
-use crate::handle::{Handle, Raft};
+use crate::handle::{Handle, Loops, Raft};
 use crate::network::Network;
-use crate::{Error, Peers, read};
+use crate::{Error, Peers, leadership, propose, read};
 
 pub struct Options {
     pub id: NodeId,
@@ -37,8 +37,12 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
     skein_log::spawn(retain(raft.clone(), log));
     let (reads, requests) = read::channel();
-    let handle = Handle::new(options.id, raft, options.peers, view, recent, reads);
+    let (proposals, proposed) = propose::channel();
+    let (standings, standing) = leadership::channel();
+    skein_log::spawn(leadership::follow(options.id, raft.clone(), standings));
+    let handle = Handle::new(options.id, raft, options.peers, view, recent, Loops { reads, proposals, standing });
     skein_log::spawn(read::batch_loop(handle.clone(), requests));
+    skein_log::spawn(propose::batch_loop(handle.clone(), proposed));
     Ok(handle)
 }
 

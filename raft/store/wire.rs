@@ -2,8 +2,8 @@
 
 use std::io;
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use bytes::{Bytes, BytesMut};
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use openraft::type_config::alias::LogIdOf;
 use prost::Message;
@@ -23,6 +23,11 @@ impl Frames {
         Self(LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_framed(stream))
     }
 
+    /// Both directions, each for somebody else.
+    pub(crate) fn split(self) -> (impl Sink<Bytes, Error = io::Error> + Unpin, impl Stream<Item = io::Result<BytesMut>>) {
+        self.0.split()
+    }
+
     pub(crate) async fn send(&mut self, message: &impl Message) -> io::Result<()> {
         self.send_bytes(message.encode_to_vec().into()).await
     }
@@ -33,7 +38,7 @@ impl Frames {
 
     /// The next frame; `None` when the peer has ended the stream.
     pub(crate) async fn next_bytes(&mut self) -> io::Result<Option<Bytes>> {
-        Ok(self.0.next().await.transpose()?.map(bytes::BytesMut::freeze))
+        Ok(self.0.next().await.transpose()?.map(BytesMut::freeze))
     }
 
     pub(crate) async fn next<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
@@ -64,7 +69,8 @@ pub(crate) fn encode_append(request: &AppendEntriesRequest<Types>) -> Append {
     }
 }
 
-pub(crate) fn decode_append(append: Append) -> io::Result<AppendEntriesRequest<Types>> {
+pub(crate) fn decode_append(frame: Bytes) -> io::Result<AppendEntriesRequest<Types>> {
+    let append = Append::decode(frame).map_err(io::Error::other)?;
     let entries = append.entries.into_iter().map(decode_entry).collect::<Result<_, _>>().map_err(io::Error::other)?;
     Ok(AppendEntriesRequest {
         vote: from_json(&append.vote)?,

@@ -36,6 +36,9 @@ struct Arguments {
     /// Only what etcd can do too: writes, reads and watches
     #[arg(long)]
     store: bool,
+    /// Only writes by so many clients, on the laboratory that is up
+    #[arg(long, value_name = "CLIENTS")]
+    writes: Option<usize>,
 }
 
 const WATCHERS: usize = 1000;
@@ -44,6 +47,9 @@ const WRITES: usize = 50;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(clients) = arguments.writes {
+        return writes(clients, Duration::from_secs(arguments.seconds));
+    }
     println!("{:<46} {:>12}", "the scheduler alone", "per second");
     scheduler::run(|what, rate| println!("{what:<46} {rate:>12.0}"))?;
     if arguments.scheduler {
@@ -55,6 +61,18 @@ fn main() -> Result<()> {
     let result = run(&lab, &arguments);
     lab.down()?;
     result
+}
+
+fn writes(clients: usize, duration: Duration) -> Result<()> {
+    let lab = Lab::open(Layout::default())?;
+    let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    heading();
+    row(
+        &format!("ConfigMaps of 1 KiB created, {clients} clients"),
+        runtime.block_on(measure::creations(&lab, &credentials, clients, duration))?,
+    );
+    Ok(())
 }
 
 fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {

@@ -146,7 +146,7 @@ pub(crate) async fn creations(lab: &Lab, credentials: &Credentials, clients: usi
     let value = Arc::new("x".repeat(VALUE_BYTES));
     let before = ticks(lab)?;
     let create = move |mut client: Client| {
-        let name = format!("bench-{}", SEQUENCE.fetch_add(1, Ordering::Relaxed));
+        let name = format!("bench-{}-{}", std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed));
         let body = json!({"metadata": {"name": name}, "data": {"value": *value}}).to_string();
         async move {
             let (code, _) = client.send("POST", MAPS, &body).await?;

@@ -1,4 +1,4 @@
-//! Rules that review would forget: the arrows between crates, pure manifests, sizes of files and functions.
+//! Rules that review would forget: the arrows between crates, pure manifests, sizes of files, mutants that still apply.
 
 #[cfg(test)]
 mod tests {
@@ -83,6 +83,17 @@ mod tests {
             }
         }
         assert!(long.is_empty(), "{long:?}");
+    }
+
+    /// A mutant that does not apply breaks nothing, and so proves nothing.
+    #[test]
+    fn every_mutant_applies() {
+        let mutants = std::fs::read_dir(root().join("chaos/mutants")).expect("the mutants are there").flatten().map(|e| e.path());
+        for patch in mutants.filter(|path| path.extension().is_some_and(|e| e == "patch")) {
+            let tried = std::process::Command::new("git").current_dir(root()).args(["apply", "--check"]).arg(&patch).output();
+            let tried = tried.expect("git runs");
+            assert!(tried.status.success(), "{}: {}", patch.display(), String::from_utf8_lossy(&tried.stderr));
+        }
     }
 
     fn sources(directory: &Path) -> Vec<PathBuf> {

@@ -160,12 +160,10 @@ fn differ(old: Option<&Value>, new: Option<&Value>, shape: Option<Shape<'_>>, pa
         // Go's zero is null there, so an empty list that is said is a change.
         let is_said = !before.contains_key(step) && after.get(step).is_some_and(|(child, _)| child.as_array().is_some_and(Vec::is_empty));
         let empty = empty.filter(|empty| !(is_said && empty.is_array()));
-        let side = |side: &BTreeMap<&String, (&Value, Option<Shape<'_>>)>, parent: bool| {
-            side.get(step).map(|(child, _)| (*child).clone()).or_else(|| empty.clone().filter(|_| parent))
-        };
-        let (was, is) = (side(&before, old.is_some()), side(&after, new.is_some()));
+        let (was, is) = (before.get(step).map(|(child, _)| *child), after.get(step).map(|(child, _)| *child));
+        let (was, is) = (was.or(empty.as_ref().filter(|_| old.is_some())), is.or(empty.as_ref().filter(|_| new.is_some())));
         path.push(step.clone());
-        differ(was.as_ref(), is.as_ref(), below, path, found);
+        differ(was, is, below, path, found);
         path.pop();
     }
     match (old, new) {

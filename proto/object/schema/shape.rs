@@ -141,6 +141,6 @@ impl<'a> Shape<'a> {
 }
 
 fn reference(schema: &Value) -> Option<&str> {
-    let pointer = schema.get("$ref").or_else(|| schema.pointer("/allOf/0/$ref"))?.as_str()?;
+    let pointer = schema.get("$ref").or_else(|| schema.get("allOf")?.get(0)?.get("$ref"))?.as_str()?;
     pointer.rsplit('/').next()
 }

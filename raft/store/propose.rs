@@ -1,0 +1,172 @@
+//! Proposals: what waits together becomes one log entry.
+//!
+//! ```text
+//!   propose ─┐
+//!   propose ─┼─▶ batch_loop ──▶ one command ──▶ the leader ──▶ applied here ──▶ everyone's outcomes
+//!   propose ─┘   (while one is on its way, the next ones gather)
+//! ```
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::errors::{ClientWriteError, RaftError};
+use prost::Message;
+use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, Reply, Transaction};
+use skein_log::Proposal;
+use skein_peer::{Proposed, Request, Response};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use crate::handle::{Attempt, QUORUM_TIMEOUT};
+use crate::{Error, Handle};
+
+/// Proposals that may wait for their turn. Beyond it the caller waits in its own task.
+const WAITING_MAX: usize = 65_536;
+
+/// Commands of this node that may be on their way. With more, each would carry less, and an entry costs all nodes more
+/// than what is in it.
+const ON_THEIR_WAY_MAX: usize = 1;
+
+/// Neighbours share a command up to this size. One proposal that is larger has a command for itself.
+const SHARED_BYTES_MAX: usize = 1 << 20;
+
+/// What somebody has proposed and waits for.
+pub(crate) struct Waiting {
+    transactions: Vec<Transaction>,
+    bytes: usize,
+    outcomes: oneshot::Sender<Result<Vec<Outcome>, Error>>,
+}
+
+pub(crate) fn channel() -> (mpsc::Sender<Waiting>, mpsc::Receiver<Waiting>) {
+    mpsc::channel(WAITING_MAX)
+}
+
+/// Carries proposals to the leader until nobody can make any.
+pub(crate) async fn batch_loop(handle: Handle, mut proposals: mpsc::Receiver<Waiting>) {
+    let mut flights = FuturesUnordered::new();
+    let mut arrived = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = flights.next() => {}
+            taken = proposals.recv_many(&mut arrived, WAITING_MAX), if flights.len() < ON_THEIR_WAY_MAX => {
+                if taken == 0 {
+                    return;
+                }
+                let batches = share(arrived.drain(..).filter(|waiting| !waiting.outcomes.is_closed()));
+                flights.extend(batches.into_iter().map(|batch| handle.carry(batch)));
+            }
+        }
+    }
+}
+
+/// Which of them go together, in their order.
+fn share(arrived: impl Iterator<Item = Waiting>) -> Vec<Vec<Waiting>> {
+    let mut batches: Vec<Vec<Waiting>> = Vec::new();
+    let mut room = 0;
+    for waiting in arrived {
+        match batches.last_mut().filter(|_| waiting.bytes <= room) {
+            Some(batch) => {
+                room -= waiting.bytes;
+                batch.push(waiting);
+            }
+            None => {
+                room = SHARED_BYTES_MAX.saturating_sub(waiting.bytes);
+                batches.push(vec![waiting]);
+            }
+        }
+    }
+    batches
+}
+
+impl Handle {
+    /// Proposes one transaction and waits until this node has applied it.
+    pub async fn propose(&self, transaction: Transaction) -> Result<Outcome, Error> {
+        let mut outcomes = self.propose_all(vec![transaction]).await?;
+        outcomes.pop().ok_or_else(|| Error::Stopped("a reply without outcomes".into()))
+    }
+
+    /// Proposes transactions that are independent of each other, in one log entry.
+    pub async fn propose_all(&self, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
+        let bytes = transactions.iter().map(Message::encoded_len).sum();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(Error::Refused(format!("a proposal of {bytes} bytes is over the limit of {COMMAND_BYTES_MAX}")));
+        }
+        self.works()?;
+        let gone = || Error::Stopped("nobody carries proposals any more".into());
+        let (outcomes, receiver) = oneshot::channel();
+        self.proposals().send(Waiting { transactions, bytes, outcomes }).await.map_err(|_| gone())?;
+        match timeout(QUORUM_TIMEOUT, receiver).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(gone())),
+            Err(_) => self.works().and(Err(Error::Timeout(QUORUM_TIMEOUT))),
+        }
+    }
+
+    /// Takes a batch to the leader, under one name, and tells everyone what became of it.
+    async fn carry(&self, batch: Vec<Waiting>) {
+        let mut transactions = Vec::with_capacity(batch.len());
+        let mut tellers = Vec::with_capacity(batch.len());
+        for Waiting { transactions: own, outcomes, .. } in batch {
+            tellers.push((own.len(), outcomes));
+            transactions.extend(own);
+        }
+        match self.command(transactions).await {
+            Ok(all) => {
+                let mut all = all.into_iter();
+                for (count, outcomes) in tellers {
+                    let _ = outcomes.send(Ok(all.by_ref().take(count).collect()));
+                }
+            }
+            Err(why) => tellers.into_iter().for_each(|(_, outcomes)| drop(outcomes.send(Err(why.shared())))),
+        }
+    }
+
+    async fn command(&self, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
+        let count = transactions.len();
+        let deadline = Instant::now() + QUORUM_TIMEOUT;
+        let proposal = Proposal::from(&Command { level: LEVEL, id: Some(self.next_proposal()), transactions });
+        let proposed = self.until(deadline, || self.propose_once(proposal.0.clone())).await?;
+        self.wait_applied(proposed.index, deadline).await?;
+        let outcomes = Reply::decode(proposed.reply).map_err(|e| Error::Stopped(e.to_string()))?.outcomes;
+        if outcomes.len() == count { Ok(outcomes) } else { Err(Error::Stopped("a reply without outcomes".into())) }
+    }
+
+    async fn propose_once(&self, proposal: Bytes) -> Result<Proposed, Attempt> {
+        if self.leadership().is_self {
+            return self.propose_here(proposal).await.map_err(Attempt::from);
+        }
+        match self.ask_leader(Request::Propose(proposal)).await? {
+            Response::Proposed(proposed) => Ok(proposed),
+            Response::Failed(why) => Err(Attempt::Fail(Error::Refused(why))),
+            _ => Err(Attempt::Retry),
+        }
+    }
+
+    /// The leader's part of a proposal: in the log and applied there.
+    pub(crate) async fn propose_here(&self, proposal: Bytes) -> Result<Proposed, Option<Error>> {
+        match self.raft().client_write(Proposal(proposal)).await {
+            Ok(response) => Ok(Proposed { index: response.log_id.index, reply: response.data.0 }),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => Err(None),
+            Err(RaftError::APIError(other)) => Err(Some(Error::Refused(other.to_string()))),
+            Err(RaftError::Fatal(why)) => Err(Some(Error::Stopped(why.to_string()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(bytes: usize) -> Waiting {
+        Waiting { transactions: Vec::new(), bytes, outcomes: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn small_proposals_travel_together_in_their_order() {
+        let sizes = [10, 20, SHARED_BYTES_MAX, SHARED_BYTES_MAX / 2, SHARED_BYTES_MAX / 2, 1, 3 * SHARED_BYTES_MAX, 5];
+        let batches = share(sizes.map(waiting).into_iter());
+        let shown: Vec<Vec<usize>> = batches.iter().map(|batch| batch.iter().map(|w| w.bytes).collect()).collect();
+        let half = SHARED_BYTES_MAX / 2;
+        assert_eq!(shown, [vec![10, 20], vec![SHARED_BYTES_MAX], vec![half, half], vec![1], vec![3 * SHARED_BYTES_MAX], vec![5]]);
+    }
+}
