@@ -62,13 +62,15 @@ pub(crate) fn names(node: &str, address: &str) -> Vec<String> {
 }
 
 /// Writes the objects that every cluster has, where they are missing.
-pub(crate) async fn bootstrap(store: &Handle, options: &Ports, authority_pem: &str) -> Result<(), Error> {
+pub(crate) async fn bootstrap(store: &Handle, options: &Ports, service_range: &str, authority_pem: &str) -> Result<(), Error> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         let resource = registry::find("", "v1", "namespaces").expect("the registry has namespaces");
         ensure(store, resource, "", json!({"metadata": {"name": name}})).await?;
     }
     let map = registry::find("", "v1", "configmaps").expect("the registry has ConfigMaps");
     ensure(store, map, "kube-system", json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": authority_pem}})).await?;
+    let ranges = registry::find("networking.k8s.io", "v1", "servicecidrs").expect("the registry has ServiceCIDRs");
+    ensure(store, ranges, "", default_range(service_range)).await?;
     ensure_all(store, serde_json::from_str(DEFAULTS).expect("the defaults are a list of objects")).await?;
     // The API's address is in every node's certificate, and that of DNS in every Pod: nobody else may have them.
     let api = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": options.api_port}]);
@@ -90,6 +92,14 @@ pub(crate) async fn bootstrap(store: &Handle, options: &Ports, authority_pem: &s
         ensure(store, resource, namespace, service).await?;
     }
     Ok(())
+}
+
+/// The range that ClusterIPs are taken from, as clients look it up.
+fn default_range(service_range: &str) -> Value {
+    let ready = json!({"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": meta::time(Timestamp::now())});
+    json!({"metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": [service_range]}, "status": {"conditions": [ready]}})
 }
 
 /// Kubernetes' own roles, bindings and priority classes.

@@ -70,7 +70,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
-        tokio::spawn(bootstrap(store.clone(), found::Ports { api_port: options.api_port, dns_port: options.dns_port }, authority_pem));
+        let ports = found::Ports { api_port: options.api_port, dns_port: options.dns_port };
+        tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem));
     }
     let api = skein_api::Service::bind(skein_api::Options {
         bind: SocketAddr::new(options.address, options.api_port),
@@ -157,8 +158,8 @@ async fn settle(directory: &Directory, options: &Options) -> Result<NodeFile, Er
 }
 
 /// Writes what every cluster has, as soon as there is a quorum to write it to.
-async fn bootstrap(store: Store, ports: found::Ports, authority_pem: String) {
-    while let Err(why) = found::bootstrap(&store, &ports, &authority_pem).await {
+async fn bootstrap(store: Store, ports: found::Ports, service_range: String, authority_pem: String) {
+    while let Err(why) = found::bootstrap(&store, &ports, &service_range, &authority_pem).await {
         debug!(%why, "not bootstrapped yet");
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }

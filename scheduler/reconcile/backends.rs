@@ -77,8 +77,8 @@ pub(crate) fn of_endpoints(snapshot: &Snapshot, event: &Event) -> Vec<(Controlle
     if snapshot.services.contains_key(&service) { of_service(&service).into() } else { Vec::new() }
 }
 
-pub(crate) fn of_service(key: &Key) -> [(Controller, Key); 2] {
-    [(Controller::EndpointSlice, key.clone()), (Controller::Endpoints, key.clone())]
+pub(crate) fn of_service(key: &Key) -> [(Controller, Key); 3] {
+    [Controller::EndpointSlice, Controller::Endpoints, Controller::EndpointMirror].map(|controller| (controller, key.clone()))
 }
 
 /// The target's number: stated, or that of the container's port of this name.

@@ -15,37 +15,68 @@ use crate::write::{create, delete, edit_entry};
 const ENDPOINTS_MAX: usize = 100;
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGER: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// What a controller wants of the slices of a Service.
+pub(crate) struct Wanted {
+    /// Who keeps them: the value of `endpointslice.kubernetes.io/managed-by`. Slices of others are left alone.
+    pub(crate) manager: &'static str,
+    /// Besides those that name the Service and the manager.
+    pub(crate) labels: Value,
+    pub(crate) annotations: Value,
+    pub(crate) owner: Value,
+    pub(crate) slices: Vec<Slice>,
+}
+
+pub(crate) struct Slice {
+    pub(crate) address_type: &'static str,
+    pub(crate) ports: Value,
+    pub(crate) endpoints: Value,
+}
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
     let service = snapshot.services.get(key).filter(|s| s.object.metadata.deletion_timestamp.is_none());
     // Of a Service that is gone the garbage collector takes the slices: they are owned by it.
     let Some(service) = service else { return Vec::new() };
     let Some(backends) = backends(snapshot, service) else { return Vec::new() };
+    let owner = json!({"apiVersion": "v1", "kind": "Service", "name": key.name(),
+        "uid": service.object.metadata.uid, "controller": true, "blockOwnerDeletion": true});
+    let slices = slices(service, &backends);
+    write(snapshot, key, Wanted { manager: MANAGED_BY, labels: labels(service), annotations: Value::Null, owner, slices }, mint)
+}
+
+/// Makes the slices of a Service that a manager keeps what they should be.
+pub(crate) fn write(snapshot: &Snapshot, service: &Key, wanted: Wanted, mint: &mut Mint) -> Vec<Transaction> {
     let resource = registry::find("discovery.k8s.io", "v1", "endpointslices").expect("the registry has EndpointSlices");
-    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, key, resource.stored());
+    let Wanted { manager, mut labels, annotations, owner, slices } = wanted;
+    labels[SERVICE_NAME] = service.name().into();
+    labels[MANAGER] = manager.into();
+    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, service, resource.stored(), manager);
     let mut transactions = Vec::new();
-    for (ports, endpoints) in wanted(service, &backends) {
+    for Slice { address_type, ports, endpoints } in slices {
         // A slice of the same ports is used again, so that an endpoint that comes or goes changes one object.
-        let same = existing.iter().position(|(_, slice)| slice["ports"] == ports);
+        let same = existing.iter().position(|(_, slice)| slice["ports"] == ports && slice["addressType"] == address_type);
         match same.map(|at| existing.remove(at)) {
             Some((slice, _)) => {
                 let Some(entry) = snapshot.state.get(&slice) else { continue };
                 let changed = edit_entry(resource, &slice, entry, |object| {
                     object["endpoints"] = endpoints;
-                    object["metadata"]["labels"] = labels(service);
+                    object["metadata"]["labels"] = labels.clone();
+                    if !annotations.is_null() {
+                        object["metadata"]["annotations"] = annotations.clone();
+                    }
                 });
                 transactions.extend(changed);
             }
             None => {
-                let object = json!({
-                    "metadata": {
-                        "generateName": format!("{}-", key.name()), "labels": labels(service),
-                        "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": key.name(),
-                            "uid": service.object.metadata.uid, "controller": true, "blockOwnerDeletion": true}],
-                    },
-                    "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+                let mut object = json!({
+                    "metadata": {"generateName": format!("{}-", service.name()), "labels": labels, "ownerReferences": [owner]},
+                    "addressType": address_type, "endpoints": endpoints, "ports": ports,
                 });
-                transactions.push(create(resource, key.namespace(), object, mint));
+                if !annotations.is_null() {
+                    object["metadata"]["annotations"] = annotations.clone();
+                }
+                transactions.push(create(resource, service.namespace(), object, mint));
             }
         }
     }
@@ -56,7 +87,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
     transactions
 }
 
-fn own_slices(snapshot: &Snapshot, service: &Key, resource: &str) -> Vec<(Key, Value)> {
+fn own_slices(snapshot: &Snapshot, service: &Key, resource: &str, manager: &str) -> Vec<(Key, Value)> {
     let prefix = format!("{resource}/{}/", service.namespace());
     let of_service =
         snapshot.state.range(&prefix, None).take_while(|(key, _)| key.namespace() == service.namespace() && key.resource() == resource);
@@ -65,13 +96,13 @@ fn own_slices(snapshot: &Snapshot, service: &Key, resource: &str) -> Vec<(Key, V
     with_value
         .filter(|(_, slice)| {
             let label = |name: &str| slice["metadata"]["labels"][name].as_str().unwrap_or_default().to_string();
-            label(SERVICE_NAME) == service.name() && label("endpointslice.kubernetes.io/managed-by") == MANAGED_BY
+            label(SERVICE_NAME) == service.name() && label(MANAGER) == manager
         })
         .collect()
 }
 
 fn labels(service: &Stored<Service>) -> Value {
-    let mut labels = json!({SERVICE_NAME: service.key.name(), "endpointslice.kubernetes.io/managed-by": MANAGED_BY});
+    let mut labels = json!({});
     let own = service.object.metadata.labels.iter().flatten();
     for (name, value) in own.filter(|(name, _)| name.as_str() != "service.kubernetes.io/headless") {
         labels[name] = value.clone().into();
@@ -83,18 +114,19 @@ fn labels(service: &Stored<Service>) -> Value {
 }
 
 /// Ports and endpoints of each slice: Pods may give the same named port different numbers, and then share no slice.
-fn wanted(service: &Stored<Service>, backends: &[Backend<'_>]) -> Vec<(Value, Value)> {
+fn slices(service: &Stored<Service>, backends: &[Backend<'_>]) -> Vec<Slice> {
     let mut groups: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
     for backend in backends {
         let ports = Value::from(backend.ports.clone());
         groups.entry(ports.to_string()).or_insert_with(|| (ports, Vec::new())).1.push(endpoint(service, backend));
     }
+    let slice = |ports: Value, endpoints: Value| Slice { address_type: "IPv4", ports, endpoints };
     if groups.is_empty() {
         // A Service without Pods has one empty slice, as in Kubernetes.
-        return vec![(json!([]), json!([]))];
+        return vec![slice(json!([]), json!([]))];
     }
     let slices = groups.into_values().flat_map(|(ports, endpoints)| {
-        let chunks: Vec<_> = endpoints.chunks(ENDPOINTS_MAX).map(|chunk| (ports.clone(), Value::from(chunk.to_vec()))).collect();
+        let chunks: Vec<_> = endpoints.chunks(ENDPOINTS_MAX).map(|chunk| slice(ports.clone(), chunk.into())).collect();
         chunks
     });
     slices.collect()

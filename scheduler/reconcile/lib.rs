@@ -19,6 +19,7 @@ mod custom_resource;
 mod daemon_set;
 mod deployment;
 mod disruption;
+mod endpoint_mirror;
 mod endpoint_slice;
 mod endpoints;
 mod event_ttl;
@@ -73,6 +74,7 @@ pub enum Controller {
     DaemonSet,
     Deployment,
     Disruption,
+    EndpointMirror,
     EndpointSlice,
     Endpoints,
     EventTtl,
@@ -105,6 +107,7 @@ impl Controller {
             Self::CronJob => "system:serviceaccount:kube-system:cronjob-controller",
             Self::DaemonSet => "system:serviceaccount:kube-system:daemon-set-controller",
             Self::Deployment => "system:serviceaccount:kube-system:deployment-controller",
+            Self::EndpointMirror => "system:serviceaccount:kube-system:endpointslicemirroring-controller",
             Self::EndpointSlice => "system:serviceaccount:kube-system:endpointslice-controller",
             Self::Endpoints => "system:serviceaccount:kube-system:endpoint-controller",
             Self::ReplicaSet => "system:serviceaccount:kube-system:replicaset-controller",
@@ -133,6 +136,7 @@ impl From<Vec<Transaction>> for Outcome {
 /// Runs one controller on one object.
 pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
     match controller {
+        Controller::EndpointMirror => endpoint_mirror::reconcile(snapshot, key, mint).into(),
         Controller::EndpointSlice => endpoint_slice::reconcile(snapshot, key, mint).into(),
         Controller::Endpoints => endpoints::reconcile(snapshot, key, mint).into(),
         Controller::Autoscaler => autoscaler::reconcile(snapshot, key, mint),
