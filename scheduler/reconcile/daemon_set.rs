@@ -10,10 +10,11 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
+use skein_object::selector::Selector;
 
 use crate::deployment::template_hash;
 use crate::disruption::scaled;
-use crate::pods_of::{Made, Name, controller_of, is_active, make_or_tell, phase, ready_since};
+use crate::pods_of::{Claimant, Made, Name, claim, is_active, make_or_tell, phase, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove};
 use crate::{Mint, Outcome, revision};
@@ -59,8 +60,9 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let template = stored.record.field("spec").and_then(|s| s.get("template").cloned()).unwrap_or_default();
     let uid = stored.object.metadata.uid.as_deref().unwrap_or_default();
     let hash = revision::label_of(snapshot, uid, &template, || template_hash(&template));
-    let mut pass = Pass { snapshot, stored, template: daemon_template(template, &hash), hash, transactions: Vec::new(), again_ms: None };
-    let by_node = pods_by_node(snapshot, stored);
+    let mut transactions = Vec::new();
+    let by_node = pods_by_node(snapshot, stored, &mut transactions);
+    let mut pass = Pass { snapshot, stored, template: daemon_template(template, &hash), hash, transactions, again_ms: None };
     pass.keep_revision(&by_node, mint);
     let surge = pass.surge(snapshot.nodes.len());
     let mut counts = Counts::default();
@@ -137,7 +139,7 @@ impl Pass<'_> {
         let current = revision::Current {
             set: key,
             uid: self.stored.object.metadata.uid.as_deref().unwrap_or_default(),
-            reference: self.reference(),
+            reference: reference(self.stored),
             template: &template,
             name: &name(&self.hash),
             label: &self.hash,
@@ -145,11 +147,6 @@ impl Pass<'_> {
         };
         let written = revision::keep(self.snapshot, &current, |name| used.iter().any(|known| known == name), mint);
         self.transactions.extend(written);
-    }
-
-    fn reference(&self) -> Value {
-        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": self.stored.key.name(), "uid": self.stored.object.metadata.uid,
-            "controller": true, "blockOwnerDeletion": true})
     }
 
     fn is_on_delete(&self) -> bool {
@@ -177,7 +174,7 @@ impl Pass<'_> {
     }
 
     fn make(&mut self, node: &str, mint: &mut Mint) {
-        let owner = self.reference();
+        let owner = reference(self.stored);
         let key = &self.stored.key;
         let made =
             Made { template: on_node(self.template.clone(), node), namespace: key.namespace(), name: Name::Generated(key.name()), owner };
@@ -273,11 +270,24 @@ fn on_node(mut pod: Value, node: &str) -> Value {
     pod
 }
 
+fn reference(stored: &Stored<DaemonSet>) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": stored.key.name(), "uid": stored.object.metadata.uid,
+        "controller": true, "blockOwnerDeletion": true})
+}
+
 /// The set's own Pods, by the node that they are on or meant for.
-fn pods_by_node<'a>(snapshot: &'a Snapshot, stored: &'a Stored<DaemonSet>) -> BTreeMap<String, Vec<&'a Stored<Pod>>> {
-    let uid = stored.object.metadata.uid.clone();
+fn pods_by_node<'a>(
+    snapshot: &'a Snapshot,
+    stored: &'a Stored<DaemonSet>,
+    transactions: &mut Vec<Transaction>,
+) -> BTreeMap<String, Vec<&'a Stored<Pod>>> {
+    let claimant = Claimant {
+        uid: stored.object.metadata.uid.as_deref(),
+        selector: Selector::from_label_selector(&stored.object.spec.selector),
+        reference: reference(stored),
+    };
     let mut by_node: BTreeMap<String, Vec<&Stored<Pod>>> = BTreeMap::new();
-    for pod in snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid.as_deref()) {
+    for pod in claim(snapshot.pods_in(stored.key.namespace()), &claimant, transactions) {
         by_node.entry(node_of(&pod.object)).or_default().push(pod);
     }
     by_node

@@ -16,7 +16,7 @@ use skein_object::Key;
 use skein_object::selector::Selector;
 
 use self::policy::{Failure, judge};
-use crate::pods_of::{Made, Name, adopt, controller_of, is_active, is_finished, is_ready, make_or_tell, phase, release};
+use crate::pods_of::{Claimant, Made, Name, claim, is_active, is_finished, is_ready, make_or_tell, phase};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
@@ -100,23 +100,13 @@ impl<'a> Pass<'a> {
             transactions: Vec::new(),
             again_ms: None,
         };
-        let uid = stored.object.metadata.uid.as_deref();
         let spec = pass.spec();
-        let selector = spec.selector.as_ref().map_or_else(Selector::nothing, Selector::from_label_selector);
-        for pod in snapshot.pods_in(stored.key.namespace()).filter(|_| uid.is_some()) {
-            let is_selected = selector.matches_optional(pod.object.metadata.labels.as_ref());
-            match controller_of(&pod.object) {
-                Some(owner) if Some(owner) == uid && is_selected => {}
-                // Its labels were changed by hand: the Job lets it go.
-                Some(owner) if Some(owner) == uid => {
-                    pass.transactions.extend(release(pod));
-                    continue;
-                }
-                None if is_selected && is_active(&pod.object) => {
-                    pass.transactions.extend(adopt(pod, &pass.reference()));
-                }
-                _ => continue,
-            }
+        let claimant = Claimant {
+            uid: stored.object.metadata.uid.as_deref(),
+            selector: spec.selector.as_ref().map_or_else(Selector::nothing, Selector::from_label_selector),
+            reference: pass.reference(),
+        };
+        for pod in claim(snapshot.pods_in(stored.key.namespace()), &claimant, &mut pass.transactions) {
             let counted = pod.object.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(COUNTED));
             let failure = (phase(&pod.object) == "Failed").then(|| judge(&spec, &pod.object));
             if let (Some(index), Some(Failure::Counts | Failure::FailsIndex)) = (index_of(&pod.object), &failure) {

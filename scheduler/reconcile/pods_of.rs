@@ -1,6 +1,8 @@
 //! The Pods of a set: which are its own, which it should adopt, how many to make or remove. Shared by ReplicaSets and
 //! ReplicationControllers, which differ in their selector only.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
@@ -60,9 +62,18 @@ pub(crate) fn controllers(snapshot: &Snapshot, event: &Event) -> Vec<(Controller
     if !owners.is_empty() {
         return owners.into_iter().filter_map(|key| Some((controller(&key)?, key))).collect();
     }
+    let sets = all_in(&snapshot.replica_sets, event).chain(all_in(&snapshot.replication_controllers, event));
+    let sets = sets.chain(all_in(&snapshot.jobs, event)).chain(all_in(&snapshot.stateful_sets, event));
+    sets.chain(all_in(&snapshot.daemon_sets, event)).filter_map(|key| Some((controller(key)?, key.clone()))).collect()
+}
+
+/// The objects in an event's namespace.
+fn all_in<'a, T>(objects: &'a BTreeMap<Key, Stored<T>>, event: &'a Event) -> impl Iterator<Item = &'a Key> {
     let namespace = event.key.namespace();
-    let sets = snapshot.replica_sets.keys().chain(snapshot.replication_controllers.keys()).chain(snapshot.jobs.keys());
-    sets.filter(|key| key.namespace() == namespace).filter_map(|key| Some((controller(key)?, key.clone()))).collect()
+    // A key's order is that of its text, so all of a namespace are neighbours in a map of one resource.
+    let first = objects.keys().next().map(|key| Key::new(key.resource(), namespace, ""));
+    let from = first.into_iter().flat_map(|first| objects.range(first..));
+    from.map(|(key, _)| key).take_while(move |key| key.namespace() == namespace)
 }
 
 /// Brings the number of Pods to what the set asks for; returns the counts as they are now.
@@ -112,13 +123,44 @@ pub(crate) fn manage(snapshot: &Snapshot, set: &Set<'_>, mint: &mut Mint) -> (Ou
     (outcome, counts)
 }
 
+/// Who claims Pods, and how.
+pub(crate) struct Claimant<'a> {
+    pub(crate) uid: Option<&'a str>,
+    pub(crate) selector: Selector,
+    /// What is written into Pods that it adopts.
+    pub(crate) reference: Value,
+}
+
+/// The Pods that a set keeps: its own, and those without owner that it selects. Whom it selects no more it lets go.
+pub(crate) fn claim<'a>(
+    pods: impl Iterator<Item = &'a Stored<Pod>>,
+    claimant: &Claimant<'_>,
+    transactions: &mut Vec<Transaction>,
+) -> Vec<&'a Stored<Pod>> {
+    let mut kept = Vec::new();
+    for pod in pods.filter(|_| claimant.uid.is_some()) {
+        let is_selected = claimant.selector.matches_optional(pod.object.metadata.labels.as_ref());
+        match controller_of(&pod.object) {
+            Some(owner) if Some(owner) == claimant.uid && is_selected => {}
+            Some(owner) if Some(owner) == claimant.uid => {
+                transactions.extend(release(pod));
+                continue;
+            }
+            None if is_selected && pod.object.metadata.deletion_timestamp.is_none() => transactions.extend(adopt(pod, &claimant.reference)),
+            _ => continue,
+        }
+        kept.push(pod);
+    }
+    kept
+}
+
 /// Makes a Pod without owner one of a set's.
-pub(crate) fn adopt(pod: &Stored<Pod>, owner: &Value) -> Option<Transaction> {
+fn adopt(pod: &Stored<Pod>, owner: &Value) -> Option<Transaction> {
     edit(pod, |object| object["metadata"]["ownerReferences"] = json!([owner]))
 }
 
 /// Lets a Pod go.
-pub(crate) fn release(pod: &Stored<Pod>) -> Option<Transaction> {
+fn release(pod: &Stored<Pod>) -> Option<Transaction> {
     edit(pod, |object| drop(skein_object::meta::edit(object).shift_remove("ownerReferences")))
 }
 

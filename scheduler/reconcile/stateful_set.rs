@@ -7,10 +7,11 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::Transaction;
+use skein_object::selector::Selector;
 use skein_object::{Key, admission, meta, registry};
 
 use crate::deployment::template_hash;
-use crate::pods_of::{Made, Name, REFUSED_AGAIN_MS, controller_of, is_finished, make_or_tell, ready_since};
+use crate::pods_of::{Claimant, Made, Name, REFUSED_AGAIN_MS, claim, is_finished, make_or_tell, ready_since};
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, delete, edit, event, remove};
 use crate::{Mint, Outcome, revision};
@@ -47,6 +48,11 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     Outcome { transactions: pass.transactions, again_ms: pass.again_ms }
 }
 
+fn reference(stored: &Stored<StatefulSet>) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": stored.key.name(), "uid": stored.object.metadata.uid,
+        "controller": true, "blockOwnerDeletion": true})
+}
+
 // === impl Pass ===
 
 impl<'a> Pass<'a> {
@@ -57,11 +63,17 @@ impl<'a> Pass<'a> {
             format!("{}-{}", stored.key.name(), template_hash(&template))
         });
         let current = status.and_then(|s| s.current_revision.clone()).filter(|c| !c.is_empty()).unwrap_or_else(|| update.clone());
-        let uid = stored.object.metadata.uid.as_deref();
-        let own = snapshot.pods_in(stored.key.namespace()).filter(|p| uid.is_some() && controller_of(&p.object) == uid);
+        let claimant = Claimant {
+            uid: stored.object.metadata.uid.as_deref(),
+            selector: Selector::from_label_selector(&stored.object.spec.selector),
+            reference: reference(stored),
+        };
+        let named = snapshot.pods_in(stored.key.namespace()).filter(|pod| number(stored.key.name(), pod.key.name()).is_some());
+        let mut transactions = Vec::new();
+        let own = claim(named, &claimant, &mut transactions).into_iter();
         let mut pods: Vec<_> = own.filter_map(|pod| Some((number(stored.key.name(), pod.key.name())?, pod))).collect();
         pods.sort_by_key(|(number, _)| *number);
-        Self { snapshot, stored, spec: &stored.object.spec, pods, current, update, transactions: Vec::new(), again_ms: None }
+        Self { snapshot, stored, spec: &stored.object.spec, pods, current, update, transactions, again_ms: None }
     }
 
     fn first(&self) -> usize {
@@ -177,7 +189,7 @@ impl<'a> Pass<'a> {
         if let Some(service) = self.spec.service_name.as_ref().filter(|s| !s.is_empty()) {
             template["spec"]["subdomain"] = service.clone().into();
         }
-        let made = Made { template, namespace: key.namespace(), name: Name::Fixed(name), owner: self.reference() };
+        let made = Made { template, namespace: key.namespace(), name: Name::Fixed(name), owner: reference(self.stored) };
         let origin = (key, self.stored.object.metadata.uid.as_deref(), COMPONENT);
         let made = make_or_tell(self.snapshot, origin, made, mint, &mut self.transactions, &mut self.again_ms);
         let Some((mut transaction, name)) = made else { return };
@@ -207,7 +219,7 @@ impl<'a> Pass<'a> {
                     let own = metadata.entry("labels").or_insert_with(|| json!({}));
                     labels.as_object().into_iter().flatten().for_each(|(label, value)| own[label] = value.clone());
                     if self.retention(|p| p.when_deleted.as_deref()) == Some("Delete") {
-                        meta::edit(&mut object).insert("ownerReferences".into(), json!([self.reference()]));
+                        meta::edit(&mut object).insert("ownerReferences".into(), json!([reference(self.stored)]));
                     }
                     let list = |resource: &str| self.snapshot.state.show_all(resource);
                     if admission::claim(&mut object, key.namespace(), &list).is_err() {
@@ -269,7 +281,7 @@ impl<'a> Pass<'a> {
         let current = revision::Current {
             set: &self.stored.key,
             uid: self.stored.object.metadata.uid.as_deref().unwrap_or_default(),
-            reference: self.reference(),
+            reference: reference(self.stored),
             template: &template,
             name: &self.update,
             label: &self.update,
@@ -289,11 +301,6 @@ impl<'a> Pass<'a> {
             "currentRevision": self.current, "updateRevision": self.update, "collisionCount": 0,
         });
         self.transactions.extend(edit(self.stored, |object| object["status"] = status));
-    }
-
-    fn reference(&self) -> Value {
-        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": self.stored.key.name(), "uid": self.stored.object.metadata.uid,
-            "controller": true, "blockOwnerDeletion": true})
     }
 
     fn note(&self, reason: &str, message: String, mint: &mut Mint) -> Transaction {
