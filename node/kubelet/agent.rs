@@ -12,9 +12,11 @@ use skein_store::{Handle as Store, View};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
+use crate::admission::{self, Refusal};
 use crate::cri::{self, Runtime};
 use crate::images::Pulls;
 use crate::worker::{Shared, Worker};
+use crate::write::{Note, Wish, pod_writer, tell};
 use crate::{Options, node, rotation};
 
 /// Events taken from the history at once.
@@ -107,6 +109,11 @@ async fn follow(shared: Arc<Shared>, told: mpsc::Sender<String>) {
     }
 }
 
+fn key_of(pod: &Pod) -> Key {
+    let meta = &pod.metadata;
+    Key::new("pods", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+}
+
 // === impl Agent ===
 
 impl Agent {
@@ -161,12 +168,40 @@ impl Agent {
         match self.workers.get(&uid) {
             Some(slot) => drop(slot.pods.send_replace(Arc::new(pod))),
             None => {
+                if let Err(refusal) = self.admit(&pod) {
+                    return self.refuse(&pod, uid, &refusal);
+                }
                 let (pods, receiver) = watch::channel(Arc::new(pod));
                 let wake = Arc::new(Notify::new());
                 tokio::spawn(Worker::new(Arc::clone(&self.shared), receiver, Arc::clone(&wake)).run());
                 self.workers.insert(uid, Slot { pods, wake });
             }
         }
+    }
+
+    /// Whether a Pod that is new here goes together with the others.
+    fn admit(&self, pod: &Pod) -> Result<(), Refusal> {
+        if !admission::is_due(pod) {
+            return Ok(());
+        }
+        // A worker may outlive its Pod's object by a moment, and has let go of everything then.
+        let state = self.shared.store.local().state;
+        let is_there = |pod: &Pod| state.get(&key_of(pod)).and_then(|e| e.record.typed::<Pod>(e.revision)).map(|p| p.metadata.uid);
+        let others: Vec<Arc<Pod>> = self.workers.values().map(|slot| Arc::clone(&slot.pods.borrow())).collect();
+        admission::admit(pod, others.iter().filter(|other| is_there(other) == Some(other.metadata.uid.clone())).map(|other| &**other))
+    }
+
+    /// Ends a Pod before it begins.
+    fn refuse(&self, pod: &Pod, uid: String, refusal: &Refusal) {
+        let key = key_of(pod);
+        let store = &self.shared.store;
+        let note = Note { reason: refusal.reason, message: refusal.message(), warning: true, field_path: String::new() };
+        tell(store, &self.shared.options.name, &key, &uid, note);
+        let status = refusal.status(pod, &skein_object::meta::time(jiff::Timestamp::now()));
+        // Its writer ends once this is written.
+        let (wishes, receiver) = watch::channel(Wish::Nothing);
+        tokio::spawn(pod_writer(store.clone(), key, uid, receiver));
+        let _ = wishes.send(Wish::Status(status));
     }
 
     /// Removes what the runtime has of Pods that the cluster does not know: they were deleted while this node was away.

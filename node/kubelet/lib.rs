@@ -11,6 +11,7 @@
 //! replica: without a quorum Pods go on, and their status is written when there is one again.
 
 mod addresses;
+mod admission;
 mod agent;
 mod cri;
 mod dns;

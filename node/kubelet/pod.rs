@@ -276,7 +276,7 @@ pub(crate) fn should_restart(policy: &str, code: i32) -> bool {
     }
 }
 
-fn phase_is_final(pod: &Pod) -> bool {
+pub(crate) fn phase_is_final(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
