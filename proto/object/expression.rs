@@ -66,6 +66,37 @@ pub fn compile(source: &str) -> Result<Arc<Program>, String> {
     })
 }
 
+/// What CEL keeps for itself.
+const RESERVED: &[&str] = &[
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// Whether a name can stand in an expression.
+pub fn is_identifier(name: &str) -> bool {
+    let begins = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
+    begins && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !RESERVED.contains(&name)
+}
+
 /// Evaluates a compiled expression with these variables.
 pub fn evaluate(program: &Program, variables: &[(&str, Cel)]) -> Result<Cel, Failure> {
     let run = || {

@@ -1,6 +1,7 @@
 //! Validation, kind by kind, in Kubernetes' words (`pkg/apis/*/validation`). It runs on defaulted objects.
 
 pub mod access;
+pub mod admission;
 pub mod batch;
 pub mod config;
 pub mod event;
@@ -16,6 +17,7 @@ pub mod workload;
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
+use crate::names;
 
 /// Reports fields that must say something: each with its path and what follows "Required value".
 pub fn required(object: &Value, fields: &[(&str, &str)], errors: &mut Errors) {
@@ -70,6 +72,41 @@ fn one_of(value: &Value, field: &str, supported: &[&str], path: &Path, errors: &
     }
 }
 
+/// `metav1.LabelSelector`; nothing is said of one that is missing.
+fn label_selector(selector: &Value, path: &Path, errors: &mut Errors) {
+    for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        let path = path.child("matchLabels");
+        if let Err(why) = names::qualified_name(key) {
+            errors.invalid(&path, key.as_str(), &why);
+        }
+        if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
+            errors.invalid(&path.key(key), value.clone(), &why);
+        }
+    }
+    for (index, expression) in list(selector, "matchExpressions").iter().enumerate() {
+        let path = path.child("matchExpressions").index(index);
+        let values = list(expression, "values");
+        match text(expression, "operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errors.forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
+        }
+        if let Err(why) = names::qualified_name(text(expression, "key")) {
+            errors.invalid(&path.child("key"), text(expression, "key"), &why);
+        }
+        for (at, value) in values.iter().enumerate() {
+            if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
+                errors.invalid(&path.child("values").index(at), value.clone(), &why);
+            }
+        }
+    }
+}
+
 fn port_number(value: &Value, path: &Path, errors: &mut Errors) {
     if let Some(port) = value.as_i64()
         && !(1..=65535).contains(&port)
@@ -82,7 +119,7 @@ pub fn node(node: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec").child("taints");
     for (index, taint) in node.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten().enumerate() {
         let path = path.index(index);
-        if let Err(why) = crate::names::qualified_name(text(taint, "key")) {
+        if let Err(why) = names::qualified_name(text(taint, "key")) {
             errors.invalid(&path.child("key"), text(taint, "key"), &why);
         }
         one_of(taint, "effect", &["NoSchedule", "NoExecute", "PreferNoSchedule"], &path, errors);

@@ -30,15 +30,25 @@ fn webhooks(configuration: &mut Value, more: fn(&mut Map<String, Value>)) {
     }
 }
 
-pub fn validating_policy(policy: &mut Value) {
+pub fn admission_policy(policy: &mut Value) {
     let Some(spec) = object(policy, "spec") else { return };
     default(spec, "failurePolicy", "Fail");
-    let Some(constraints) = spec.get_mut("matchConstraints").and_then(Value::as_object_mut) else { return };
-    default(constraints, "matchPolicy", "Equivalent");
-    default(constraints, "namespaceSelector", json!({}));
-    default(constraints, "objectSelector", json!({}));
+    match_resources(spec, "matchConstraints");
+}
+
+pub fn policy_binding(binding: &mut Value) {
+    if let Some(spec) = object(binding, "spec") {
+        match_resources(spec, "matchResources");
+    }
+}
+
+fn match_resources(spec: &mut Map<String, Value>, field: &str) {
+    let Some(resources) = spec.get_mut(field).and_then(Value::as_object_mut) else { return };
+    default(resources, "matchPolicy", "Equivalent");
+    default(resources, "namespaceSelector", json!({}));
+    default(resources, "objectSelector", json!({}));
     for list in ["resourceRules", "excludeResourceRules"] {
-        each(constraints, list).for_each(|rule| default(rule, "scope", "*"));
+        each(resources, list).for_each(|rule| default(rule, "scope", "*"));
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) fn resources() -> Vec<Resource> {
             categories: Cow::Borrowed(&["api-extensions"]),
             has_generation: true,
             columns: table::extension::mutating_policy,
+            default: defaults::extension::admission_policy,
+            validate: validate::admission::mutating_policy,
             ..entry("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
         },
         Resource {
@@ -20,6 +22,8 @@ pub(super) fn resources() -> Vec<Resource> {
             categories: Cow::Borrowed(&["api-extensions"]),
             has_generation: true,
             columns: table::extension::policy_binding,
+            default: defaults::extension::policy_binding,
+            validate: validate::admission::mutating_binding,
             ..entry("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
         },
         Resource {
@@ -27,6 +31,7 @@ pub(super) fn resources() -> Vec<Resource> {
             categories: Cow::Borrowed(&["api-extensions"]),
             has_generation: true,
             default: defaults::extension::mutating_webhooks,
+            validate: validate::admission::webhooks,
             columns: table::extension::webhooks,
             ..entry("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
         },
@@ -36,8 +41,8 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             columns: table::extension::validating_policy,
-            default: defaults::extension::validating_policy,
-            validate: validate::extension::validating_policy,
+            default: defaults::extension::admission_policy,
+            validate: validate::admission::validating_policy,
             ..entry("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
         },
         Resource {
@@ -45,7 +50,8 @@ pub(super) fn resources() -> Vec<Resource> {
             categories: Cow::Borrowed(&["api-extensions"]),
             has_generation: true,
             columns: table::extension::policy_binding,
-            validate: |o, _, e| validate::required(o, &[("spec.policyName", ""), ("spec.validationActions", "")], e),
+            default: defaults::extension::policy_binding,
+            validate: validate::admission::validating_binding,
             ..entry("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
         },
         Resource {
@@ -53,6 +59,7 @@ pub(super) fn resources() -> Vec<Resource> {
             categories: Cow::Borrowed(&["api-extensions"]),
             has_generation: true,
             default: defaults::extension::validating_webhooks,
+            validate: validate::admission::webhooks,
             columns: table::extension::webhooks,
             ..entry("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
         },

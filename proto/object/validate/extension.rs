@@ -68,17 +68,6 @@ fn validate_versions(spec: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-pub fn validating_policy(policy: &Value, _old: Option<&Value>, errors: &mut Errors) {
-    super::required(policy, &[("spec.matchConstraints", "")], errors);
-    let empty = |field: &str| list(policy.get("spec").unwrap_or(&Value::Null), field).is_empty();
-    if empty("validations") && empty("auditAnnotations") {
-        for field in ["validations", "auditAnnotations"] {
-            let path = Path::new("spec").child(field);
-            errors.required(&path, "validations or auditAnnotations must contain at least one item");
-        }
-    }
-}
-
 pub fn api_service(service: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let spec = service.get("spec").cloned().unwrap_or_default();
     let (group, version, path) = (text(&spec, "group"), text(&spec, "version"), Path::new("spec"));
