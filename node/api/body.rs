@@ -92,6 +92,17 @@ pub(crate) fn duplicates(headers: &http::HeaderMap, bytes: &[u8], validation: Fi
     if is_json && validation != FieldValidation::Ignore { duplicates::of(bytes) } else { Vec::new() }
 }
 
+/// Refuses YAML that names a field twice, where that is asked for.
+pub(crate) fn twice_in_yaml(bytes: &[u8], validation: FieldValidation) -> Result<(), Status> {
+    match duplicates::in_yaml(bytes).filter(|_| validation == FieldValidation::Strict) {
+        Some(why) => {
+            let why = format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {why}");
+            Err(Status::bad_request(why))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Checks that the body is of the resource's kind and fits its schema; returns warnings about what was dropped.
 /// `duplicates` are what is wrong with its fields already.
 pub(crate) fn conform(

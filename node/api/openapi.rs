@@ -58,6 +58,7 @@ fn document_of(group: &str, version: &str, served: &[Arc<Resource>]) -> Value {
         match &resource.custom {
             Some(custom) => {
                 let mut schema = custom.schema.clone();
+                describe(&mut schema);
                 schema["x-kubernetes-group-version-kind"] = json!([kind_of(resource)]);
                 add_references(&schema, &mut schemas);
                 schemas.insert(definition, schema);
@@ -76,6 +77,17 @@ fn document_of(group: &str, version: &str, served: &[Arc<Resource>]) -> Value {
         "paths": paths,
         "components": {"schemas": schemas},
     })
+}
+
+/// Publishes the fields that every object has as they are published elsewhere, descriptions and all.
+fn describe(schema: &mut Value) {
+    let known = schema::definitions().get("io.k8s.api.core.v1.ConfigMap").and_then(|map| map.get("properties"));
+    for field in ["apiVersion", "kind", "metadata"] {
+        if let (Some(known), Some(own)) = (known.and_then(|fields| fields.get(field)), schema.pointer_mut(&format!("/properties/{field}")))
+        {
+            *own = known.clone();
+        }
+    }
 }
 
 /// The name under which a resource's schema is published: a custom one's group, reversed, with version and kind.

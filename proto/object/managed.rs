@@ -170,6 +170,18 @@ pub fn apply(
     Ok(merged)
 }
 
+/// What is wrong with a configuration that states fields which its schema does not have (structured-merge-diff's
+/// `ValidationErrors`).
+pub fn undeclared(config: &Value, shape: Shape<'_>, is_custom: bool) -> Option<String> {
+    let lines: Vec<String> =
+        typed::undeclared(config, shape, is_custom).iter().map(|path| format!("{path}: field not declared in schema")).collect();
+    match lines.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(format!("errors:\n{}", several.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))),
+    }
+}
+
 fn conflicts(entries: &Entries, own: &Manager, taken: &FieldSet) -> Vec<Conflict> {
     let others = entries.0.iter().filter(|(manager, _)| *manager != own);
     let of = |(manager, entry): (&Manager, &Entry)| {
@@ -218,6 +230,21 @@ pub fn conflict_message(conflicts: &[Conflict]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_that_no_schema_has_are_named() {
+        let pod = Shape::named("io.k8s.api.core.v1.Pod").expect("Pods have a schema");
+        let config = serde_json::json!({"kind": "Pod", "spec": {"containers": [{"name": "a", "imago": "x"}], "hosts": 1}});
+        let expected =
+            "errors:\n  .spec.containers[name=\"a\"].imago: field not declared in schema\n  .spec.hosts: field not declared in schema";
+        assert_eq!(undeclared(&config, pod, false).as_deref(), Some(expected));
+        let schema = serde_json::json!({"type": "object", "properties": {
+            "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "inner": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}}});
+        let config = serde_json::json!({"open": {"any": 1}, "inner": {"kind": "X", "metadata": {"name": "a", "naem": "b"}}});
+        let expected = ".inner.metadata.naem: field not declared in schema";
+        assert_eq!(undeclared(&config, Shape::new(&schema), true).as_deref(), Some(expected));
+    }
     use serde_json::json;
 
     fn deployment() -> Option<Shape<'static>> {

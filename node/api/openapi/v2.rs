@@ -69,6 +69,9 @@ fn document(served: &[Arc<Resource>]) -> Value {
     })
 }
 
+/// What marks the schema of a whole object.
+const KINDS: &str = "x-kubernetes-group-version-kind";
+
 /// A schema in the words of v2: no choices, no null, references alone.
 fn lower(schema: Value) -> Value {
     let Value::Object(mut schema) = schema else { return schema };
@@ -80,6 +83,15 @@ fn lower(schema: Value) -> Value {
         && let Some(reference) = only.get("$ref").cloned()
     {
         schema.insert("$ref".into(), reference);
+    }
+    // kubectl takes what is not named for unknown, even where anything goes.
+    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+        for named in ["properties", "items"] {
+            schema.shift_remove(named);
+        }
+        if schema.contains_key(KINDS) {
+            schema.retain(|field, _| matches!(field.as_str(), "type" | KINDS));
+        }
     }
     for choice in ["allOf", "oneOf", "anyOf", "not", "nullable"] {
         schema.shift_remove(choice);

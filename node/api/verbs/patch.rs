@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 use skein_object::status::Details;
-use skein_object::{Status, meta, patch};
+use skein_object::{Status, managed, meta, patch};
 
 use super::create::{self, Origin};
 use super::{Author, Mutation, mutate, object_response, written_response};
@@ -68,6 +68,8 @@ async fn applied(context: &Context, target: &Target, request: Request<Bytes>) ->
     if !name.is_empty() && name != target.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));
     }
+    declared(&config, target)?;
+    body::twice_in_yaml(request.body(), validation)?;
     let mut warnings = body::conform(&mut config, &target.resource, validation, Vec::new())?;
     meta::edit(&mut config).insert("name".into(), target.name.clone().into());
     let force = target.query.flag("force");
@@ -96,6 +98,15 @@ async fn applied(context: &Context, target: &Target, request: Request<Bytes>) ->
         }
     }
     Err(last)
+}
+
+/// An applier owns what it states, so it can state only what there is.
+fn declared(config: &Value, target: &Target) -> Result<(), Status> {
+    let resource = &target.resource;
+    let Some(why) = resource.shape().and_then(|shape| managed::undeclared(config, shape, resource.custom.is_some())) else { return Ok(()) };
+    let version = format!("{}/{}", resource.group, resource.version);
+    let what = format!("{}/{}; {version}, Kind={}", target.namespace, target.name, resource.kind);
+    Err(Status::failure(500, "", format!("failed to create typed patch object ({what}): {why}")))
 }
 
 fn kind(target: &Target, content_type: &str) -> Result<Kind, Status> {

@@ -185,7 +185,8 @@ pub(super) fn shape_below<'a>(shape: Option<Shape<'a>>, step: &str) -> Option<Sh
     }
 }
 
-fn readable(step: &str) -> String {
+/// A step as messages show it: `.spec`, `[name="a"]`.
+pub(super) fn readable(step: &str) -> String {
     let (kind, text) = step.split_at(2.min(step.len()));
     match kind {
         "f:" => format!(".{text}"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::set::FieldSet;
+use super::set::{FieldSet, readable};
 use crate::schema::{ListType, Shape};
 
 /// The paths in which two versions of an object differ.
@@ -72,6 +72,52 @@ fn parts<'v, 'a>(value: &'v Value, shape: Option<Shape<'a>>) -> Option<Vec<(Stri
     };
     let steps = steps(list, keys.as_deref(), item)?;
     Some(steps.into_iter().zip(list).map(|(step, element)| (step, element, item)).collect())
+}
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// Fields that an object's schema does not have, each with its path; those of custom objects only where they would be
+/// pruned.
+pub(super) fn undeclared(value: &Value, shape: Shape<'_>, is_custom: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    search(value, shape, is_custom, "", &mut found);
+    found
+}
+
+fn search(value: &Value, shape: Shape<'_>, is_custom: bool, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            // Metadata, inside a custom object, is a built-in type.
+            let is_custom = is_custom && shape.reference().is_none();
+            let is_struct = shape.schema().get("properties").is_some();
+            let is_closed = if is_custom { !shape.keeps_unknown() } else { is_struct };
+            for (name, child) in map {
+                let embedded = match name.as_str() {
+                    "metadata" if shape.is_embedded() => Shape::named(OBJECT_META),
+                    _ => None,
+                };
+                let of_any_object = shape.is_embedded() && matches!(name.as_str(), "apiVersion" | "kind");
+                match shape.field(name).or(embedded) {
+                    Some(below) => search(child, below, is_custom, &format!("{path}.{name}"), found),
+                    None if is_closed && !of_any_object => found.push(format!("{path}.{name}")),
+                    None => {}
+                }
+            }
+        }
+        Value::Array(list) => {
+            let Some(item) = shape.item() else { return };
+            let named = match shape.list_type() {
+                ListType::Atomic => None,
+                ListType::Set => steps(list, None, Some(item)),
+                ListType::Map(keys) => steps(list, Some(&keys), Some(item)),
+            };
+            for (index, child) in list.iter().enumerate() {
+                let step = named.as_ref().map_or_else(|| format!("[{index}]"), |steps| readable(&steps[index]));
+                search(child, item, is_custom, &format!("{path}{step}"), found);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// The fields that a configuration states, which its applier will own.
