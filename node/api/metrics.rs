@@ -66,6 +66,7 @@ pub(crate) struct Metrics {
     revision: Gauge<f64, AtomicU64>,
     objects: Gauge,
     memory: Gauge,
+    syncs: Counter,
 }
 
 // === impl Metrics ===
@@ -87,6 +88,7 @@ impl Default for Metrics {
             revision: Gauge::default(),
             objects: Gauge::default(),
             memory: Gauge::default(),
+            syncs: Counter::default(),
         };
         let registry = &mut metrics.registry;
         // The encoder adds `_total` to a counter's name.
@@ -99,6 +101,7 @@ impl Default for Metrics {
         registry.register("skein_raft_leads", "Whether this node leads", metrics.leads.clone());
         registry.register("skein_raft_term", "The Raft term that this node knows", metrics.term.clone());
         registry.register("skein_raft_applied_index", "The last log entry that this node has applied", metrics.applied.clone());
+        registry.register("skein_log_syncs", "How often this node has synced its log", metrics.syncs.clone());
         registry.register("skein_state_revision", "The resourceVersion of this node's replica", metrics.revision.clone());
         registry.register("skein_state_objects", "Objects in this node's replica", metrics.objects.clone());
         registry.register("process_resident_memory_bytes", "Resident memory size in bytes", metrics.memory.clone());
@@ -135,6 +138,7 @@ impl Metrics {
         self.revision.set(view.state.revision() as f64);
         self.objects.set(i64::try_from(view.state.len()).unwrap_or(i64::MAX));
         self.memory.set(resident_bytes());
+        self.syncs.inc_by(store.log_syncs().saturating_sub(self.syncs.get()));
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             return respond::bytes(500, "text/plain; charset=utf-8", "the metrics cannot be written");

@@ -27,6 +27,11 @@ pub trait Medium: Send + Sync + 'static {
 
     /// Asks for a sync; requests that wait together share one.
     fn sync(&self, done: Done);
+
+    /// How many syncs there have been; nothing where nobody counts.
+    fn syncs(&self) -> u64 {
+        0
+    }
 }
 
 /// Changes in the order in which they were made.

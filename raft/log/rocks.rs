@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -31,6 +32,7 @@ pub struct Rocks {
     what: What,
     sync: Option<mpsc::SyncSender<Done>>,
     thread: Option<JoinHandle<()>>,
+    syncs: Arc<AtomicU64>,
 }
 
 impl Storage {
@@ -57,12 +59,13 @@ impl Rocks {
         let db = DB::open(&options, &path).map_err(|source| Error::Open { what: what.name(), path, source })?;
         let db = Arc::new(db);
         let (sync, requests) = mpsc::sync_channel(SYNC_QUEUE_MAX);
-        let thread_db = Arc::clone(&db);
+        let (thread_db, syncs) = (Arc::clone(&db), Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&syncs);
         let thread = std::thread::Builder::new()
             .name(format!("{}-sync", what.name()))
-            .spawn(move || sync_loop(&thread_db, what, &requests))
+            .spawn(move || sync_loop(&thread_db, what, &requests, &count))
             .map_err(|e| Error::Damaged { what: what.name(), at: "start".into(), why: e.to_string() })?;
-        Ok(Self { db, what, sync: Some(sync), thread: Some(thread) })
+        Ok(Self { db, what, sync: Some(sync), thread: Some(thread), syncs })
     }
 }
 
@@ -91,7 +94,7 @@ impl What {
 }
 
 /// Waits for requests, syncs once for all that have come, answers them.
-fn sync_loop(db: &DB, what: What, requests: &mpsc::Receiver<Done>) {
+fn sync_loop(db: &DB, what: What, requests: &mpsc::Receiver<Done>, count: &AtomicU64) {
     while let Ok(first) = requests.recv() {
         let mut waiting = vec![first];
         waiting.extend(requests.try_iter());
@@ -99,6 +102,7 @@ fn sync_loop(db: &DB, what: What, requests: &mpsc::Receiver<Done>) {
             What::Log => db.flush_wal(true),
             What::State => db.flush(),
         };
+        count.fetch_add(1, Ordering::Relaxed);
         for done in waiting {
             done(result.clone().map_err(what.io()));
         }
@@ -147,5 +151,9 @@ impl Medium for Rocks {
         if let Some(done) = refused {
             done(Err(io_error("the sync thread has ended")));
         }
+    }
+
+    fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 }

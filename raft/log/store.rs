@@ -60,6 +60,11 @@ impl LogStore {
         last.saturating_sub(purged)
     }
 
+    /// How often the log was synced since this process began.
+    pub fn syncs(&self) -> u64 {
+        self.medium.syncs()
+    }
+
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
         let found = self.medium.get(key)?;
         let decode = |bytes: &[u8]| {

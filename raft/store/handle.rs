@@ -10,7 +10,7 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use skein_command::ProposalId;
-use skein_log::{Machine, Member, NodeId, Recent, Topic, Types, View};
+use skein_log::{LogStore, Machine, Member, NodeId, Recent, Topic, Types, View};
 use skein_peer::{AddMember, Request, Response};
 use skein_state::{Compacted, Event};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -60,7 +60,7 @@ struct Inner {
     peers: Arc<dyn Peers>,
     view: watch::Receiver<View>,
     recent: Arc<Recent>,
-    loops: Loops,
+    parts: Parts,
     incarnation: u64,
     sequence: AtomicU64,
     /// When the leader was last heard of, in milliseconds since this node's start.
@@ -68,11 +68,12 @@ struct Inner {
     begin: Instant,
 }
 
-/// The ways to the store's own tasks.
-pub(crate) struct Loops {
+/// What the store is made of, beside Raft.
+pub(crate) struct Parts {
     pub(crate) reads: mpsc::Sender<Reader>,
     pub(crate) proposals: mpsc::Sender<Waiting>,
     pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) log: LogStore,
 }
 
 /// What to do after an attempt that did not succeed.
@@ -90,7 +91,7 @@ impl Handle {
         peers: Arc<dyn Peers>,
         view: watch::Receiver<View>,
         recent: Arc<Recent>,
-        loops: Loops,
+        parts: Parts,
     ) -> Self {
         let incarnation = skein_log::random();
         Self {
@@ -100,7 +101,7 @@ impl Handle {
                 peers,
                 view,
                 recent,
-                loops,
+                parts,
                 incarnation,
                 sequence: AtomicU64::new(1),
                 leader_heard_ms: AtomicU64::new(0),
@@ -118,7 +119,7 @@ impl Handle {
     }
 
     pub(crate) fn proposals(&self) -> &mpsc::Sender<Waiting> {
-        &self.inner.loops.proposals
+        &self.inner.parts.proposals
     }
 
     /// A name that no proposal has had.
@@ -139,6 +140,11 @@ impl Handle {
     /// Wakes whenever something has happened to one of these resources here.
     pub fn subscribe(&self, resources: &[&str]) -> Topic {
         self.inner.recent.subscribe(resources)
+    }
+
+    /// How often this node has synced its log.
+    pub fn log_syncs(&self) -> u64 {
+        self.inner.parts.log.syncs()
     }
 
     /// The revision of the local replica.
@@ -162,7 +168,7 @@ impl Handle {
         let deadline = Instant::now() + QUORUM_TIMEOUT;
         let (sender, receiver) = oneshot::channel();
         let gone = || Error::Stopped("the read loop has ended".into());
-        self.inner.loops.reads.send(sender).await.map_err(|_| gone())?;
+        self.inner.parts.reads.send(sender).await.map_err(|_| gone())?;
         let index = timeout_at(deadline, receiver).await.map_err(|_| Error::Timeout(QUORUM_TIMEOUT))?.map_err(|_| gone())??;
         self.wait_applied(index, deadline).await
     }
@@ -180,7 +186,7 @@ impl Handle {
 
     /// Follows leadership until `changed` returns false.
     pub async fn watch_leadership(&self, mut changed: impl FnMut(Leadership) -> bool) {
-        let mut standing = self.inner.loops.standing.clone();
+        let mut standing = self.inner.parts.standing.clone();
         let mut last = None;
         loop {
             let now = standing.borrow_and_update().leadership.clone();
@@ -265,7 +271,7 @@ impl Handle {
 
     /// Waits until the store stops by itself; what is here can still be read.
     pub async fn failed(&self) -> String {
-        let mut standing = self.inner.loops.standing.clone();
+        let mut standing = self.inner.parts.standing.clone();
         let failed = standing.wait_for(|standing| standing.failure.is_some()).await.ok().and_then(|standing| standing.failure.clone());
         failed.unwrap_or_else(|| "Raft has ended".into())
     }

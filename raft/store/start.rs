@@ -6,7 +6,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use skein_log::{LogStore, Machine, NodeId, Storage};
 
-use crate::handle::{Handle, Loops, Raft};
+use crate::handle::{Handle, Parts, Raft};
 use crate::network::Network;
 use crate::{Error, Peers, leadership, propose, read};
 
@@ -35,12 +35,12 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let network = Network { peers: Arc::clone(&options.peers), id: options.id };
     let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
-    skein_log::spawn(retain(raft.clone(), log));
+    skein_log::spawn(retain(raft.clone(), log.clone()));
     let (reads, requests) = read::channel();
     let (proposals, proposed) = propose::channel();
     let (standings, standing) = leadership::channel();
     skein_log::spawn(leadership::follow(options.id, raft.clone(), standings));
-    let handle = Handle::new(options.id, raft, options.peers, view, recent, Loops { reads, proposals, standing });
+    let handle = Handle::new(options.id, raft, options.peers, view, recent, Parts { reads, proposals, standing, log });
     skein_log::spawn(read::batch_loop(handle.clone(), requests));
     skein_log::spawn(propose::batch_loop(handle.clone(), proposed));
     Ok(handle)

@@ -1,5 +1,7 @@
 //! etcd beside Skein: three members on this machine, asked by clients of the same number for the same.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use crate::measure::{Arrivals, CONNECTIONS_MAX, Load, VALUE_BYTES, cpu_ticks, gather};
+use crate::measure::{Arrivals, CONNECTIONS_MAX, Load, Used, VALUE_BYTES, cpu_ticks, gather, metric};
 
 const CLIENT_PORTS: [u16; 3] = [12379, 22379, 32379];
 const PEER_PORTS: [u16; 3] = [12380, 22380, 32380];
@@ -111,16 +113,17 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// What the members have used of the processor, in hundredths of a second.
-    fn ticks(&self) -> u64 {
-        self.members.iter().map(|member| cpu_ticks(member.id().into())).sum()
+    fn used(&self) -> Used {
+        let ticks = self.members.iter().map(|member| cpu_ticks(member.id().into())).sum();
+        let syncs = CLIENT_PORTS.iter().map(|port| metric(&metrics(*port), "etcd_disk_wal_fsync_duration_seconds_count")).sum();
+        Used { ticks, syncs }
     }
 
     pub(crate) async fn puts(&self, clients: usize, duration: Duration) -> Result<Load> {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         let value = Arc::new(vec![b'x'; VALUE_BYTES]);
         let channels = channels(clients);
-        let before = self.ticks();
+        let before = self.used();
         let once = move |mut grpc: Grpc<Channel>| {
             let value = Arc::clone(&value);
             async move {
@@ -130,12 +133,12 @@ impl Etcd {
             }
         };
         let load = gather(clients, duration, |index| Grpc::new(channels[index % channels.len()].clone()), once).await?;
-        Ok(load.with_ticks(self.ticks() - before))
+        Ok(load.with(before, self.used()))
     }
 
     pub(crate) async fn reads(&self, clients: usize, duration: Duration) -> Result<Load> {
         let channels = channels(clients);
-        let before = self.ticks();
+        let before = self.used();
         put(&mut Grpc::new(channels[0].clone()), "read", &vec![b'x'; VALUE_BYTES]).await?;
         let once = |mut grpc: Grpc<Channel>| async move {
             let request = RangeRequest { key: b"read".to_vec() };
@@ -144,7 +147,7 @@ impl Etcd {
             Ok(grpc)
         };
         let load = gather(clients, duration, |index| Grpc::new(channels[index % channels.len()].clone()), once).await?;
-        Ok(load.with_ticks(self.ticks() - before))
+        Ok(load.with(before, self.used()))
     }
 
     /// So many writes, each seen by so many watchers.
@@ -180,12 +183,12 @@ impl Etcd {
             begins.await.context("a watch has not begun")?;
         }
         let mut grpc = Grpc::new(channels[0].clone());
-        let before = self.ticks();
+        let before = self.used();
         for write in 0..writes {
             arrivals.written();
             put(&mut grpc, &format!("watched-{write}"), &[b'x'; VALUE_BYTES]).await?;
         }
-        arrivals.all().await.map(|load| load.with_ticks(self.ticks() - before))
+        arrivals.all().await.map(|load| load.with(before, self.used()))
     }
 }
 
@@ -197,6 +200,16 @@ impl Drop for Etcd {
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// What a member tells of itself; nothing where it does not answer.
+fn metrics(port: u16) -> String {
+    let mut text = String::new();
+    if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+        let _ = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n");
+        let _ = stream.read_to_string(&mut text);
+    }
+    text
 }
 
 fn channel(index: usize) -> Channel {

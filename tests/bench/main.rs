@@ -135,7 +135,7 @@ async fn beside(arguments: &Arguments) -> Result<()> {
 }
 
 fn heading() {
-    println!("{:<46} {:>12} {:>10} {:>10} {:>10} {:>12}", "", "per second", "p50 ms", "p99 ms", "max ms", "CPU us each");
+    println!("{:<46} {:>12} {:>10} {:>10} {:>10} {:>12} {:>8}", "", "per second", "p50 ms", "p99 ms", "max ms", "CPU us each", "syncs");
 }
 
 fn times(what: &str, latencies: Vec<Duration>) {
@@ -143,7 +143,7 @@ fn times(what: &str, latencies: Vec<Duration>) {
 }
 
 fn row(what: &str, load: Load) {
-    let Load { per_second, mut latencies, cpu_micros } = load;
+    let Load { per_second, mut latencies, cpu_micros, syncs } = load;
     latencies.sort();
     let at = |share: f64| {
         let index = (latencies.len().saturating_sub(1)) as f64 * share;
@@ -151,7 +151,8 @@ fn row(what: &str, load: Load) {
     };
     let shown = |number: f64| if number > 0.0 { format!("{number:.0}") } else { "-".into() };
     let (rate, cpu) = (shown(per_second), shown(cpu_micros));
-    println!("{what:<46} {rate:>12} {:>10.1} {:>10.1} {:>10.1} {cpu:>12}", at(0.5), at(0.99), at(1.0));
+    let syncs = if syncs > 0.0 { format!("{syncs:.2}") } else { "-".into() };
+    println!("{what:<46} {rate:>12} {:>10.1} {:>10.1} {:>10.1} {cpu:>12} {syncs:>8}", at(0.5), at(0.99), at(1.0));
 }
 
 fn load_image(lab: &Lab) -> Result<()> {

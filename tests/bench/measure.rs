@@ -28,6 +28,16 @@ pub(crate) struct Load {
     pub(crate) latencies: Vec<Duration>,
     /// What the servers used of the processor for one, in microseconds.
     pub(crate) cpu_micros: f64,
+    /// How often all servers together synced their logs for one.
+    pub(crate) syncs: f64,
+}
+
+/// What servers have used so far.
+#[derive(Clone, Copy)]
+pub(crate) struct Used {
+    /// Of the processor, in hundredths of a second, as Linux counts it.
+    pub(crate) ticks: u64,
+    pub(crate) syncs: u64,
 }
 
 /// Events on their way from a write to many watchers. A cheap clone.
@@ -55,9 +65,11 @@ pub(crate) struct Idle {
 // === impl Load ===
 
 impl Load {
-    /// Linux counts CPU time in hundredths of a second.
-    pub(crate) fn with_ticks(self, ticks: u64) -> Self {
-        Self { cpu_micros: ticks as f64 * 10_000.0 / self.latencies.len().max(1) as f64, ..self }
+    /// With what the servers used for it.
+    pub(crate) fn with(self, before: Used, after: Used) -> Self {
+        let operations = self.latencies.len().max(1) as f64;
+        let ticks = after.ticks - before.ticks;
+        Self { cpu_micros: ticks as f64 * 10_000.0 / operations, syncs: (after.syncs - before.syncs) as f64 / operations, ..self }
     }
 }
 
@@ -84,7 +96,7 @@ impl Arrivals {
         ensure!(complete.is_ok(), "only {} of {} events have arrived", lock(&self.0.latencies).len(), self.0.expected);
         let latencies = std::mem::take(&mut *lock(&self.0.latencies));
         let took = lock(&self.0.begun).first().map_or(Duration::ZERO, Instant::elapsed);
-        Ok(Load { per_second: latencies.len() as f64 / took.as_secs_f64(), latencies, cpu_micros: 0.0 })
+        Ok(Load { per_second: latencies.len() as f64 / took.as_secs_f64(), latencies, ..Load::default() })
     }
 }
 
@@ -137,14 +149,14 @@ where
     for task in tasks {
         latencies.extend(task.await??);
     }
-    Ok(Load { per_second: latencies.len() as f64 / begin.elapsed().as_secs_f64(), latencies, cpu_micros: 0.0 })
+    Ok(Load { per_second: latencies.len() as f64 / begin.elapsed().as_secs_f64(), latencies, ..Load::default() })
 }
 
 /// Clients that create objects, spread over the nodes.
 pub(crate) async fn creations(lab: &Lab, credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
     static SEQUENCE: AtomicU64 = AtomicU64::new(0);
     let value = Arc::new("x".repeat(VALUE_BYTES));
-    let before = ticks(lab)?;
+    let before = used(lab, credentials).await?;
     let create = move |mut client: Client| {
         let name = format!("bench-{}-{}", std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed));
         let body = json!({"metadata": {"name": name}, "data": {"value": *value}}).to_string();
@@ -155,21 +167,21 @@ pub(crate) async fn creations(lab: &Lab, credentials: &Credentials, clients: usi
         }
     };
     let load = gather(clients, duration, |index| credentials.client(index % 3 + 1), create).await?;
-    Ok(load.with_ticks(ticks(lab)? - before))
+    Ok(load.with(before, used(lab, credentials).await?))
 }
 
 /// Clients that read one object, linearizably.
 pub(crate) async fn reads(lab: &Lab, credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
     let body = json!({"metadata": {"name": "read"}, "data": {"value": "x".repeat(VALUE_BYTES)}}).to_string();
     credentials.client(1).send("POST", MAPS, &body).await?;
-    let before = ticks(lab)?;
+    let before = used(lab, credentials).await?;
     let read = |mut client: Client| async move {
         let (code, _) = client.send("GET", &format!("{MAPS}/read"), "").await?;
         ensure!(code == 200, "reading: {code}");
         Ok(client)
     };
     let load = gather(clients, duration, |index| credentials.client(index % 3 + 1), read).await?;
-    Ok(load.with_ticks(ticks(lab)? - before))
+    Ok(load.with(before, used(lab, credentials).await?))
 }
 
 /// So many writes, each seen by so many watchers of all nodes.
@@ -197,7 +209,7 @@ pub(crate) async fn fan_out(lab: &Lab, credentials: &Credentials, watchers: usiz
             }
         });
     }
-    let before = ticks(lab)?;
+    let before = used(lab, credentials).await?;
     for write in 0..writes {
         let body = json!({"metadata": {"name": format!("watched-{write}")}, "data": {"value": "x".repeat(VALUE_BYTES)}}).to_string();
         arrivals.written();
@@ -205,7 +217,7 @@ pub(crate) async fn fan_out(lab: &Lab, credentials: &Credentials, watchers: usiz
         ensure!(code == 201, "writing: {code}");
     }
     let load = arrivals.all().await?;
-    Ok(load.with_ticks(ticks(lab)? - before))
+    Ok(load.with(before, used(lab, credentials).await?))
 }
 
 /// Pods created one at a time, each timed until the API says that it runs.
@@ -301,6 +313,21 @@ pub(crate) fn idle(lab: &Lab, duration: Duration) -> Result<Idle> {
 
 fn pids(lab: &Lab) -> Result<Vec<i64>> {
     Ok(lab.status()?["nodes"].as_array().into_iter().flatten().filter_map(|node| node["pid"].as_i64()).collect())
+}
+
+async fn used(lab: &Lab, credentials: &Credentials) -> Result<Used> {
+    let mut syncs = 0;
+    for node in 1..=3 {
+        let (_, text) = credentials.client(node).send("GET", "/metrics", "").await?;
+        syncs += metric(&String::from_utf8_lossy(&text), "skein_log_syncs_total");
+    }
+    Ok(Used { ticks: ticks(lab)?, syncs })
+}
+
+/// A number in Prometheus' text format, 0 where it is not there.
+pub(crate) fn metric(text: &str, name: &str) -> u64 {
+    let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
+    values.sum::<f64>() as u64
 }
 
 /// What the daemons have used of the processor, in hundredths of a second.
