@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: up down test sim mutants soak bench record check fix build deps
+.PHONY: up down test test-all suite sim mutants soak bench record check fix build deps
 
 up: build           ## a three-node cluster on this machine, with real containers
 	@$(TARGET)/debug/skein lab up --nodes 3
@@ -22,6 +22,11 @@ build: deps
 
 test: build         ## the whole suite: unit tests, rules, clusters of real processes and containers
 	@kubectl=$$(tests/kubectl.sh | tail -n 1) && KUBECTL=$$kubectl cargo test --workspace --locked -- --test-threads=1
+
+suite: build        ## Kubernetes' own conformance tests on three nodes: make suite FOCUS='EndpointSlice'
+	@tests/suite/run.sh $(TARGET)/debug/skein '$(FOCUS)'
+
+test-all: test sim mutants suite  ## everything; hours
 
 sim: build          ## fresh seeds of simulated clusters: make sim SEEDS=1000
 	@$(TARGET)/debug/skein-sim --seeds $(or $(SEEDS),200)
