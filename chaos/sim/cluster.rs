@@ -115,7 +115,8 @@ impl Cluster {
         let Ok(handle) = started else { return false };
         *node.process() = Some((Arc::clone(&process), handle.clone()));
         self.network.attach(id, Some((process, handle.clone())));
-        tokio::spawn(hosted(host, promote(handle.clone())));
+        tokio::spawn(hosted(Arc::clone(&host), promote(handle.clone())));
+        tokio::spawn(hosted(host, step_aside(handle.clone())));
         self.follow(id, &handle);
         true
     }
@@ -181,6 +182,14 @@ async fn promote(handle: Handle) {
         if let Some(change) = handle.planned_change(&std::collections::BTreeMap::new()) {
             let _ = handle.change_voters(change).await;
         }
+    }
+}
+
+/// What the daemon does where its disk is slow.
+async fn step_aside(handle: Handle) {
+    loop {
+        handle.until_slow().await;
+        handle.hand_over().await;
     }
 }
 

@@ -1,10 +1,11 @@
 //! What goes wrong, and when: decided from the seed before the run, played during it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use skein_log::NodeId;
+use skein_log::{Host, NodeId, hosted};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Options;
@@ -32,6 +33,8 @@ pub enum Fault {
     SlowDisk(NodeId, Duration),
     /// A node's disk takes nothing more; the daemon starts anew when there is room.
     FullDisk(NodeId),
+    /// The leader lets another lead, as one does that is stopped in order.
+    Handover,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +60,7 @@ pub(crate) fn plan(random: &mut SmallRng, options: Options) -> Vec<Scheduled> {
 fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
     let node = random.random_range(1..=nodes);
     let other = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
-    match random.random_range(0..16) {
+    match random.random_range(0..17) {
         0..3 => Fault::Crash(node),
         3 => Fault::Flicker,
         4..6 => Fault::Blackout,
@@ -66,7 +69,8 @@ fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
         11..13 => Fault::OneWay((node, other)),
         13 => Fault::Storm { latency_ms_max: random.random_range(10..120), lost_permille: random.random_range(0..100) },
         14 => Fault::SlowDisk(node, Duration::from_millis(random.random_range(10..1500))),
-        _ => Fault::FullDisk(node),
+        15 => Fault::FullDisk(node),
+        _ => Fault::Handover,
     }
 }
 
@@ -105,6 +109,7 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
                 cluster.start(node).await;
             }
         }
+        Fault::Handover => hand_over(cluster),
         Fault::Flicker => flicker(cluster, Instant::now() + lasts).await,
         Fault::Pause(node) => {
             cluster.set_life(*node, Life::Paused);
@@ -139,6 +144,15 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
                 cluster.start(*node).await;
             }
         }
+    }
+}
+
+/// The handover may outlive the fault, or end with its process.
+fn hand_over(cluster: &Cluster) {
+    let leader = cluster.ids().filter_map(|id| cluster.at(id)).find(|(_, handle)| handle.leadership().is_self);
+    if let Some((process, handle)) = leader {
+        let host: Arc<dyn Host> = process;
+        tokio::spawn(hosted(host, async move { handle.hand_over().await }));
     }
 }
 

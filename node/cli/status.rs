@@ -13,7 +13,9 @@ const VOTERS: &str = "Roles:
   replica         follows the log
 
 A voter that is silent for 10 s, or was away for a second or more three times within 10 minutes, gives its vote to a
-standby that is caught up. Voters are spread over the regions and zones of nodes (`skein up --region --zone`). `kubectl get events` tells of every change.";
+standby that is caught up. Voters are spread over the regions and zones of nodes (`skein up --region --zone`). A leader
+that is stopped in order, or whose disk is slow (more than 500 ms behind the majority's for 2 s), lets another voter
+lead. `kubectl get events` tells of every change.";
 
 #[derive(Args)]
 #[command(after_long_help = VOTERS)]

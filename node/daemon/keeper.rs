@@ -4,17 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serde_json::json;
 use skein_lead::Reports;
-use skein_object::registry;
 use skein_peer::{Request, Response};
 use skein_store::{Change, Handle, Health, Standing};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::directory::Directory;
-use crate::found;
+use crate::told;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -114,20 +111,8 @@ fn standing(store: &Handle, absences: &Absences, silent_ms: &BTreeMap<String, u6
 /// An Event for every change of the voters.
 async fn tell(store: &Handle, change: &Change) {
     info!(promoted = ?change.promote, why = change.why, "voters changed");
-    let resource = registry::find("", "v1", "events").expect("the registry has events");
-    let now = Timestamp::now();
-    let time = skein_object::meta::time(now);
     for member in change.promote.iter().filter_map(|id| store.member(*id)) {
-        let object = json!({
-            "metadata": {"name": format!("{}.{:x}", member.name, now.as_nanosecond())},
-            "involvedObject": {"kind": "Node", "apiVersion": "v1", "name": member.name},
-            "reason": "VoterPromoted", "message": change.why, "type": "Normal",
-            "source": {"component": "skein"}, "reportingComponent": "skein", "reportingInstance": "",
-            "firstTimestamp": time, "lastTimestamp": time, "count": 1, "eventTime": null,
-        });
-        if let Err(why) = store.propose(found::creation(resource, "default", object).into()).await {
-            warn!(%why, "the change of the voters is told here only");
-        }
+        told::about_node(store, &member.name, "VoterPromoted", &change.why).await;
     }
 }
 

@@ -11,10 +11,10 @@ mod ask;
 mod backup;
 mod balanced;
 mod cluster;
-mod consensus;
 mod directory;
 mod disk;
 mod found;
+mod handover;
 mod join;
 mod keeper;
 mod kept;
@@ -29,8 +29,10 @@ mod run;
 mod runtime;
 mod services;
 mod signer;
+mod thread;
 mod token;
 mod tokens;
+mod told;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -103,7 +105,7 @@ pub enum Error {
     Superseded(u64),
     #[error("token: {0}")]
     Token(String),
-    #[error("cannot start the thread of consensus: {0}")]
+    #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error(transparent)]
     Quic(#[from] skein_quic::Error),

@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use tracing::{debug, error, info};
 
 use crate::cluster::{Endpoints, JoinRequest};
-use crate::consensus::Consensus;
 use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
-use crate::{Error, Options, balanced, disk, found, join, policies, report, runtime, services, signer, tokens};
+use crate::thread::Thread;
+use crate::{Error, Options, balanced, disk, found, handover, join, policies, report, runtime, services, signer, tokens};
 
 /// How a node's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +38,15 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let identity = directory.identity()?.ok_or_else(|| Error::Join("the directory has no identity".into()))?;
 
     let bind = SocketAddr::new(options.address, options.peer_port);
-    let consensus = Consensus::start().map_err(Error::Thread)?;
+    let between_nodes = Thread::start("quic").map_err(Error::Thread)?;
     let quic = skein_quic::Options { bind, identity: identity.clone(), epoch: node.epoch };
-    let (endpoint, incoming) = consensus.run(async { Endpoint::start(quic) }).await.map_err(Error::Thread)??;
+    let (endpoint, incoming) = between_nodes.run(async { Endpoint::start(quic) }).await.map_err(Error::Thread)??;
     let peers = Arc::new(QuicPeers(endpoint.clone()));
     if let Some(command) = options.runtime.command.clone() {
         tokio::spawn(runtime::keep(command, options.runtime.endpoint.clone()));
     }
     let storage = Storage::open(&directory.store(&node)).map_err(skein_store::Error::from)?;
+    let consensus = Thread::start("consensus").map_err(Error::Thread)?;
     let store = skein_store::start(skein_store::Options { id: node.id, storage, peers });
     let store = consensus.run(store).await.map_err(Error::Thread)??;
     let reports = Reports::default();
@@ -59,8 +60,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let token_key = Arc::new(directory.token_key(&node.name)?);
     tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
     let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key)))));
-    let others = Others { cluster: cluster.clone(), reports: reports.clone(), kubelet: Arc::clone(&kubelet), tasks: Handle::current() };
-    consensus.spawn(accept(incoming, store.clone(), others));
+    let others = Others { cluster: cluster.clone(), reports: reports.clone(), kubelet: Arc::clone(&kubelet) };
+    tokio::spawn(accept(incoming, store.clone(), consensus.tasks.clone(), others));
 
     let authority_pem = identity.authority_pem.clone();
     let (sender, identity) = watch::channel(identity);
@@ -89,6 +90,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     tokio::spawn(api.run());
     tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission));
     tokio::spawn(keeper::run(store.clone(), directory, reports.clone()));
+    tokio::spawn(handover::run(store.clone(), node.name.clone()));
     tokio::spawn(report::send(
         store.clone(),
         endpoint.clone(),
@@ -111,6 +113,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         }
     };
     info!(?ended, "stopping");
+    if let Some(successor) = store.hand_over().await {
+        info!(%successor, "another leads");
+    }
     store.stop().await;
     endpoint.close();
     ended
@@ -171,18 +176,16 @@ struct Others {
     cluster: Endpoints,
     reports: Reports,
     kubelet: Arc<skein_kubelet::Options>,
-    /// Where they run: not in the way of consensus.
-    tasks: Handle,
 }
 
-/// Hands out the streams that peers open; the store's are served where this runs.
-async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Store, others: Others) {
+/// Hands out the streams that peers open; the store's are served among the tasks of consensus.
+async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Store, consensus: Handle, others: Others) {
     while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
-        let (store, Others { cluster, reports, kubelet, tasks }) = (store.clone(), others.clone());
+        let (store, Others { cluster, reports, kubelet }) = (store.clone(), others.clone());
         match channel {
-            Channel::Report => drop(tasks.spawn(async move { report::receive(&peer, Box::new(stream), &reports).await })),
-            Channel::Kubelet => drop(tasks.spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)))),
-            Channel::Append | Channel::Call | Channel::Snapshot => drop(tokio::spawn(async move {
+            Channel::Report => drop(tokio::spawn(async move { report::receive(&peer, Box::new(stream), &reports).await })),
+            Channel::Kubelet => drop(tokio::spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)))),
+            Channel::Append | Channel::Call | Channel::Snapshot => drop(consensus.spawn(async move {
                 if let Err(why) = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await {
                     debug!(%peer, ?channel, %why, "a stream ended");
                 }

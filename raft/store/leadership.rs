@@ -1,11 +1,23 @@
-//! Who leads. openraft tells of every entry that it commits; those who wait for an election want to sleep meanwhile.
+//! Who leads, and when a leader lets another lead. openraft tells of every entry that it commits; those who wait for an
+//! election want to sleep meanwhile.
+
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{RaftMetrics, ServerState};
+use openraft::{LogIdOptionExt, RaftMetrics, ServerState};
 use skein_log::{NodeId, Types};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::handle::Raft;
+use crate::{Handle, Role};
+
+/// A handover is an election that nobody waits for; if it fails, the next one comes by itself.
+const HANDOVER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A leader is slow whose disk was more than this far behind the majority's, in so many looks one after the other.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const SLOW_LOOKS: usize = 4;
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +42,40 @@ impl Leadership {
     pub(crate) fn of(id: NodeId, metrics: &RaftMetrics<Types>) -> Self {
         let is_self = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
         Self { leader: metrics.current_leader, term: metrics.current_term, is_self }
+    }
+}
+
+impl Handle {
+    /// Lets the voter lead that has most of the log, if this node leads; says who it is, once somebody else leads.
+    pub async fn hand_over(&self) -> Option<String> {
+        if !self.leadership().is_self {
+            return None;
+        }
+        let voters = self.members().into_iter().filter(|member| member.role == Role::Voter);
+        let next = voters.max_by_key(|member| member.matched)?;
+        let moved = async {
+            self.raft().trigger().transfer_leader(next.id).await.ok()?;
+            self.watch_leadership(|now| now.is_self || now.leader.is_none()).await;
+            self.member(self.leadership().leader?).map(|member| member.name)
+        };
+        timeout(HANDOVER_TIMEOUT, moved).await.ok()?
+    }
+
+    /// Returns when this node has led for two seconds on end with a disk that is half a second behind the majority's.
+    pub async fn until_slow(&self) {
+        let mut committed = None;
+        let mut slow = 0;
+        while slow < SLOW_LOOKS {
+            sleep(LOOK_INTERVAL).await;
+            let metrics = self.raft().metrics();
+            let metrics = metrics.borrow_watched();
+            let leads = metrics.state == ServerState::Leader;
+            let flushed = self.raft().watch_log_progress().get().and_then(|point| point.last_log_id);
+            // What others had on disk at the last look is not on this one yet.
+            let behind = leads && committed.is_some_and(|before| flushed.next_index() <= before);
+            slow = if behind { slow + 1 } else { 0 };
+            committed = metrics.cluster_committed.filter(|_| leads).map(|id| id.index);
+        }
     }
 }
 

@@ -348,3 +348,31 @@ fn a_lost_voter_is_replaced_before_the_next_is_lost() {
     });
     assert_eq!(cluster.request(index_of(&standby), "GET", &format!("{MAPS}/after"), None).0, 200);
 }
+
+#[test]
+fn a_leader_that_is_stopped_in_order_lets_another_lead_first() {
+    let cluster = Cluster::start();
+    let voters = |status: &Value| {
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().filter(|node| ["voter", "leader"].iter().any(|role| node["role"] == *role)).count()
+    };
+    let leader = cluster.until("three vote", || {
+        let status = cluster.status("node-1");
+        (voters(&status) == 3).then(|| status["leader"].as_str().map(String::from)).flatten()
+    });
+    let pid_of_leader = || {
+        let status = cluster.lab.status().expect("the laboratory has a status");
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().find(|node| node["name"] == leader.as_str()).and_then(|node| node["pid"].as_i64())
+    };
+    let pid = i32::try_from(pid_of_leader().expect("the daemon runs")).expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("the daemon can be told to stop");
+    cluster.until("the daemon has ended", || pid_of_leader().is_none().then_some(()));
+    // It has not left before somebody else led: nobody has to wait for an election now.
+    let survivor = (1..=3).find(|node| *node != index_of(&leader)).expect("two are left");
+    let after = cluster.status(&format!("node-{survivor}"));
+    assert!(after["leader"].as_str().is_some_and(|now| now != leader) && after["quorum"] == true, "{after}");
+    assert_eq!(cluster.request(survivor, "POST", MAPS, Some(r#"{"metadata": {"name": "at-once"}}"#)).0, 201);
+    let log = std::fs::read_to_string(format!("/var/lib/skein-lab/nodes/{leader}/daemon.log")).expect("the daemon has a log");
+    assert!(log.contains("another leads"), "{log}");
+}
