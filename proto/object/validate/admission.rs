@@ -304,7 +304,7 @@ pub fn validating_binding(binding: &Value, _old: Option<&Value>, errors: &mut Er
         errors.invalid(&path, actions.to_vec(), why);
     }
     if actions.is_empty() {
-        errors.required(&path, "at least one validation action is required");
+        errors.required(&path, "");
     }
 }
 
