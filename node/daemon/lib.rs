@@ -15,6 +15,7 @@ mod directory;
 mod disk;
 mod found;
 mod handover;
+mod host_ports;
 mod join;
 mod keeper;
 mod kept;

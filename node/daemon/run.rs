@@ -21,7 +21,7 @@ use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
 use crate::thread::Thread;
-use crate::{Error, Options, balanced, disk, found, handover, join, policies, report, runtime, services, signer, tokens};
+use crate::{Error, Options, balanced, disk, found, handover, host_ports, join, policies, report, runtime, services, signer, tokens};
 
 /// How a node's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     ));
     tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
     tokio::spawn(balanced::run(store.clone(), node.name.clone(), options.address));
+    tokio::spawn(host_ports::run(store.clone(), kubelet.addresses.clone()));
     tokio::spawn(policies::run(store.clone(), kubelet.addresses.clone()));
     tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
     info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");

@@ -6,7 +6,11 @@ use std::time::Duration;
 use skein_cluster_tests::{BUSYBOX, Cluster, until};
 use skein_lab::{Runtime, Scope};
 
-skein_cluster_tests::on_both_runtimes!(services_balance_refuse_and_follow_their_pods, names_are_those_of_the_specification);
+skein_cluster_tests::on_both_runtimes!(
+    services_balance_refuse_and_follow_their_pods,
+    names_are_those_of_the_specification,
+    ports_of_a_node_lead_to_the_pods_that_ask_for_them
+);
 
 fn web() -> String {
     format!(
@@ -63,6 +67,63 @@ fn start(runtime: Runtime) -> Web {
     cluster.kubectl("node-3", &["rollout", "status", "deployment/web", "--timeout=60s"]);
     let names = cluster.kubectl("node-1", &["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"]);
     Web { cluster, pods: names.split_whitespace().map(String::from).collect() }
+}
+
+/// Pods of one node that answer with their names: two share a port's number by different addresses, a third comes too late
+/// for it, and a Service without a selector leads to the first one's port.
+fn host_ports() -> String {
+    let pod = |name: &str, address: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  nodeName: node-2
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: {BUSYBOX}
+    command: [sh, -c, "mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"]
+    ports: [{{containerPort: 8080, hostPort: 18080, hostIP: {address}}}]
+---"#
+        )
+    };
+    let endpoints = r"
+apiVersion: v1
+kind: Service
+metadata: {name: kept-by-hand}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: kept-by-hand}
+subsets: [{addresses: [{ip: 198.18.0.12}], ports: [{port: 18080}]}]
+";
+    [pod("outer", "198.18.0.12"), pod("inner", "127.0.0.1"), endpoints.to_string()].concat()
+}
+
+fn ports_of_a_node_lead_to_the_pods_that_ask_for_them(runtime: Runtime) {
+    let web = Web { cluster: Cluster::with_runtime(runtime, &[]), pods: Vec::new() };
+    web.cluster.load_busybox();
+    web.cluster.apply("node-1", &host_ports());
+    let is = |node: &'static str, url: &'static str, name: &'static str| {
+        web.cluster.until(&format!("{url} leads {node} to {name}"), || web.asked_by_node(node, url).filter(|answer| answer == name));
+    };
+    is("node-1", "http://198.18.0.12:18080/", "outer");
+    is("node-2", "http://198.18.0.12:18080/", "outer");
+    is("node-2", "http://127.0.0.1:18080/", "inner");
+    assert_eq!(web.asked_by_node("node-1", "http://127.0.0.1:18080/"), None, "a loopback address is the node's own");
+    let service = format!("http://{}/", web.address("kept-by-hand"));
+    web.cluster.until("the Service leads to the Endpoints kept for it", || web.asked_by_node("node-3", &service).filter(|a| a == "outer"));
+    // A third one asks for the port on all addresses, where two are taken.
+    web.cluster.apply("node-3", &host_ports().replace("name: outer", "name: late").replace("hostIP: 198.18.0.12", "hostIP: 0.0.0.0"));
+    web.cluster.until("the node refuses a Pod whose port is taken", || {
+        let status = web.cluster.kubectl("node-1", &["get", "pod", "late", "-o", "jsonpath={.status.phase} {.status.reason}"]);
+        (status == "Failed NodePorts").then_some(())
+    });
+    web.cluster.kubectl("node-1", &["delete", "pod", "outer", "late"]);
+    web.cluster.until("the port is closed", || web.asked_by_node("node-1", "http://198.18.0.12:18080/").is_none().then_some(()));
 }
 
 // === impl Web ===
