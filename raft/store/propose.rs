@@ -7,8 +7,7 @@
 //! ```
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
 use prost::Message;
 use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, Reply, Transaction};
@@ -22,10 +21,6 @@ use crate::{Error, Handle};
 
 /// Proposals that may wait for their turn. Beyond it the caller waits in its own task.
 const WAITING_MAX: usize = 65_536;
-
-/// Commands of this node that may be on their way. With more, each would carry less, and an entry costs all nodes more
-/// than what is in it.
-const ON_THEIR_WAY_MAX: usize = 1;
 
 /// Neighbours share a command up to this size. One proposal that is larger has a command for itself.
 const SHARED_BYTES_MAX: usize = 1 << 20;
@@ -41,22 +36,14 @@ pub(crate) fn channel() -> (mpsc::Sender<Waiting>, mpsc::Receiver<Waiting>) {
     mpsc::channel(WAITING_MAX)
 }
 
-/// Carries proposals to the leader until nobody can make any.
+/// Carries proposals to the leader until nobody can make any. All that wait go at once, and the next ones gather
+/// meanwhile: with more commands on their way each would carry less, and an entry costs all nodes more than what is in
+/// it.
 pub(crate) async fn batch_loop(handle: Handle, mut proposals: mpsc::Receiver<Waiting>) {
-    let mut flights = FuturesUnordered::new();
     let mut arrived = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(()) = flights.next() => {}
-            taken = proposals.recv_many(&mut arrived, WAITING_MAX), if flights.len() < ON_THEIR_WAY_MAX => {
-                if taken == 0 {
-                    return;
-                }
-                let batches = share(arrived.drain(..).filter(|waiting| !waiting.outcomes.is_closed()));
-                flights.extend(batches.into_iter().map(|batch| handle.carry(batch)));
-            }
-        }
+    while proposals.recv_many(&mut arrived, WAITING_MAX).await > 0 {
+        let batches = share(arrived.drain(..).filter(|waiting| !waiting.outcomes.is_closed()));
+        join_all(batches.into_iter().map(|batch| handle.carry(batch))).await;
     }
 }
 
