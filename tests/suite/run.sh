@@ -3,7 +3,7 @@
 #   run.sh SKEIN [FOCUS]    SKEIN: the program; FOCUS: a regular expression, as in `EndpointSlice.*mirror`
 # Tests that break nodes or take very long are left out, and the one that needs a sample API server.
 set -euo pipefail
-skein=$1 focus=${2:-\[Conformance\]}
+skein=$1 focus=${2:-'\[Conformance\]'}
 here=$(cd "$(dirname "$0")" && pwd)
 programs=$("$here/build.sh" | tail -n 1)
 kubectl=$("$here/../kubectl.sh" | tail -n 1)
