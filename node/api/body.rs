@@ -126,8 +126,9 @@ pub(crate) fn conform(
     }
     let findings = resource.conform(value);
     let prefix = format!("{kind} in version {:?} cannot be handled as a {kind}", resource.version);
-    if !findings.mismatched.is_empty() {
-        return Err(Status::bad_request(format!("{prefix}: {}", findings.mismatched.join(", "))));
+    // Go's decoder tells of the first one.
+    if let Some(why) = findings.mismatched.first() {
+        return Err(Status::bad_request(format!("{prefix}: {why}")));
     }
     // What says nothing of its kind is of the one that its path names.
     value["apiVersion"] = api_version.into();

@@ -138,7 +138,7 @@ impl OpenId {
 }
 
 fn place(text: &str) -> Result<String, String> {
-    skein_object::names::label_value(text).map(|()| text.to_string())
+    skein_object::names::label_value(text).map(|()| text.to_string()).map_err(|why| why.to_string())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

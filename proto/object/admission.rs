@@ -136,15 +136,22 @@ fn prioritise(pod: &mut Value, around: &Surroundings<'_>) -> Result<(), String> 
     if let Some(stated) = spec.get("priority").filter(|p| !p.is_null())
         && *stated != value
     {
-        return Err("the integer value of priority must not be provided in pod spec; priority admission controller populates the value from the given PriorityClass name".into());
+        return Err(format!(
+            "the integer value of priority ({stated}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        ));
     }
     if let Some(class) = class {
         spec["priorityClassName"] = meta::name(class).into();
     }
     spec["priority"] = value;
-    if spec.get("preemptionPolicy").is_none_or(Value::is_null) {
-        spec["preemptionPolicy"] = class.and_then(|c| c.get("preemptionPolicy").cloned()).unwrap_or(json!("PreemptLowerPriority"));
+    let policy = class.and_then(|c| c.get("preemptionPolicy").cloned()).unwrap_or(json!("PreemptLowerPriority"));
+    if let Some(stated) = spec.get("preemptionPolicy").and_then(Value::as_str).filter(|stated| policy != *stated) {
+        let computed = policy.as_str().unwrap_or_default();
+        return Err(format!(
+            "the string value of PreemptionPolicy ({stated}) must not be provided in pod spec; priority admission controller computed {computed} from the given PriorityClass name"
+        ));
     }
+    spec["preemptionPolicy"] = policy;
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub struct Schedule {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Malformed {
-    #[error("expected exactly 5 fields, found {found}: {fields:?}")]
+    #[error("expected exactly 5 fields, found {found}: [{}]", .fields.join(" "))]
     Fields { found: usize, fields: Vec<String> },
     #[error("unrecognized descriptor: {0}")]
     Descriptor(String),

@@ -16,8 +16,6 @@ use crate::registry::{Resource, Subresource, intern};
 use crate::schema::Shape;
 use crate::table::{self, Column};
 
-pub(crate) use rules::compile_error;
-
 /// Where definitions are, as keys name it.
 pub const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 

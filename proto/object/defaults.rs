@@ -30,13 +30,33 @@ fn fill(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
 
 /// The object at `field`, made where it is missing.
 fn object<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Map<String, Value>> {
-    let map = value.as_object_mut()?;
+    object_in(value.as_object_mut()?, field)
+}
+
+fn object_in<'a>(map: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map<String, Value>> {
     default(map, field, json!({}));
     map.get_mut(field)?.as_object_mut()
 }
 
 fn each<'a>(map: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> + use<'a> {
     map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+/// Fields of features that Kubernetes v1.37 has switched off, or given up; what is said there is not kept.
+pub fn forget_of_node(node: &mut Value) {
+    if let Some(spec) = node.get_mut("spec").and_then(Value::as_object_mut) {
+        for field in ["configSource", "podPreemptionPolicy"] {
+            spec.shift_remove(field);
+        }
+    }
+}
+
+/// Of the Secrets of a ServiceAccount only names are kept (`cleanSecretReferences`).
+pub fn name_secrets(account: &mut Value) {
+    let Some(map) = account.as_object_mut() else { return };
+    for secret in each(map, "secrets") {
+        secret.retain(|field, _| field == "name");
+    }
 }
 
 /// A LimitRange may come without a name; its uid is one.

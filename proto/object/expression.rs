@@ -4,6 +4,9 @@
 //! nesting and what it may visit are bounded, and a panic stays with the expression.
 
 mod library;
+mod scope;
+
+pub use scope::undeclared;
 
 use std::cell::Cell;
 use std::collections::HashMap;

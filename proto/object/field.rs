@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::names::{Faults, Verdict};
 use crate::status::Cause;
 
 /// The path to a field, as in `spec.containers[0].image`.
@@ -51,6 +52,8 @@ pub enum Problem {
     Forbidden(String),
     Duplicate(Value),
     NotFound(Value),
+    /// Not found, and where it was looked for.
+    Unknown(Value, String),
     TooLong(usize),
     TooMany {
         found: usize,
@@ -65,6 +68,10 @@ pub struct Errors(Vec<(String, Problem)>);
 impl Errors {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub fn extend(&mut self, others: Self) {
@@ -83,9 +90,17 @@ impl Errors {
         self.add(path, Problem::Invalid(value.into(), detail.into()));
     }
 
+    /// Reports all that a rule for names found.
+    pub fn judge(&mut self, path: &Path, value: impl Into<Value>, verdict: Verdict) {
+        let value = value.into();
+        for why in verdict.err().iter().flat_map(Faults::iter) {
+            self.invalid(path, value.clone(), why);
+        }
+    }
+
+    /// Values are shown in the order in which they are given: Kubernetes sorts some lists and not others.
     pub fn unsupported(&mut self, path: &Path, value: impl Into<Value>, supported: &[&str]) {
-        let mut supported: Vec<_> = supported.iter().map(|s| (*s).to_string()).collect();
-        supported.sort();
+        let supported = supported.iter().map(|s| (*s).to_string()).collect();
         self.add(path, Problem::Unsupported(value.into(), supported));
     }
 
@@ -130,7 +145,7 @@ impl Problem {
             Self::Unsupported(..) => "FieldValueNotSupported",
             Self::Forbidden(_) => "FieldValueForbidden",
             Self::Duplicate(_) => "FieldValueDuplicate",
-            Self::NotFound(_) => "FieldValueNotFound",
+            Self::NotFound(_) | Self::Unknown(..) => "FieldValueNotFound",
             Self::TooLong(_) => "FieldValueTooLong",
             Self::TooMany { .. } => "FieldValueTooMany",
         }
@@ -142,15 +157,18 @@ impl fmt::Display for Problem {
         match self {
             Self::Required(detail) if detail.is_empty() => f.write_str("Required value"),
             Self::Required(detail) => write!(f, "Required value: {detail}"),
+            Self::Invalid(value, detail) if detail.is_empty() => write!(f, "Invalid value: {value}"),
             Self::Invalid(value, detail) => write!(f, "Invalid value: {value}: {detail}"),
             Self::Omitted(detail) => write!(f, "Invalid value: {detail}"),
             Self::Unsupported(value, supported) => {
                 let quoted: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
                 write!(f, "Unsupported value: {value}: supported values: {}", quoted.join(", "))
             }
+            Self::Forbidden(detail) if detail.is_empty() => f.write_str("Forbidden"),
             Self::Forbidden(detail) => write!(f, "Forbidden: {detail}"),
             Self::Duplicate(value) => write!(f, "Duplicate value: {value}"),
             Self::NotFound(value) => write!(f, "Not found: {value}"),
+            Self::Unknown(value, detail) => write!(f, "Not found: {value}: {detail}"),
             Self::TooMany { found, most } => write!(f, "Too many: {found}: must have at most {most} items"),
             Self::TooLong(bytes_max) => write!(f, "Too long: may not be more than {bytes_max} bytes"),
         }

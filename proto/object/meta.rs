@@ -162,36 +162,32 @@ pub fn validate(object: &Value, resource: &Resource, errors: &mut Errors) {
     let name = name(object);
     if name.is_empty() {
         errors.required(&path.child("name"), "name or generateName is required");
-    } else if let Err(why) = check_name(resource.name_rule, name) {
-        errors.invalid(&path.child("name"), name, &why);
+    } else {
+        errors.judge(&path.child("name"), name, check_name(resource.name_rule, name));
     }
     validate_labels(get(object, "labels"), &path.child("labels"), errors);
-    let annotations = get(object, "annotations").and_then(Value::as_object);
-    for (key, _) in annotations.into_iter().flatten() {
-        if let Err(why) = names::qualified_name(&key.to_lowercase()) {
-            errors.invalid(&path.child("annotations"), key.as_str(), &why);
-        }
-    }
-    let bytes: usize = annotations.into_iter().flatten().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
-    if bytes > ANNOTATIONS_BYTES_MAX {
-        errors.add(&path.child("annotations"), crate::field::Problem::TooLong(ANNOTATIONS_BYTES_MAX));
-    }
+    validate_annotations(get(object, "annotations"), &path.child("annotations"), errors);
     for (index, finalizer) in finalizers(object).iter().enumerate() {
-        if let Err(why) = names::qualified_name(finalizer) {
-            errors.invalid(&path.child("finalizers").index(index), *finalizer, &why);
-        }
+        errors.judge(&path.child("finalizers").index(index), *finalizer, names::qualified_name(finalizer));
     }
     validate_owners(object, &path.child("ownerReferences"), errors);
 }
 
+pub fn validate_annotations(annotations: Option<&Value>, path: &Path, errors: &mut Errors) {
+    let annotations = annotations.and_then(Value::as_object);
+    for (key, _) in annotations.into_iter().flatten() {
+        errors.judge(path, key.as_str(), names::qualified_name(&key.to_lowercase()));
+    }
+    let bytes: usize = annotations.into_iter().flatten().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        errors.add(path, crate::field::Problem::TooLong(ANNOTATIONS_BYTES_MAX));
+    }
+}
+
 pub fn validate_labels(labels: Option<&Value>, path: &Path, errors: &mut Errors) {
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
-        if let Err(why) = names::qualified_name(key) {
-            errors.invalid(path, key.as_str(), &why);
-        }
-        if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
-            errors.invalid(path, value.clone(), &why);
-        }
+        errors.judge(path, key.as_str(), names::qualified_name(key));
+        errors.judge(path, value.clone(), names::label_value(value.as_str().unwrap_or_default()));
     }
 }
 

@@ -171,6 +171,9 @@ impl Resource {
     pub fn fill_defaults(&self, object: &mut Value) {
         self.fill_managed(object);
         (self.prepare)(object);
+        if let (None, Some(shape)) = (&self.custom, self.shape()) {
+            schema::settle(shape, object);
+        }
     }
 
     /// Those defaults that belong to whoever makes the object.

@@ -2,20 +2,32 @@
 
 pub mod access;
 pub mod admission;
+pub mod amounts;
+mod at;
+pub mod autoscaler;
 pub mod batch;
 pub mod config;
+pub mod definition;
+pub mod device;
 pub mod event;
 pub mod extension;
+pub mod fairness;
 pub mod network;
 pub mod pod;
 pub mod policy;
+mod resource;
 pub mod service;
 pub mod storage;
+mod structural;
 mod sysctl;
+mod volume;
 pub mod workload;
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use self::at::At;
 use crate::field::{Errors, Path};
 use crate::names;
 
@@ -72,16 +84,19 @@ fn one_of(value: &Value, field: &str, supported: &[&str], path: &Path, errors: &
     }
 }
 
+/// The labels of a template, as Go shows a map.
+fn shown_labels(template: Option<&Value>) -> Value {
+    let labels = template.and_then(|template| template.pointer("/metadata/labels")).and_then(Value::as_object);
+    labels
+        .map_or(Value::Null, |labels| labels.iter().collect::<BTreeMap<_, _>>().into_iter().map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
 /// `metav1.LabelSelector`; nothing is said of one that is missing.
 fn label_selector(selector: &Value, path: &Path, errors: &mut Errors) {
     for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
         let path = path.child("matchLabels");
-        if let Err(why) = names::qualified_name(key) {
-            errors.invalid(&path, key.as_str(), &why);
-        }
-        if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
-            errors.invalid(&path.key(key), value.clone(), &why);
-        }
+        errors.judge(&path, key.as_str(), names::qualified_name(key));
+        errors.judge(&path, value.clone(), names::label_value(value.as_str().unwrap_or_default()));
     }
     for (index, expression) in list(selector, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(index);
@@ -96,32 +111,66 @@ fn label_selector(selector: &Value, path: &Path, errors: &mut Errors) {
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
         }
-        if let Err(why) = names::qualified_name(text(expression, "key")) {
-            errors.invalid(&path.child("key"), text(expression, "key"), &why);
-        }
+        errors.judge(&path.child("key"), text(expression, "key"), names::qualified_name(text(expression, "key")));
         for (at, value) in values.iter().enumerate() {
-            if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
-                errors.invalid(&path.child("values").index(at), value.clone(), &why);
-            }
+            errors.judge(&path.child("values").index(at), value.clone(), names::label_value(value.as_str().unwrap_or_default()));
         }
     }
 }
 
-fn port_number(value: &Value, path: &Path, errors: &mut Errors) {
-    if let Some(port) = value.as_i64()
-        && !(1..=65535).contains(&port)
-    {
-        errors.invalid(path, port, "must be between 1 and 65535, inclusive");
+/// `IsDomainPrefixedPath`: `example.com/controller`.
+fn prefixed_path(at: &At<'_>, field: &str, errors: &mut Errors) {
+    let (text, path) = (at.str(field), at.child(field));
+    if text.is_empty() {
+        return errors.required(&path, "");
+    }
+    let Some((domain, rest)) = text.split_once('/').filter(|(domain, rest)| !domain.is_empty() && !rest.is_empty()) else {
+        return errors.invalid(&path, text, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    errors.judge(&path, domain, names::subdomain(domain));
+    let is_plain = rest.chars().all(|c| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/%".contains(c));
+    if !is_plain {
+        let why = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        errors.invalid(&path, rest, why);
+    }
+}
+
+pub fn namespace(namespace: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let path = Path::new("spec").child("finalizers");
+    for finalizer in namespace.pointer("/spec/finalizers").and_then(Value::as_array).into_iter().flatten() {
+        let name = finalizer.as_str().unwrap_or_default();
+        let verdict = names::qualified_name(name);
+        if !name.contains('/') && name != "kubernetes" {
+            errors.invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified");
+        }
+        errors.judge(&path, name, verdict);
     }
 }
 
 pub fn node(node: &Value, _old: Option<&Value>, errors: &mut Errors) {
-    let path = Path::new("spec").child("taints");
-    for (index, taint) in node.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        let path = path.index(index);
-        if let Err(why) = names::qualified_name(text(taint, "key")) {
-            errors.invalid(&path.child("key"), text(taint, "key"), &why);
+    let none = Value::Null;
+    let spec = At::new(node.get("spec").unwrap_or(&none), &Path::new("spec"));
+    // Kubernetes tells of taints as of metadata.
+    let metadata = At::new(spec.value, &Path::new("metadata"));
+    for (index, taint) in metadata.each("taints").enumerate() {
+        errors.judge(&taint.child("key"), taint.str("key"), names::qualified_name(taint.str("key")));
+        if let Err(why) = names::label_value(taint.str("value")) {
+            errors.invalid(&taint.child("value"), taint.str("value"), &why.iter().collect::<Vec<_>>().join(";"));
         }
-        one_of(taint, "effect", &["NoSchedule", "NoExecute", "PreferNoSchedule"], &path, errors);
+        if taint.str("effect").is_empty() {
+            errors.required(&taint.child("effect"), "");
+        } else {
+            pod::affinity::taint_effect(taint.str("effect"), &taint.child("effect"), errors);
+        }
+        let same = |before: &At<'_>| ["key", "effect"].iter().all(|field| before.str(field) == taint.str(field));
+        if metadata.each("taints").take(index).any(|before| same(&before)) {
+            errors.duplicate(&taint.path, taint.value.clone());
+        }
+    }
+    for range in spec.each("podCIDRs") {
+        network::cidr(range.value.as_str().unwrap_or_default(), &range.path, errors);
+    }
+    if spec.given("podCIDRs").is_none() && !spec.str("podCIDR").is_empty() {
+        network::cidr(spec.str("podCIDR"), &spec.child("podCIDRs").index(0), errors);
     }
 }

@@ -9,11 +9,18 @@
 //! Requests change nothing: whatever would be written is a dry run. So their order does not matter, and any node may
 //! be asked.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use skein_object::schema::definition_of;
+
+pub use answer::{Answer, differences, normalised};
+pub use server::Server;
+
+mod answer;
+mod fields;
+mod server;
 
 /// The namespace in which requests are made; it must be there.
 pub const NAMESPACE: &str = "conformance";
@@ -34,31 +41,19 @@ struct Sample {
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
-    method: &'static str,
-    path: String,
-    accept: &'static str,
-    content_type: &'static str,
-    body: Option<Value>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    pub code: u16,
-    pub body: Value,
-}
-
-/// Where to ask, and as whom: files for curl.
-pub struct Server<'a> {
-    pub url: String,
-    pub authority: &'a Path,
-    pub certificate: &'a Path,
-    pub key: &'a Path,
+    pub method: &'static str,
+    pub path: String,
+    pub accept: &'static str,
+    pub content_type: &'static str,
+    pub body: Option<Value>,
+    /// The case of which this is a variant: only what is answered beyond it counts.
+    pub base: Option<String>,
 }
 
 /// Every case, generated from the samples.
 pub fn cases() -> Vec<Case> {
     let samples: Vec<Sample> = serde_json::from_str(OBJECTS).expect("objects.json is a list of samples");
-    let mut cases: Vec<Case> = samples.iter().flat_map(of_sample).collect();
+    let mut cases: Vec<Case> = samples.iter().flat_map(|sample| of_sample(sample).into_iter().chain(of_fields(sample))).collect();
     for path in ["/api", "/apis"] {
         cases.push(Case { accept: DISCOVERY, ..get(&format!("aggregated discovery {path}"), path) });
         cases.push(get(&format!("discovery {path}"), path));
@@ -71,6 +66,16 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// What was answered to all cases, in their order, without what their bases were answered alike.
+pub fn reduced(cases: &[Case], answers: Vec<Answer>) -> Vec<Answer> {
+    let bases: BTreeMap<&str, &Answer> = cases.iter().map(|case| case.name.as_str()).zip(&answers).collect();
+    let beyond = |case: &Case, answer: &Answer| match &case.base {
+        Some(base) => answer.clone().beyond(bases[base.as_str()]),
+        None => answer.clone(),
+    };
+    cases.iter().zip(&answers).map(|(case, answer)| beyond(case, answer)).collect()
+}
+
 /// `/apis/apps/v1/namespaces/n/deployments` → `/apis/apps/v1`.
 fn group_path(path: &str) -> String {
     let parts = if path.starts_with("/api/") { 3 } else { 4 };
@@ -78,12 +83,44 @@ fn group_path(path: &str) -> String {
 }
 
 fn get(name: &str, path: &str) -> Case {
-    Case { name: name.into(), method: "GET", path: path.into(), accept: "application/json", content_type: "application/json", body: None }
+    Case {
+        name: name.into(),
+        method: "GET",
+        path: path.into(),
+        accept: "application/json",
+        content_type: "application/json",
+        body: None,
+        base: None,
+    }
+}
+
+impl Sample {
+    /// `apps/v1 Deployment`
+    fn kind(&self) -> String {
+        format!("{} {}", self.text("/apiVersion"), self.text("/kind"))
+    }
+
+    fn text(&self, pointer: &str) -> &str {
+        self.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// One request for each field and value.
+fn of_fields(sample: &Sample) -> Vec<Case> {
+    let (group, version) = sample.text("/apiVersion").rsplit_once('/').unwrap_or(("", sample.text("/apiVersion")));
+    let definition = definition_of(group, version, sample.text("/kind")).unwrap_or_else(|| panic!("{} has no schema", sample.kind()));
+    let path = format!("{}?dryRun=All&fieldManager=test", sample.path);
+    let case = |variant: fields::Variant| Case {
+        method: "POST",
+        body: Some(variant.object),
+        base: Some(format!("{}: create", sample.kind())),
+        ..get(&format!("{}: {}", sample.kind(), variant.name), &path)
+    };
+    fields::variants(definition, &sample.object).into_iter().map(case).collect()
 }
 
 fn of_sample(sample: &Sample) -> Vec<Case> {
-    let (path, object) = (&sample.path, &sample.object);
-    let kind = format!("{} {}", object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default());
+    let (path, object, kind) = (&sample.path, &sample.object, sample.kind());
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let about = |what: &str| get(&format!("{kind}: {what}"), path);
     let post = |what: &str, query: &str, body: Value| Case {
@@ -139,124 +176,4 @@ fn of_sample(sample: &Sample) -> Vec<Case> {
         at("list by a malformed selector", "GET", format!("{path}?labelSelector=a%3D%3D%3Db")),
         at("watch from a malformed version", "GET", format!("{path}?watch=1&resourceVersion=x")),
     ]
-}
-
-// === impl Server ===
-
-impl Server<'_> {
-    /// Asks, by curl; what was answered is normalised.
-    pub fn ask(&self, case: &Case) -> Answer {
-        let mut command = Command::new("curl");
-        command.args(["-sS", "--max-time", "20", "-X", case.method, "-w", "\n%{http_code}"]);
-        command.arg("--cacert").arg(self.authority).arg("--cert").arg(self.certificate).arg("--key").arg(self.key);
-        command.args(["-H", &format!("Accept: {}", case.accept)]);
-        if let Some(body) = &case.body {
-            command.args(["-H", &format!("Content-Type: {}", case.content_type), "--data-binary", &body.to_string()]);
-        }
-        let output = command.arg(format!("{}{}", self.url, case.path)).stdin(Stdio::null()).output().expect("curl can be run");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (content, code) = text.rsplit_once('\n').unwrap_or((&text, "0"));
-        let body = serde_json::from_str(content).unwrap_or_else(|_| content.trim().into());
-        Answer { code: code.trim().parse().unwrap_or(0), body: normalised(body) }
-    }
-}
-
-/// An answer without what differs each time: ids, times, versions, addresses, generated names.
-fn normalised(mut body: Value) -> Value {
-    if body["kind"] == "Table" {
-        // Descriptions are prose; rows are the cluster's.
-        let columns = body["columnDefinitions"].as_array().into_iter().flatten();
-        return columns.map(|c| json!([c["name"], c["type"], c["format"], c["priority"]])).collect();
-    }
-    if body["kind"] == "Status" {
-        // Several errors come in no particular order.
-        if let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) {
-            causes.sort_by_key(ToString::to_string);
-            causes.dedup();
-            if causes.len() > 1 {
-                body["message"] = "*".into();
-            }
-        }
-        return body;
-    }
-    forget(&mut body);
-    body
-}
-
-fn forget(value: &mut Value) {
-    const CHANGING: &[&str] = &[
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "time",
-        "lastTransitionTime",
-        "lastPhaseTransitionTime",
-        "clusterIP",
-        "clusterIPs",
-        "nodePort",
-        "hash",
-        "storageVersionHash",
-        "serverAddress",
-        "caBundle",
-    ];
-    match value {
-        Value::Object(map) => {
-            for (key, child) in map.iter_mut() {
-                if CHANGING.contains(&key.as_str()) && !child.is_object() {
-                    *child = "*".into();
-                } else {
-                    forget(child);
-                }
-            }
-            map.shift_remove("storageVersionHash");
-        }
-        Value::Array(list) => {
-            // The recorded cluster had a custom resource; this one has metrics without an add-on.
-            list.retain(|item| !ADDED.iter().any(|group| item["name"] == *group || item["metadata"]["name"] == *group));
-            list.iter_mut().for_each(forget);
-        }
-        Value::String(text) if is_uuid(text) => *text = "*".into(),
-        Value::String(text) if text.starts_with("kube-api-access-") => *text = "kube-api-access-*".into(),
-        _ => {}
-    }
-}
-
-/// Groups that are there on one side only.
-const ADDED: [&str; 2] = ["example.com", "metrics.k8s.io"];
-
-fn is_uuid(text: &str) -> bool {
-    let parts: Vec<usize> = text.split('-').map(str::len).collect();
-    parts == [8, 4, 4, 4, 12] && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
-}
-
-/// The places in which two answers differ, as a person reads them.
-pub fn differences(wanted: &Answer, got: &Answer) -> Vec<String> {
-    let mut found = Vec::new();
-    if wanted.code != got.code {
-        found.push(format!("code {} instead of {}", got.code, wanted.code));
-    }
-    let mut expected = wanted.body.clone();
-    forget(&mut expected);
-    compare("", &expected, &got.body, &mut found);
-    found
-}
-
-fn compare(path: &str, wanted: &Value, got: &Value, found: &mut Vec<String>) {
-    match (wanted, got) {
-        (Value::Object(a), Value::Object(b)) => {
-            for (key, value) in a {
-                match b.get(key) {
-                    Some(other) => compare(&format!("{path}.{key}"), value, other, found),
-                    None => found.push(format!("{path}.{key} is missing, should be {value}")),
-                }
-            }
-            found
-                .extend(b.iter().filter(|(key, _)| !a.contains_key(*key)).map(|(key, value)| format!("{path}.{key} is too much: {value}")));
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().for_each(|(i, (x, y))| compare(&format!("{path}[{i}]"), x, y, found));
-        }
-        _ if wanted != got => found.push(format!("{path} is {got}, should be {wanted}")),
-        _ => {}
-    }
 }

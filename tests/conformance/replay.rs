@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use skein_cluster_tests::Cluster;
-use skein_conformance_tests::{Answer, NAMESPACE, Server, cases, differences};
+use skein_conformance_tests::{Answer, NAMESPACE, Server, cases, differences, reduced};
 
 const ANSWERS: &str = include_str!("answers.json");
 
 /// Differences that are meant, and those that are still open.
 const MEANT: &str = include_str!("meant.txt");
 const OPEN: &str = include_str!("open.txt");
+
+/// So many requests go to one node, then the next one is asked.
+const ONE_NODE: usize = 50;
 
 fn names(list: &'static str) -> BTreeSet<&'static str> {
     list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
@@ -31,10 +34,11 @@ fn answers_are_those_of_kubernetes() {
         key: &key,
     };
     let cases = cases();
+    let answered = cases.chunks(ONE_NODE).enumerate().flat_map(|(index, some)| server(index % 3 + 1).ask(some)).collect();
     let (mut new, mut mended) = (Vec::new(), Vec::new());
-    for (index, case) in cases.iter().enumerate() {
+    for (case, answer) in cases.iter().zip(reduced(&cases, answered)) {
         let wanted = answers.get(&case.name).unwrap_or_else(|| panic!("{:?} has no recorded answer: make record", case.name));
-        let differences = differences(wanted, &server(index % 3 + 1).ask(case));
+        let differences = differences(wanted, &answer);
         let is_known = meant.contains(case.name.as_str()) || open.contains(case.name.as_str());
         match (differences.is_empty(), is_known) {
             (true, true) => mended.push(case.name.clone()),

@@ -69,8 +69,8 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
             settle(&mut candidate, target, origin);
         }
         restrict(context, &target.caller, &action, &candidate, &Value::Null)?;
-        let claims = resources::service::claims(context, resource, &mut candidate, None)?;
         check(&candidate, target)?;
+        let claims = resources::service::claims(context, resource, &mut candidate, None)?;
         if let Some(admission) = &admission {
             admission.judge(&candidate, &Value::Null).await?;
         }

@@ -41,11 +41,6 @@ fn counterpart<'a>(schema: &Value, child: &Value, old: Option<&'a Value>) -> Opt
     old?.as_array()?.iter().find(|other| keys.iter().all(|key| other.get(*key) == child.get(*key)))
 }
 
-/// Why a rule cannot be compiled; for the definition that has it.
-pub(crate) fn compile_error(rule: &str) -> Option<String> {
-    compile(rule).err()
-}
-
 fn apply(rule: &Value, schema: &Value, value: &Value, old: Option<&Value>, path: &Path, errors: &mut Errors) {
     let text = |field: &str| rule.get(field).and_then(Value::as_str).filter(|t| !t.is_empty());
     let source = text("rule").unwrap_or_default();

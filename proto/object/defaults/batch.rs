@@ -2,11 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, fill, object, workload};
+use super::{default, each, fill, object, object_in, workload};
 
 /// By these labels a Job finds its Pods; the older, unprefixed ones are still read by clients.
 const LABELS: [&str; 2] = ["batch.kubernetes.io/controller-uid", "controller-uid"];
 const NAMES: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
+
+/// Whether a label is one of those that are given to every Job's Pods.
+pub(crate) fn is_generated(name: &str) -> bool {
+    LABELS.contains(&name) || NAMES.contains(&name)
+}
 
 pub fn job(job: &mut Value) {
     if let Some(spec) = object(job, "spec") {
@@ -28,16 +33,22 @@ fn take_labels(job: &mut Value) {
     }
 }
 
+pub fn prepare_job(job: &mut Value) {
+    forget_disabled(job);
+    select_by_uid(job);
+}
+
 /// A Job selects by its own uid, so that no other's Pods are ever taken for its own (`generateSelector`).
-pub fn select_by_uid(job: &mut Value) {
+fn select_by_uid(job: &mut Value) {
     let uid = crate::meta::text(job, "uid").to_string();
     let name = crate::meta::name(job).to_string();
     let Some(spec) = object(job, "spec") else { return };
     if spec.get("manualSelector") == Some(&json!(true)) || uid.is_empty() {
         return;
     }
-    if spec.get("selector").is_none_or(Value::is_null) {
-        spec.insert("selector".into(), json!({"matchLabels": {LABELS[0]: uid}}));
+    default(spec, "selector", json!({}));
+    if let Some(labels) = spec.get_mut("selector").and_then(Value::as_object_mut).and_then(|selector| object_in(selector, "matchLabels")) {
+        labels.insert(LABELS[0].into(), uid.clone().into());
     }
     let template = spec.entry("template").or_insert_with(|| json!({}));
     let labels = crate::meta::edit(template).entry("labels").or_insert_with(|| json!({}));
@@ -50,6 +61,7 @@ pub fn select_by_uid(job: &mut Value) {
 }
 
 fn job_spec(spec: &mut Map<String, Value>) {
+    failure_policy(spec);
     let unset = |spec: &Map<String, Value>, field: &str| spec.get(field).is_none_or(Value::is_null);
     if unset(spec, "completions") && unset(spec, "parallelism") {
         default(spec, "completions", 1);
@@ -59,8 +71,26 @@ fn job_spec(spec: &mut Map<String, Value>) {
     default(spec, "backoffLimit", if by_index { i32::MAX } else { 6 });
     default(spec, "completionMode", "NonIndexed");
     default(spec, "suspend", false);
-    default(spec, "podReplacementPolicy", "TerminatingOrFailed");
+    default(spec, "podReplacementPolicy", if unset(spec, "podFailurePolicy") { "TerminatingOrFailed" } else { "Failed" });
     workload::template(spec);
+}
+
+/// A condition that counts is one that holds.
+fn failure_policy(spec: &mut Map<String, Value>) {
+    let Some(policy) = spec.get_mut("podFailurePolicy").and_then(Value::as_object_mut) else { return };
+    for rule in each(policy, "rules") {
+        for pattern in each(rule, "onPodConditions") {
+            fill(pattern, "status", "True");
+        }
+    }
+}
+
+/// Fields of features that Kubernetes v1.37 has switched off; what is said there is not kept.
+pub fn forget_disabled(job: &mut Value) {
+    let template = if job.pointer("/spec/jobTemplate").is_some() { job.pointer_mut("/spec/jobTemplate/spec") } else { job.get_mut("spec") };
+    let Some(spec) = template.and_then(Value::as_object_mut) else { return };
+    spec.shift_remove("scheduling");
+    spec.get_mut("template").into_iter().for_each(super::pod::forget_disabled);
 }
 
 pub fn cron_job(cron: &mut Value) {

@@ -1,8 +1,8 @@
-//! Defaults of network policies.
+//! Defaults of network policies and classes of Ingresses.
 
 use serde_json::{Value, json};
 
-use super::{default, each, object};
+use super::{default, each, fill, object};
 
 pub fn policy(policy: &mut Value) {
     let Some(spec) = object(policy, "spec") else { return };
@@ -17,5 +17,11 @@ pub fn policy(policy: &mut Value) {
     if spec.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
         spec.insert("policyTypes".into(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
+}
+
+pub fn ingress_class(class: &mut Value) {
+    if let Some(parameters) = class.pointer_mut("/spec/parameters").and_then(Value::as_object_mut) {
+        fill(parameters, "scope", "Cluster");
     }
 }

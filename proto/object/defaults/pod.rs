@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, each, fill, object};
+use super::{default, each, fill, object, object_in};
 
 pub fn pod(pod: &mut Value) {
     if let Some(spec) = object(pod, "spec") {
@@ -41,7 +41,9 @@ pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
     fill(spec, "dnsPolicy", "ClusterFirst");
     default(spec, "securityContext", json!({}));
     fill(spec, "schedulerName", "default-scheduler");
-    if let Some(account) = spec.get("serviceAccountName").cloned() {
+    // The older name of the field is still read, and written.
+    if let Some(account) = spec.get("serviceAccountName").or(spec.get("serviceAccount")).cloned() {
+        fill(spec, "serviceAccountName", account.clone());
         fill(spec, "serviceAccount", account);
     }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
@@ -74,6 +76,9 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
                 fill(probe, field, value);
             }
             http_get(probe);
+            if let Some(grpc) = probe.get_mut("grpc").and_then(Value::as_object_mut) {
+                default(grpc, "service", "");
+            }
         }
     }
     if let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) {
@@ -84,9 +89,15 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
         }
     }
     for env in each(container, "env") {
-        if let Some(field) = env.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef")).and_then(Value::as_object_mut) {
-            fill(field, "apiVersion", "v1");
+        if let Some(from) = env.get_mut("valueFrom").and_then(Value::as_object_mut) {
+            field_ref(from);
         }
+    }
+}
+
+fn field_ref(source: &mut Map<String, Value>) {
+    if let Some(field) = source.get_mut("fieldRef").and_then(Value::as_object_mut) {
+        fill(field, "apiVersion", "v1");
     }
 }
 
@@ -106,9 +117,117 @@ fn volume(volume: &mut Map<String, Value>) {
             default(source, "defaultMode", mode);
         }
     }
-    if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
+    volume_source(volume);
+    for file in source(volume, "downwardAPI").into_iter().flat_map(|downward| each(downward, "items")) {
+        field_ref(file);
+    }
+    for one in source(volume, "projected").into_iter().flat_map(|projected| each(projected, "sources")) {
+        for file in source(one, "downwardAPI").into_iter().flat_map(|downward| each(downward, "items")) {
+            field_ref(file);
+        }
+        if let Some(token) = source(one, "serviceAccountToken") {
+            default(token, "expirationSeconds", 3600);
+        }
+    }
+    if let Some(image) = source(volume, "image") {
+        let policy = if is_latest(image.get("reference").and_then(Value::as_str).unwrap_or_default()) { "Always" } else { "IfNotPresent" };
+        fill(image, "pullPolicy", policy);
+    }
+    if let Some(template) = source(volume, "ephemeral").and_then(|ephemeral| source(ephemeral, "volumeClaimTemplate"))
+        && let Some(spec) = object_in(template, "spec")
+    {
+        default(spec, "volumeMode", "Filesystem");
+    }
+}
+
+/// What volumes of Pods and PersistentVolumes have in common.
+pub(super) fn volume_source(volume: &mut Map<String, Value>) {
+    if let Some(path) = source(volume, "hostPath") {
         default(path, "type", "");
     }
+    if let Some(iscsi) = source(volume, "iscsi") {
+        fill(iscsi, "iscsiInterface", "default");
+    }
+    if let Some(rbd) = source(volume, "rbd") {
+        fill(rbd, "pool", "rbd");
+        fill(rbd, "user", "admin");
+        fill(rbd, "keyring", "/etc/ceph/keyring");
+    }
+    if let Some(disk) = source(volume, "azureDisk") {
+        for (field, value) in
+            [("cachingMode", json!("ReadWrite")), ("kind", json!("Shared")), ("fsType", json!("ext4")), ("readOnly", json!(false))]
+        {
+            default(disk, field, value);
+        }
+    }
+    if let Some(scale_io) = source(volume, "scaleIO") {
+        fill(scale_io, "storageMode", "ThinProvisioned");
+        fill(scale_io, "fsType", "xfs");
+    }
+}
+
+fn source<'a>(volume: &'a mut Map<String, Value>, kind: &str) -> Option<&'a mut Map<String, Value>> {
+    volume.get_mut(kind).and_then(Value::as_object_mut)
+}
+
+/// Fields of features that Kubernetes v1.37 has switched off; what is said there is not kept.
+pub fn forget_disabled(pod: &mut Value) {
+    const SPEC: [&str; 2] = ["evictionResponders", "schedulingGroup"];
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    // Less than nothing is as little as there is.
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
+    SPEC.iter().for_each(|field| drop(spec.shift_remove(*field)));
+    for one in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in each(spec, one) {
+            if let Some(lifecycle) = source(container, "lifecycle") {
+                let was_said = lifecycle.shift_remove("stopSignal").is_some();
+                for hook in ["postStart", "preStop"] {
+                    forget_in_handler(source(lifecycle, hook));
+                }
+                if was_said && lifecycle.is_empty() {
+                    container.shift_remove("lifecycle");
+                }
+            }
+            for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+                forget_in_handler(source(container, probe));
+            }
+            each(container, "volumeMounts").for_each(|mount| drop(mount.shift_remove("bindMountOptions")));
+        }
+    }
+    for volume in each(spec, "volumes") {
+        if let Some(directory) = source(volume, "emptyDir") {
+            directory.shift_remove("mode");
+        }
+        for kind in ["secret", "configMap", "downwardAPI", "projected"] {
+            forget_users(source(volume, kind));
+        }
+        for one in source(volume, "projected").into_iter().flat_map(|projected| each(projected, "sources")) {
+            for kind in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+                forget_users(source(one, kind));
+            }
+        }
+    }
+}
+
+fn forget_in_handler(handler: Option<&mut Map<String, Value>>) {
+    let Some(handler) = handler else { return };
+    if let Some(get) = source(handler, "httpGet") {
+        get.shift_remove("protocol");
+    }
+    if let Some(grpc) = source(handler, "grpc") {
+        grpc.shift_remove("mode");
+    }
+}
+
+/// Who owns files of a volume.
+fn forget_users(source: Option<&mut Map<String, Value>>) {
+    let Some(source) = source else { return };
+    for field in ["defaultUser", "user"] {
+        source.shift_remove(field);
+    }
+    each(source, "items").for_each(|item| drop(item.shift_remove("user")));
 }
 
 fn requests_from_limits(container: &mut Map<String, Value>) {
@@ -124,7 +243,8 @@ fn requests_from_limits(container: &mut Map<String, Value>) {
 
 /// Whether an image reference asks for a moving tag: `:latest`, or neither tag nor digest.
 fn is_latest(image: &str) -> bool {
-    if image.contains('@') {
+    let is_reference = image.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._:/@[]".contains(&c));
+    if image.contains('@') || !is_reference {
         return false;
     }
     match image.rsplit('/').next().unwrap_or_default().split_once(':') {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, object};
+use super::{default, fill, object};
 
 pub fn priority_class(class: &mut Value) {
     if let Some(map) = class.as_object_mut() {
@@ -61,4 +61,20 @@ fn rules(behavior: &mut Map<String, Value>, direction: &str, policies: &Value) {
     let Some(rules) = behavior.get_mut(direction).and_then(Value::as_object_mut) else { return };
     default(rules, "selectPolicy", "Max");
     default(rules, "policies", policies.clone());
+}
+
+/// Fields of a feature that Kubernetes v1.37 has switched off (KEP-4355); what is said there is not kept.
+pub fn forget_coordination(lease: &mut Value) {
+    if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
+        for field in ["preferredHolder", "strategy"] {
+            spec.shift_remove(field);
+        }
+    }
+}
+
+/// One that says nothing comes after most (FlowSchemaDefaultMatchingPrecedence).
+pub fn flow_schema(schema: &mut Value) {
+    if let Some(spec) = object(schema, "spec") {
+        fill(spec, "matchingPrecedence", 1000);
+    }
 }

@@ -41,6 +41,8 @@ pub fn service(service: &mut Value) {
         }
         if spec.get("sessionAffinity") == Some(&json!("ClientIP")) {
             default(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+        } else if spec.get("sessionAffinity") == Some(&json!("None")) {
+            spec.shift_remove("sessionAffinityConfig");
         }
     }
     if let Some(status) = object(service, "status") {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, fill, object};
+use super::{default, each, fill, object};
 
 pub fn claim(claim: &mut Value) {
     if let Some(spec) = object(claim, "spec") {
@@ -19,13 +19,39 @@ pub fn claim(claim: &mut Value) {
     }
 }
 
+/// What a claim is filled from is said in two fields, which tell the same where both can (KEP-1495).
+pub fn prepare_claim(claim: &mut Value) {
+    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    prepare_source(spec);
+}
+
+pub(super) fn prepare_source(spec: &mut Map<String, Value>) {
+    let text = |source: &Value, field: &str| source.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let is_known = |source: &Value| {
+        matches!(
+            (text(source, "apiGroup").as_str(), text(source, "kind").as_str()),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        )
+    };
+    if spec.get("dataSource").is_some_and(|source| !is_known(source)) {
+        spec.shift_remove("dataSource");
+    }
+    // Sources in other namespaces are a feature that Kubernetes v1.37 has switched off.
+    if spec.get("dataSourceRef").is_some_and(|source| !text(source, "namespace").is_empty()) {
+        spec.shift_remove("dataSourceRef");
+    }
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => drop(spec.insert("dataSourceRef".into(), source)),
+        (None, Some(source)) => drop(spec.insert("dataSource".into(), source)),
+        _ => {}
+    }
+}
+
 pub fn volume(volume: &mut Value) {
     if let Some(spec) = object(volume, "spec") {
         fill(spec, "persistentVolumeReclaimPolicy", "Retain");
         default(spec, "volumeMode", "Filesystem");
-        if let Some(path) = spec.get_mut("hostPath").and_then(Value::as_object_mut) {
-            default(path, "type", "");
-        }
+        super::pod::volume_source(spec);
     }
     if let Some(status) = object(volume, "status") {
         fill(status, "phase", "Pending");
@@ -73,6 +99,33 @@ fn devices(spec: &mut Map<String, Value>) {
     default(spec, "devices", json!({}));
     if let Some(devices) = spec.get_mut("devices").and_then(Value::as_object_mut) {
         devices.entry("requests").or_insert(Value::Null);
+        for request in each(devices, "requests") {
+            request.get_mut("exactly").and_then(Value::as_object_mut).into_iter().for_each(device_request);
+            each(request, "firstAvailable").for_each(device_request);
+        }
+    }
+}
+
+/// One device, where nothing else is said (SetDefaults_ExactDeviceRequest).
+fn device_request(request: &mut Map<String, Value>) {
+    fill(request, "allocationMode", "ExactCount");
+    if request.get("allocationMode") == Some(&json!("ExactCount")) {
+        fill(request, "count", 1);
+    }
+    for toleration in each(request, "tolerations") {
+        fill(toleration, "operator", "Equal");
+    }
+}
+
+/// Fields of a feature that Kubernetes v1.37 has switched off; what is said there is not kept.
+pub fn forget_derived_attributes(claim: &mut Value) {
+    for pointer in ["/spec/devices", "/spec/spec/devices"] {
+        let Some(devices) = claim.pointer_mut(pointer).and_then(Value::as_object_mut) else { continue };
+        for request in each(devices, "requests") {
+            let exactly = request.get_mut("exactly").and_then(Value::as_object_mut);
+            exactly.into_iter().for_each(|request| drop(request.shift_remove("derivedAttributes")));
+            each(request, "firstAvailable").for_each(|request| drop(request.shift_remove("derivedAttributes")));
+        }
     }
 }
 

@@ -131,8 +131,14 @@ pub fn replication_controller(controller: &mut Value) {
     }
 }
 
+/// Fields of features that Kubernetes v1.37 has switched off; what is said there is not kept.
+pub fn forget_disabled(set: &mut Value) {
+    set.pointer_mut("/spec/template").into_iter().for_each(super::pod::forget_disabled);
+}
+
 /// What is 0 goes unsaid, unlike in newer kinds.
 pub fn prepare_replication_controller(controller: &mut Value) {
+    forget_disabled(controller);
     if let Some(spec) = object(controller, "spec")
         && spec.get("minReadySeconds") == Some(&json!(0))
     {

@@ -196,9 +196,7 @@ fn differ(old: Option<&Value>, new: Option<&Value>, shape: Option<Shape<'_>>, pa
         let empty = match below {
             Some(below) if is_map && below.default().is_some_and(|d| !d.is_null()) => below.default().cloned(),
             // A set is left out when it is empty, required or not.
-            Some(below)
-                if below.kind() == "array" && below.list_type() != ListType::Set && shape.is_some_and(|s| s.requires(&step[2..])) =>
-            {
+            Some(below) if is_map && below.list_type() != ListType::Set && shape.is_some_and(|s| s.writes_null(&step[2..])) => {
                 Some(Value::Array(Vec::new()))
             }
             _ => None,
@@ -207,6 +205,7 @@ fn differ(old: Option<&Value>, new: Option<&Value>, shape: Option<Shape<'_>>, pa
         let is_said = !before.contains_key(step) && after.get(step).is_some_and(|(child, _)| child.as_array().is_some_and(Vec::is_empty));
         let empty = empty.filter(|empty| !(is_said && empty.is_array()));
         let (was, is) = (before.get(step).map(|(child, _)| *child), after.get(step).map(|(child, _)| *child));
+        let (was, is) = (was.filter(|v| !v.is_null()), is.filter(|v| !v.is_null()));
         let (was, is) = (was.or(empty.as_ref().filter(|_| old.is_some())), is.or(empty.as_ref().filter(|_| new.is_some())));
         path.push(step.clone());
         differ(was, is, below, path, found);

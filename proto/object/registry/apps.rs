@@ -14,6 +14,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
             has_generation: true,
             default: defaults::workload::deployment,
+            prepare: defaults::workload::forget_disabled,
             validate: validate::workload::deployment,
             columns: table::apps::deployment,
             ..entry("apps", "v1", "Deployment", "deployments")
@@ -24,6 +25,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
             has_generation: true,
             default: defaults::workload::replica_set,
+            prepare: defaults::workload::forget_disabled,
             validate: validate::workload::replica_set,
             selectable: Cow::Borrowed(&["status.replicas"]),
             columns: table::apps::replica_set,
@@ -35,6 +37,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::workload::daemon_set,
+            prepare: defaults::workload::forget_disabled,
             carry_over: defaults::workload::count_template,
             validate: validate::workload::daemon_set,
             columns: table::apps::daemon_set,
@@ -46,6 +49,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Scale]),
             has_generation: true,
             default: defaults::workload::stateful_set,
+            prepare: defaults::workload::forget_disabled,
             validate: validate::workload::stateful_set,
             name_rule: NameRule::Label,
             columns: table::apps::stateful_set,
@@ -53,7 +57,7 @@ pub(super) fn resources() -> Vec<Resource> {
         },
         Resource {
             columns: table::apps::controller_revision,
-            validate: |o, _, e| validate::required(o, &[("data", "data is mandatory")], e),
+            validate: validate::workload::controller_revision,
             ..entry("apps", "v1", "ControllerRevision", "controllerrevisions")
         },
     ]

@@ -12,7 +12,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::batch::job,
-            prepare: defaults::batch::select_by_uid,
+            prepare: defaults::batch::prepare_job,
             validate: validate::batch::job,
             selectable: Cow::Borrowed(&["status.successful"]),
             columns: table::batch::job,
@@ -24,6 +24,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             default: defaults::batch::cron_job,
+            prepare: defaults::batch::forget_disabled,
             validate: validate::batch::cron_job,
             columns: table::batch::cron_job,
             ..entry("batch", "v1", "CronJob", "cronjobs")

@@ -18,6 +18,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             short_names: Cow::Borrowed(&["ep"]),
             default: defaults::service::endpoints,
+            validate: validate::service::endpoints,
             columns: table::core::endpoints,
             made_by_update: true,
             ..entry("", "v1", "Endpoints", "endpoints")
@@ -52,6 +53,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::namespace,
             prepare: defaults::prepare_namespace,
             selectable: Cow::Borrowed(&["status.phase"]),
+            validate: validate::namespace,
             columns: table::core::namespace,
             deleted_is_shown: true,
             ..entry("", "v1", "Namespace", "namespaces")
@@ -61,6 +63,7 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             subresources: Cow::Borrowed(&[Subresource::Status, Subresource::Proxy]),
             validate: validate::node,
+            prepare: defaults::forget_of_node,
             selectable: Cow::Borrowed(&["spec.unschedulable"]),
             columns: table::core::node,
             ..entry("", "v1", "Node", "nodes")
@@ -82,6 +85,7 @@ pub(super) fn resources() -> Vec<Resource> {
             ]),
             has_generation: true,
             default: defaults::pod::pod,
+            prepare: defaults::pod::forget_disabled,
             validate: validate::pod::pod,
             selectable: Cow::Borrowed(&[
                 "spec.nodeName",
@@ -118,6 +122,7 @@ pub(super) fn resources() -> Vec<Resource> {
         },
         Resource {
             short_names: Cow::Borrowed(&["sa"]),
+            prepare: defaults::name_secrets,
             subresources: Cow::Borrowed(&[Subresource::Token]),
             deleted_is_shown: true,
             ..entry("", "v1", "ServiceAccount", "serviceaccounts")
@@ -140,6 +145,7 @@ pub(super) fn resources() -> Vec<Resource> {
             columns: table::name_and_creation,
             default: defaults::limit_range,
             prepare: defaults::name_limit_range,
+            validate: validate::amounts::limit_range,
             short_names: Cow::Borrowed(&["limits"]),
             made_by_update: true,
             ..entry("", "v1", "LimitRange", "limitranges")
@@ -148,6 +154,7 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: Cow::Borrowed(&["pvc"]),
             subresources: Cow::Borrowed(&[Subresource::Status]),
             default: defaults::storage::claim,
+            prepare: defaults::storage::prepare_claim,
             validate: validate::storage::claim,
             columns: table::storage::claim,
             deleted_is_shown: true,
@@ -183,6 +190,7 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: Cow::Borrowed(&["quota"]),
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::core::resource_quota,
+            validate: validate::amounts::resource_quota,
             deleted_is_shown: true,
             ..entry("", "v1", "ResourceQuota", "resourcequotas")
         },

@@ -71,7 +71,7 @@ pub(super) fn resources() -> Vec<Resource> {
             has_generation: true,
             default: defaults::extension::custom_resource_definition,
             prepare: defaults::extension::prepare_custom_resource_definition,
-            validate: validate::extension::custom_resource_definition,
+            validate: validate::definition::custom_resource_definition,
             columns: table::extension::custom_resource_definition,
             ..entry("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
         },

@@ -18,8 +18,9 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             namespaced: false,
             has_generation: true,
+            default: defaults::network::ingress_class,
             columns: table::network::ingress_class,
-            validate: |o, _, e| validate::required(o, &[("spec.controller", "")], e),
+            validate: validate::network::ingress_class,
             ..entry("networking.k8s.io", "v1", "IngressClass", "ingressclasses")
         },
         Resource {
@@ -35,7 +36,7 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: Cow::Borrowed(&["ip"]),
             columns: table::network::ip_address,
             name_rule: NameRule::Address,
-            validate: |o, _, e| validate::required(o, &[("spec.parentRef", "")], e),
+            validate: validate::network::ip_address,
             ..entry("networking.k8s.io", "v1", "IPAddress", "ipaddresses")
         },
         Resource {
@@ -43,13 +44,14 @@ pub(super) fn resources() -> Vec<Resource> {
             has_generation: true,
             default: defaults::network::policy,
             columns: table::network::policy,
+            validate: validate::network::policy,
             ..entry("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
         },
         Resource {
             namespaced: false,
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::network::service_cidr,
-            validate: |o, _, e| validate::required(o, &[("spec.cidrs", "at least one CIDR required")], e),
+            validate: validate::network::service_cidr,
             ..entry("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs")
         },
     ]

@@ -34,7 +34,7 @@ pub(super) fn resources() -> Vec<Resource> {
             categories: Cow::Borrowed(&["all"]),
             subresources: Cow::Borrowed(&[Subresource::Status]),
             default: defaults::policy::autoscaler,
-            validate: validate::policy::autoscaler,
+            validate: validate::autoscaler::autoscaler,
             columns: table::policy::autoscaler,
             has_generation: true,
             ..entry("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
@@ -51,7 +51,7 @@ pub(super) fn resources() -> Vec<Resource> {
             columns: table::policy::autoscaler,
             has_generation: true,
             default: defaults::policy::autoscaler_v1,
-            validate: validate::policy::autoscaler,
+            validate: validate::autoscaler::autoscaler,
             ..entry("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
         },
         Resource {
@@ -72,7 +72,13 @@ pub(super) fn resources() -> Vec<Resource> {
             columns: table::policy::priority_class,
             ..entry("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
         },
-        Resource { columns: table::core::lease, made_by_update: true, ..entry("coordination.k8s.io", "v1", "Lease", "leases") },
+        Resource {
+            columns: table::core::lease,
+            validate: validate::policy::lease,
+            prepare: defaults::policy::forget_coordination,
+            made_by_update: true,
+            ..entry("coordination.k8s.io", "v1", "Lease", "leases")
+        },
         Resource {
             namespaced: false,
             validate: validate::policy::runtime_class,
@@ -85,9 +91,8 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             columns: table::policy::flow_schema,
-            validate: |o, _, e| {
-                validate::required(o, &[("spec.priorityLevelConfiguration.name", "must reference a priority level")], e);
-            },
+            default: defaults::policy::flow_schema,
+            validate: validate::fairness::flow_schema,
             ..entry("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas")
         },
         Resource {
@@ -96,7 +101,7 @@ pub(super) fn resources() -> Vec<Resource> {
             has_generation: true,
             columns: table::policy::priority_level,
             default: defaults::policy::priority_level,
-            validate: |o, _, e| validate::required(o, &[("spec.type", "")], e),
+            validate: validate::fairness::priority_level,
             ..entry("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations")
         },
     ]

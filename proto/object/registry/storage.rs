@@ -10,6 +10,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             namespaced: false,
             default: defaults::storage::csi_driver,
+            validate: validate::storage::csi_driver,
             columns: table::storage::csi_driver,
             deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "CSIDriver", "csidrivers")
@@ -19,6 +20,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::storage::csi_node,
             prepare: defaults::storage::csi_node,
+            validate: validate::storage::csi_node,
             deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "CSINode", "csinodes")
         },
@@ -48,15 +50,14 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             short_names: Cow::Borrowed(&["vac"]),
             columns: table::storage::attributes_class,
-            validate: |o, _, e| {
-                validate::required(o, &[("driverName", ""), ("parameters", "must contain at least one key/value pair")], e);
-            },
+            validate: validate::storage::attributes_class,
             deleted_is_shown: true,
             ..entry("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses")
         },
         Resource {
             namespaced: false,
             has_generation: true,
+            validate: validate::device::class,
             deleted_is_shown: true,
             ..entry("resource.k8s.io", "v1", "DeviceClass", "deviceclasses")
         },
@@ -70,12 +71,16 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             default: defaults::storage::resource_claim,
+            prepare: defaults::storage::forget_derived_attributes,
+            validate: validate::device::claim,
             columns: table::storage::resource_claim,
             deleted_is_shown: true,
             ..entry("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
         },
         Resource {
             default: defaults::storage::resource_claim_template,
+            prepare: defaults::storage::forget_derived_attributes,
+            validate: validate::device::template,
             deleted_is_shown: true,
             ..entry("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates")
         },
@@ -91,7 +96,7 @@ pub(super) fn resources() -> Vec<Resource> {
             namespaced: false,
             subresources: Cow::Borrowed(&[Subresource::Status]),
             columns: table::storage::version_migration,
-            validate: |o, _, e| validate::required(o, &[("spec.resource.resource", "resource is required to be set")], e),
+            validate: validate::storage::version_migration,
             ..entry("storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations")
         },
     ]

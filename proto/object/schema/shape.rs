@@ -61,6 +61,10 @@ impl<'a> Shape<'a> {
         self.schema.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
+    pub fn format(self) -> &'a str {
+        self.schema.get("format").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// A field of a struct, or an entry of a map.
     pub fn field(self, name: &str) -> Option<Self> {
         let declared = self.schema.get("properties").and_then(|p| p.get(name));
@@ -75,6 +79,11 @@ impl<'a> Shape<'a> {
     /// Whether a field is always written.
     pub fn requires(self, name: &str) -> bool {
         self.schema.get("required").and_then(Value::as_array).is_some_and(|fields| fields.iter().any(|f| f == name))
+    }
+
+    /// Whether Go writes a field, as null, though nothing was said of it.
+    pub fn writes_null(self, name: &str) -> bool {
+        self.field(name).is_some_and(|below| super::go::zero(self, name, below) == Some(Value::Null))
     }
 
     /// An element of a list.
@@ -92,8 +101,12 @@ impl<'a> Shape<'a> {
     }
 
     pub fn is_atomic_map(self) -> bool {
-        let is_raw = self.name.is_some_and(|name| name.ends_with("pkg.runtime.RawExtension"));
-        self.mark("x-kubernetes-map-type") == Some("atomic") || self.is_scalar() || is_raw
+        self.mark("x-kubernetes-map-type") == Some("atomic") || self.is_scalar() || self.is_raw()
+    }
+
+    /// Whether anything may stand here.
+    pub fn is_raw(self) -> bool {
+        self.name.is_some_and(|name| name.ends_with("pkg.runtime.RawExtension") || name.ends_with("apiextensions.v1.JSON"))
     }
 
     /// Whether fields that the schema does not name are kept.

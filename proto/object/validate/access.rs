@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::at::At;
 use super::{list, text};
 use crate::field::{Errors, Path, Problem};
 use crate::names;
@@ -11,7 +12,7 @@ pub fn role(role: &Value, _old: Option<&Value>, errors: &mut Errors) {
     for (index, rule) in list(role, "rules").iter().enumerate() {
         let path = Path::new("rules").index(index);
         if list(rule, "verbs").is_empty() {
-            errors.required(&path.child("verbs"), "verbs must contain at least one value");
+            errors.required(&path.child("verbs"), "");
         }
         let urls = list(rule, "nonResourceURLs");
         if !urls.is_empty() {
@@ -32,6 +33,19 @@ pub fn role(role: &Value, _old: Option<&Value>, errors: &mut Errors) {
         }
         if list(rule, "resources").is_empty() {
             errors.required(&path.child("resources"), "resource rules must supply at least one resource");
+        }
+    }
+    if let Some(aggregation) = At::new(role, &Path::new("")).given("aggregationRule") {
+        if aggregation.count("clusterRoleSelectors") == 0 {
+            let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+            errors.required(&aggregation.child("clusterRoleSelectors"), why);
+        }
+        for selector in aggregation.each("clusterRoleSelectors") {
+            let before = errors.len();
+            super::label_selector(selector.value, &selector.path, errors);
+            if errors.len() > before {
+                errors.invalid(&selector.path, Value::Null, "invalid label selector.");
+            }
         }
     }
 }
@@ -69,6 +83,7 @@ fn validate_subject(subject: &Value, path: &Path, errors: &mut Errors) {
     }
     match text(subject, "kind") {
         "ServiceAccount" => {
+            At::new(subject, path).named("name", names::subdomain, errors);
             if !text(subject, "apiGroup").is_empty() {
                 errors.unsupported(&path.child("apiGroup"), text(subject, "apiGroup"), &[""]);
             }
@@ -86,25 +101,23 @@ fn validate_subject(subject: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// `ValidateClusterTrustBundleName`
-fn bundle_name(name: &str, signer: &str) -> names::Verdict {
+pub(super) fn bundle_name(name: &str, signer: &str) -> names::Verdict {
     if signer.is_empty() {
         let alone = "ClusterTrustBundle without signer name must not have \":\" in its name";
-        return if name.contains(':') { Err(alone.into()) } else { names::subdomain(name) };
+        return if name.contains(':') { Err(alone.to_string().into()) } else { names::subdomain(name) };
     }
     let prefix = format!("{}:", signer.replace('/', ":"));
     match name.strip_prefix(&prefix) {
         Some(rest) => names::subdomain(rest),
-        None => Err(format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")),
+        None => Err(format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}").into()),
     }
 }
 
 /// At least one certificate in PEM.
 pub fn cluster_trust_bundle(bundle: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let (name, signer) = (crate::meta::name(bundle), text(&bundle["spec"], "signerName"));
-    if !name.is_empty()
-        && let Err(why) = bundle_name(name, signer)
-    {
-        errors.invalid(&Path::new("metadata").child("name"), name, &why);
+    if !name.is_empty() {
+        errors.judge(&Path::new("metadata").child("name"), name, bundle_name(name, signer));
     }
     let bundle = bundle.pointer("/spec/trustBundle").and_then(Value::as_str).unwrap_or_default();
     if !bundle.contains("-----BEGIN CERTIFICATE-----") {
@@ -173,7 +186,7 @@ pub fn certificate_signing_request(request: &Value, old: Option<&Value>, errors:
 }
 
 /// `ValidateSignerName`
-fn signer_name(signer: &str, path: &Path, errors: &mut Errors) {
+pub(super) fn signer_name(signer: &str, path: &Path, errors: &mut Errors) {
     if signer.is_empty() {
         return errors.required(path, "");
     }

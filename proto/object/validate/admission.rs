@@ -19,6 +19,10 @@ const REVIEW_VERSIONS: &[&str] = &["v1", "v1beta1"];
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
 const MATCH_CONDITIONS_MAX: usize = 64;
+
+/// What an expression of a webhook may speak of, and one of a policy.
+const WEBHOOK: &[&str] = &["object", "oldObject", "request", "authorizer"];
+const POLICY: &[&str] = &["object", "oldObject", "request", "params", "namespaceObject", "authorizer", "variables"];
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
 
 // === Webhooks ===
@@ -40,8 +44,8 @@ fn check_webhook(webhook: &Value, path: &Path, errors: &mut Errors) {
     let name = text(webhook, "name");
     if name.is_empty() {
         errors.required(&path.child("name"), "");
-    } else if let Err(why) = names::subdomain(name) {
-        errors.invalid(&path.child("name"), name, &why);
+    } else if names::subdomain(name).is_err() {
+        errors.judge(&path.child("name"), name, names::subdomain(name));
     } else if name.split('.').count() < 3 {
         errors.invalid(&path.child("name"), name, "should be a domain with at least three segments separated by dots");
     }
@@ -62,7 +66,7 @@ fn check_webhook(webhook: &Value, path: &Path, errors: &mut Errors) {
     }
     if_said(webhook, "reinvocationPolicy", REINVOCATION_POLICIES, path, errors);
     client(&webhook["clientConfig"], &path.child("clientConfig"), errors);
-    match_conditions(webhook, path, errors);
+    match_conditions(webhook, WEBHOOK, path, errors);
 }
 
 fn client(client: &Value, path: &Path, errors: &mut Errors) {
@@ -135,8 +139,8 @@ fn review_versions(webhook: &Value, path: &Path, errors: &mut Errors) {
     for (index, version) in versions.iter().enumerate() {
         if versions[..index].contains(version) {
             errors.invalid(&path.index(index), *version, "duplicate version");
-        } else if let Err(why) = names::dns1035_label(version) {
-            errors.invalid(&path.index(index), *version, &why);
+        } else {
+            errors.judge(&path.index(index), *version, names::dns1035_label(version));
         }
     }
     if !versions.iter().any(|version| REVIEW_VERSIONS.contains(version)) {
@@ -189,7 +193,7 @@ fn check_policy(spec: &Value, path: &Path, errors: &mut Errors) {
     } else {
         errors.required(&constraints, "");
     }
-    match_conditions(spec, path, errors);
+    match_conditions(spec, POLICY, path, errors);
     for (index, variable) in list(spec, "variables").iter().enumerate() {
         let path = path.child("variables").index(index);
         match text(variable, "name") {
@@ -197,18 +201,18 @@ fn check_policy(spec: &Value, path: &Path, errors: &mut Errors) {
             name if !expression::is_identifier(name) => errors.invalid(&path.child("name"), name, "must be a valid CEL identifier"),
             _ => {}
         }
-        cel(variable, "expression", "expression is not specified", &path, errors);
+        cel(variable, POLICY, "expression", "expression is not specified", &path, errors);
     }
 }
 
 fn check_validation(validation: &Value, path: &Path, errors: &mut Errors) {
-    cel(validation, "expression", "expression is not specified", path, errors);
+    cel(validation, POLICY, "expression", "expression is not specified", path, errors);
     let has = |field: &str| !text(validation, field).is_empty();
     if has("messageExpression") {
         if text(validation, "messageExpression").trim().is_empty() {
             errors.invalid(&path.child("messageExpression"), text(validation, "messageExpression"), "must be non-empty if specified");
         } else {
-            cel(validation, "messageExpression", "", path, errors);
+            cel(validation, POLICY, "messageExpression", "", path, errors);
         }
     }
     let message = text(validation, "message");
@@ -229,10 +233,10 @@ fn audit_annotations(policy: &Value, annotations: &[Value], path: &Path, errors:
         let (key, name) = (text(annotation, "key"), crate::meta::name(policy));
         if name.is_empty() {
             errors.invalid(&path.child("key"), key, "requires metadata.name be non-empty");
-        } else if let Err(why) = names::qualified_name(&format!("{name}/{key}")) {
-            errors.invalid(&path.child("key"), format!("{name}/{key}"), &why);
+        } else {
+            errors.judge(&path.child("key"), format!("{name}/{key}"), names::qualified_name(&format!("{name}/{key}")));
         }
-        cel(annotation, "valueExpression", "valueExpression is not specified", &path, errors);
+        cel(annotation, POLICY, "valueExpression", "valueExpression is not specified", &path, errors);
         if annotations[..index].iter().any(|other| text(other, "key") == key) {
             errors.duplicate(&path.child("key"), key);
         }
@@ -248,7 +252,7 @@ fn check_mutation(mutation: &Value, path: &Path, errors: &mut Errors) {
     };
     let kind = text(mutation, "patchType");
     if mutation[wanted].is_object() {
-        cel(&mutation[wanted], "expression", "", &path.child(wanted), errors);
+        cel(&mutation[wanted], POLICY, "expression", "", &path.child(wanted), errors);
     } else {
         errors.required(&path.child(wanted), &format!("must be specified when patchType is {kind}"));
     }
@@ -266,13 +270,13 @@ fn param_kind(kind: &Value, path: &Path, errors: &mut Errors) {
     } else if version.contains('/') {
         errors.invalid(&at, stated, &format!("unexpected GroupVersion string: {stated}"));
     } else {
-        if let Some(why) = names::subdomain(group).err().filter(|_| !group.is_empty()) {
-            errors.invalid(&at, group, &why);
+        if !group.is_empty() {
+            errors.judge(&at, group, names::subdomain(group));
         }
         if version.is_empty() {
             errors.invalid(&at, stated, "version must be specified");
-        } else if let Err(why) = names::dns1035_label(version) {
-            errors.invalid(&at, version, &why);
+        } else {
+            errors.judge(&at, version, names::dns1035_label(version));
         }
     }
     let name = text(kind, "kind");
@@ -318,8 +322,8 @@ fn check_binding(spec: &Value, path: &Path, errors: &mut Errors) {
     let name = text(spec, "policyName");
     if name.is_empty() {
         errors.required(&path.child("policyName"), "");
-    } else if let Err(why) = names::subdomain(name) {
-        errors.invalid(&path.child("policyName"), name, &why);
+    } else {
+        errors.judge(&path.child("policyName"), name, names::subdomain(name));
     }
     if spec["paramRef"].is_object() {
         param_reference(&spec["paramRef"], &path.child("paramRef"), errors);
@@ -372,19 +376,19 @@ fn mutating_operations(resources: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn match_conditions(holder: &Value, path: &Path, errors: &mut Errors) {
+fn match_conditions(holder: &Value, declared: &[&str], path: &Path, errors: &mut Errors) {
     let (conditions, path) = (list(holder, "matchConditions"), path.child("matchConditions"));
     if conditions.len() > MATCH_CONDITIONS_MAX {
         errors.add(&path, Problem::TooMany { found: conditions.len(), most: MATCH_CONDITIONS_MAX });
     }
     for (index, condition) in conditions.iter().enumerate() {
         let path = path.index(index);
-        cel(condition, "expression", "", &path, errors);
+        cel(condition, declared, "expression", "", &path, errors);
         let name = text(condition, "name");
         if name.is_empty() {
             errors.required(&path.child("name"), "");
-        } else if let Err(why) = names::qualified_name(name) {
-            errors.invalid(&path.child("name"), name, &why);
+        } else {
+            errors.judge(&path.child("name"), name, names::qualified_name(name));
         }
         if !name.is_empty() && conditions[..index].iter().any(|other| text(other, "name") == name) {
             errors.duplicate(&path.child("name"), name);
@@ -393,11 +397,11 @@ fn match_conditions(holder: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// An expression that must be there and can be compiled.
-fn cel(holder: &Value, field: &str, missing: &str, path: &Path, errors: &mut Errors) {
+fn cel(holder: &Value, declared: &[&str], field: &str, missing: &str, path: &Path, errors: &mut Errors) {
     let source = text(holder, field);
     if source.trim().is_empty() {
         errors.required(&path.child(field), missing);
-    } else if let Err(why) = expression::compile(source) {
+    } else if let Some(why) = expression::compile(source).err().or_else(|| expression::undeclared(source, declared)) {
         errors.invalid(&path.child(field), source, &format!("compilation failed: {why}"));
     }
 }

@@ -37,9 +37,7 @@ fn content(object: &Value, fields: &[&str], errors: &mut Errors) {
     let mut bytes = 0;
     for field in fields {
         for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
-            if let Err(why) = names::config_key(key) {
-                errors.invalid(&Path::new(field).key(key), key.as_str(), &why);
-            }
+            errors.judge(&Path::new(field).key(key), key.as_str(), names::config_key(key));
             bytes += value.as_str().map_or(0, str::len);
         }
     }

@@ -98,9 +98,7 @@ fn legacy(event: &Value, controller_field: &str, errors: &mut Errors) {
     if controller.is_empty() {
         errors.required(&Path::new(controller_field), "");
     }
-    if let Err(why) = names::qualified_name(controller) {
-        errors.invalid(&Path::new(controller_field), controller, &why);
-    }
+    errors.judge(&Path::new(controller_field), controller, names::qualified_name(controller));
     for field in ["reportingInstance", "action", "reason"] {
         if text(event, field).is_empty() {
             errors.required(&Path::new(field), "");

@@ -1,13 +1,19 @@
-//! Pods and Pod templates.
+//! Pods and Pod templates (`ValidatePodSpec`).
+
+pub(super) mod affinity;
+mod container;
+pub(super) mod environment;
+mod handler;
+mod security;
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{list, non_negative, one_of, port_number, sysctl, text};
-use crate::field::{Errors, Path};
+use super::at::{At, ip};
+use super::{list, non_negative, resource, text};
+use crate::field::{Errors, Path, Problem};
 use crate::names;
-use crate::quantity::Quantity;
 
 pub fn pod(pod: &Value, old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
@@ -16,7 +22,13 @@ pub fn pod(pod: &Value, old: Option<&Value>, errors: &mut Errors) {
         return;
     };
     match old {
-        None => pod_spec(spec, &path, errors),
+        None => {
+            pod_spec(spec, &path, errors);
+            if !list(spec, "ephemeralContainers").is_empty() {
+                errors.forbidden(&path.child("ephemeralContainers"), "cannot be set on create");
+                ephemeral(pod, &Value::Null, errors);
+            }
+        }
         Some(old) => update(spec, old.get("spec").unwrap_or(&Value::Null), errors),
     }
 }
@@ -96,239 +108,224 @@ pub fn ephemeral(pod: &Value, old: &Value, errors: &mut Errors) {
 }
 
 pub(crate) fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
-    let volumes = volumes(spec, &path.child("volumes"), errors);
-    let mut seen = BTreeSet::new();
-    if list(spec, "containers").is_empty() {
-        errors.required(&path.child("containers"), "");
+    let at = At::new(spec, path);
+    let pod = container::Pod::new(at.clone(), errors);
+    containers(&pod, errors);
+    init_containers(&pod, errors);
+    if let Some(resources) = at.given("resources") {
+        if resources.given("claims").is_some() {
+            errors.forbidden(&resources.child("claims"), "claims may not be set for Resources at pod-level");
+        }
+        container::requirements(&resources, &pod.claims, resource::of_pod, errors);
     }
-    for field in ["containers", "initContainers"] {
-        for (index, one) in list(spec, field).iter().enumerate() {
-            let path = path.child(field).index(index);
-            if !seen.insert(text(one, "name")) && !text(one, "name").is_empty() {
-                errors.duplicate(&path.child("name"), text(one, "name"));
+    host_network(&at, errors);
+    at.one_of("restartPolicy", &["Always", "OnFailure", "Never"], errors);
+    at.one_of("dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], errors);
+    non_negative(spec, "terminationGracePeriodSeconds", path, errors);
+    crate::meta::validate_labels(spec.get("nodeSelector"), &path.child("nodeSelector"), errors);
+    security::pod(&at, errors);
+    if at.flag("shareProcessNamespace") && at.flag("hostPID") {
+        errors.invalid(&at.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
+    }
+    affinity::check(&at, errors);
+    dns(&at, errors);
+    for gate in at.each("readinessGates") {
+        errors.judge(&gate.child("conditionType"), gate.str("conditionType"), names::qualified_name(gate.str("conditionType")));
+    }
+    let mut gates = BTreeSet::new();
+    for gate in at.each("schedulingGates") {
+        errors.judge(&gate.path, gate.str("name"), names::qualified_name(gate.str("name")));
+        if !gates.insert(gate.str("name")) {
+            errors.duplicate(&gate.path, gate.str("name"));
+        }
+    }
+    host_users(&at, errors);
+    names_of(&at, errors);
+    at.in_range("activeDeadlineSeconds", 1..=i64::from(i32::MAX), errors);
+    for alias in at.each("hostAliases") {
+        ip(alias.str("ip"), &alias.child("ip"), errors);
+        for host in alias.each("hostnames") {
+            errors.judge(&host.path, host.value.clone(), names::subdomain(host.value.as_str().unwrap_or_default()));
+        }
+    }
+    at.supported("preemptionPolicy", &["PreemptLowerPriority", "Never"], errors);
+    if let Some(overhead) = at.given("overhead") {
+        for (name, amount) in overhead.value.as_object().into_iter().flatten() {
+            let path = overhead.path.child("limits").key(name);
+            resource::of_container(name, &path, errors);
+            resource::amount(name, amount, &path, errors);
+        }
+    }
+    operating_system(&at, errors);
+    if let Some(group) = at.given("schedulingGroup") {
+        match group.given("podGroupName") {
+            None => errors.invalid(&group.child("podGroupName"), Value::Null, "must specify one of: `podGroupName`"),
+            Some(name) => errors.judge(&name.path, name.value.clone(), names::subdomain(name.value.as_str().unwrap_or_default())),
+        }
+    }
+}
+
+fn containers(pod: &container::Pod<'_>, errors: &mut Errors) {
+    let all: Vec<At<'_>> = pod.spec.each("containers").collect();
+    if all.is_empty() {
+        errors.required(&pod.spec.child("containers"), "");
+    }
+    let mut seen = BTreeSet::new();
+    for at in &all {
+        container::common(at, pod, errors);
+        if !seen.insert(at.str("name")) {
+            errors.duplicate(&at.child("name"), at.str("name"));
+        }
+        handler::check(at, &pod.spec, errors);
+        container::restart_rules(at, errors);
+    }
+    container::host_ports(&all, errors);
+}
+
+fn init_containers(pod: &container::Pod<'_>, errors: &mut Errors) {
+    let mut seen: BTreeSet<&str> = pod.spec.each("containers").map(|at| at.str("name")).collect();
+    for at in pod.spec.each("initContainers") {
+        container::common(&at, pod, errors);
+        if at.given("restartPolicy").is_some() || at.count("restartPolicyRules") > 0 {
+            container::restart_rules(&at, errors);
+        }
+        if !at.str("name").is_empty() && !seen.insert(at.str("name")) {
+            errors.duplicate(&at.child("name"), at.str("name"));
+        }
+        container::host_ports(std::slice::from_ref(&at), errors);
+        if at.str("restartPolicy") == "Always" {
+            handler::check(&at, &pod.spec, errors);
+            continue;
+        }
+        for lasting in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+            if at.given(lasting).is_some() {
+                errors.forbidden(&at.child(lasting), "may not be set for init containers without restartPolicy=Always");
             }
-            container(one, &volumes, &path, errors);
-            if field == "initContainers" && text(one, "restartPolicy") != "Always" {
-                for lasting in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
-                    if one.get(lasting).is_some_and(Value::is_object) {
-                        errors.forbidden(&path.child(lasting), "may not be set for init containers without restartPolicy=Always");
-                    }
+        }
+        for policy in at.each("resizePolicy").filter(|policy| policy.str("restartPolicy") == "RestartContainer") {
+            let why = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+            errors.invalid(&policy.child("restartPolicy"), "RestartContainer", why);
+        }
+    }
+}
+
+/// On the node's network a container's ports are the node's.
+fn host_network(at: &At<'_>, errors: &mut Errors) {
+    if !at.flag("hostNetwork") {
+        return;
+    }
+    for port in at.each("containers").flat_map(|container| container.each("ports")) {
+        let (host, own) = (port.int("hostPort"), port.int("containerPort"));
+        if host != 0 && host != own {
+            errors.invalid(&port.child("hostPort"), host, "must match `containerPort` when `hostNetwork` is true");
+        }
+    }
+}
+
+fn dns(at: &At<'_>, errors: &mut Errors) {
+    const SERVERS_MAX: usize = 3;
+    const SEARCHES_MAX: usize = 32;
+    const SEARCH_BYTES_MAX: usize = 2048;
+    let (config, path) = (at.given("dnsConfig"), at.child("dnsConfig"));
+    if at.str("dnsPolicy") == "None" {
+        match &config {
+            None => return errors.required(&path, "must provide `dnsConfig` when `dnsPolicy` is None"),
+            Some(config) if config.count("nameservers") == 0 => {
+                let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+                return errors.required(&path.child("nameservers"), why);
+            }
+            Some(_) => {}
+        }
+    }
+    let Some(config) = config else { return };
+    if config.count("nameservers") > SERVERS_MAX {
+        let why = format!("must not have more than {SERVERS_MAX} nameservers");
+        errors.invalid(&path.child("nameservers"), config.value["nameservers"].clone(), &why);
+    }
+    for server in config.each("nameservers") {
+        ip(server.value.as_str().unwrap_or_default(), &server.path, errors);
+    }
+    let searches: Vec<&str> = config.each("searches").filter_map(|search| search.value.as_str()).collect();
+    let shown = || config.value["searches"].clone();
+    if searches.len() > SEARCHES_MAX {
+        errors.invalid(&path.child("searches"), shown(), &format!("must not have more than {SEARCHES_MAX} search paths"));
+    }
+    if searches.join(" ").len() > SEARCH_BYTES_MAX {
+        let why = format!("must not have more than {SEARCH_BYTES_MAX} characters (including spaces) in the search list");
+        errors.invalid(&path.child("searches"), shown(), &why);
+    }
+    for (index, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
+        let name = search.strip_suffix('.').unwrap_or(search);
+        errors.judge(&path.child("searches").index(index), name, names::subdomain_with_underscores(name));
+    }
+    for option in config.each("options").filter(|option| option.str("name").is_empty()) {
+        errors.required(&option.path, "must not be empty");
+    }
+}
+
+/// Users of its own go with few namespaces of the node.
+fn host_users(at: &At<'_>, errors: &mut Errors) {
+    if at.value.get("hostUsers") != Some(&Value::Bool(false)) {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if at.flag(field) {
+            errors.forbidden(&at.child(shown), "when `hostUsers` is false");
+        }
+    }
+    for one in ["initContainers", "containers"].iter().flat_map(|field| at.each(field)) {
+        if one.count("volumeDevices") > 0 {
+            errors.forbidden(&one.child("volumeDevices"), "when `hostUsers` is false");
+        }
+    }
+}
+
+/// The Pod's own names, and those of what it refers to.
+fn names_of(at: &At<'_>, errors: &mut Errors) {
+    const HOSTNAME_BYTES_MAX: usize = 64;
+    if let Some(name) = at.given("hostnameOverride") {
+        for (field, why) in [
+            ("setHostnameAsFQDN", "may not be specified when setHostnameAsFQDN is true"),
+            ("hostNetwork", "may not be specified when hostNetwork is true"),
+        ] {
+            if at.flag(field) {
+                errors.forbidden(&name.path, why);
+            }
+        }
+        let text = name.value.as_str().unwrap_or_default();
+        if text.len() > HOSTNAME_BYTES_MAX {
+            errors.add(&name.path, Problem::TooLong(HOSTNAME_BYTES_MAX));
+        }
+        errors.judge(&name.path, text, names::subdomain(text));
+    }
+    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
+        at.named(field, names::subdomain, errors);
+    }
+    for field in ["hostname", "subdomain"] {
+        at.named(field, names::dns1123_label, errors);
+    }
+}
+
+fn operating_system(at: &At<'_>, errors: &mut Errors) {
+    let all = ["initContainers", "containers"].into_iter().flat_map(|field| at.each(field));
+    let mut contexts = std::iter::once(at.clone()).chain(all).filter_map(|one| one.given("securityContext"));
+    let is_host_process = contexts.any(|context| context.given("windowsOptions").is_some_and(|options| options.flag("hostProcess")));
+    if is_host_process && !at.flag("hostNetwork") {
+        errors.invalid(&at.child("hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers");
+    }
+    let Some(os) = at.given("os") else { return };
+    match os.str("name") {
+        "" => errors.required(&os.child("name"), ""),
+        "linux" => {
+            let containers = ["initContainers", "containers"].into_iter().flat_map(|field| at.each(field));
+            for context in std::iter::once(at.clone()).chain(containers).filter_map(|one| one.given("securityContext")) {
+                if let Some(options) = context.given("windowsOptions") {
+                    errors.forbidden(&options.path, "windows options cannot be set for a linux pod");
                 }
             }
         }
-    }
-    one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, errors);
-    one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], path, errors);
-    non_negative(spec, "terminationGracePeriodSeconds", path, errors);
-    if let Some(seconds) = spec.get("activeDeadlineSeconds").and_then(Value::as_i64)
-        && seconds < 1
-    {
-        errors.invalid(&path.child("activeDeadlineSeconds"), seconds, "must be between 1 and 2147483647, inclusive");
-    }
-    let selector = spec.get("nodeSelector");
-    crate::meta::validate_labels(selector, &path.child("nodeSelector"), errors);
-    sysctl::check(spec, path, errors);
-    for (index, toleration) in list(spec, "tolerations").iter().enumerate() {
-        tolerate(toleration, &path.child("tolerations").index(index), errors);
-    }
-    let node = text(spec, "nodeName");
-    if !node.is_empty()
-        && let Err(why) = names::subdomain(node)
-    {
-        errors.invalid(&path.child("nodeName"), node, &why);
-    }
-    let account = text(spec, "serviceAccountName");
-    if !account.is_empty()
-        && let Err(why) = names::subdomain(account)
-    {
-        errors.invalid(&path.child("serviceAccountName"), account, &why);
-    }
-    for (field, label) in [("hostname", names::dns1123_label as fn(&str) -> names::Verdict), ("subdomain", names::dns1123_label)] {
-        let value = text(spec, field);
-        if !value.is_empty()
-            && let Err(why) = label(value)
-        {
-            errors.invalid(&path.child(field), value, &why);
-        }
-    }
-}
-
-fn volumes<'a>(spec: &'a Value, path: &Path, errors: &mut Errors) -> BTreeSet<&'a str> {
-    let mut names_seen = BTreeSet::new();
-    for (index, volume) in list(spec, "volumes").iter().enumerate() {
-        let path = path.index(index);
-        let name = text(volume, "name");
-        if name.is_empty() {
-            errors.required(&path.child("name"), "");
-        } else if let Err(why) = names::dns1123_label(name) {
-            errors.invalid(&path.child("name"), name, &why);
-        } else if !names_seen.insert(name) {
-            errors.duplicate(&path.child("name"), name);
-        }
-        let sources = volume.as_object().map_or(0, |m| m.keys().filter(|k| *k != "name").count());
-        if sources > 1 {
-            errors.forbidden(&path, "may not specify more than 1 volume type");
-        }
-        if volume.get("secret").is_some_and(|s| text(s, "secretName").is_empty()) {
-            errors.required(&path.child("secret").child("secretName"), "");
-        }
-        if volume.get("configMap").is_some_and(|s| text(s, "name").is_empty()) {
-            errors.required(&path.child("configMap").child("name"), "");
-        }
-        if volume.get("hostPath").is_some_and(|s| text(s, "path").is_empty()) {
-            errors.required(&path.child("hostPath").child("path"), "");
-        }
-    }
-    names_seen
-}
-
-fn container(container: &Value, volumes: &BTreeSet<&str>, path: &Path, errors: &mut Errors) {
-    let name = text(container, "name");
-    if name.is_empty() {
-        errors.required(&path.child("name"), "");
-    } else if let Err(why) = names::dns1123_label(name) {
-        errors.invalid(&path.child("name"), name, &why);
-    }
-    let image = text(container, "image");
-    if image.is_empty() {
-        errors.required(&path.child("image"), "");
-    } else if image.trim() != image {
-        errors.invalid(&path.child("image"), image, "must not have leading or trailing whitespace");
-    }
-    one_of(container, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], path, errors);
-    one_of(container, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], path, errors);
-    ports(container, &path.child("ports"), errors);
-    env(container, path, errors);
-    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let path = path.child("volumeMounts").index(index);
-        let name = text(mount, "name");
-        if name.is_empty() {
-            errors.required(&path.child("name"), "");
-        } else if !volumes.contains(name) {
-            errors.not_found(&path.child("name"), name);
-        }
-        if text(mount, "mountPath").is_empty() {
-            errors.required(&path.child("mountPath"), "");
-        }
-    }
-    resources(container.get("resources").unwrap_or(&Value::Null), &path.child("resources"), errors);
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(found) = container.get(probe).filter(|p| p.is_object()) {
-            self::probe(found, probe, &path.child(probe), errors);
-        }
-    }
-}
-
-fn ports(container: &Value, path: &Path, errors: &mut Errors) {
-    let mut names_seen = BTreeSet::new();
-    for (index, port) in list(container, "ports").iter().enumerate() {
-        let path = path.index(index);
-        let name = text(port, "name");
-        if !name.is_empty() {
-            if name.len() > 15 {
-                errors.invalid(&path.child("name"), name, "must be no more than 15 characters");
-            } else if !names_seen.insert(name) {
-                errors.duplicate(&path.child("name"), name);
-            }
-        }
-        match port.get("containerPort") {
-            None | Some(Value::Null) => errors.required(&path.child("containerPort"), ""),
-            Some(number) => port_number(number, &path.child("containerPort"), errors),
-        }
-        one_of(port, "protocol", &["TCP", "UDP", "SCTP"], &path, errors);
-    }
-}
-
-fn env(container: &Value, path: &Path, errors: &mut Errors) {
-    for (index, env) in list(container, "env").iter().enumerate() {
-        let path = path.child("env").index(index);
-        let name = text(env, "name");
-        if name.is_empty() {
-            errors.required(&path.child("name"), "");
-        } else if name.contains('=') || !name.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-            errors.invalid(
-                &path.child("name"),
-                name,
-                "a valid environment variable name must consist only of printable ASCII characters other than '='",
-            );
-        }
-        let Some(from) = env.get("valueFrom").filter(|v| v.is_object()) else { continue };
-        let path = path.child("valueFrom");
-        if !text(env, "value").is_empty() {
-            errors.invalid(&path, "", "may not be specified when `value` is not empty");
-        }
-        if from.as_object().is_none_or(|m| m.len() != 1) {
-            errors.invalid(
-                &path,
-                "",
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
-            );
-        }
-        for source in ["configMapKeyRef", "secretKeyRef"] {
-            if from.get(source).is_some_and(|s| text(s, "key").is_empty()) {
-                errors.required(&path.child(source).child("key"), "");
-            }
-        }
-    }
-}
-
-fn resources(resources: &Value, path: &Path, errors: &mut Errors) {
-    let amount = |kind: &str, name: &str| -> Option<Quantity> { resources.get(kind)?.get(name)?.as_str()?.parse().ok() };
-    for kind in ["limits", "requests"] {
-        for (name, value) in resources.get(kind).and_then(Value::as_object).into_iter().flatten() {
-            if amount(kind, name).is_some_and(|q| q < Quantity::ZERO) {
-                errors.invalid(&path.child(kind).key(name), value.clone(), "must be greater than or equal to 0");
-            }
-        }
-    }
-    for (name, value) in resources.get("requests").and_then(Value::as_object).into_iter().flatten() {
-        if let (Some(request), Some(limit)) = (amount("requests", name), amount("limits", name))
-            && request > limit
-        {
-            let limit = resources["limits"][name].as_str().unwrap_or_default();
-            errors.invalid(&path.child("requests"), value.clone(), &format!("must be less than or equal to {name} limit of {limit}"));
-        }
-    }
-}
-
-fn probe(probe: &Value, which: &str, path: &Path, errors: &mut Errors) {
-    let handlers: Vec<&str> =
-        ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|h| probe.get(h).is_some_and(Value::is_object)).collect();
-    match handlers.as_slice() {
-        [] => errors.required(path, "must specify a handler type"),
-        [_] => {}
-        [_, more @ ..] => more.iter().for_each(|h| errors.forbidden(&path.child(h), "may not specify more than 1 handler type")),
-    }
-    if probe.get("exec").is_some_and(|e| list(e, "command").is_empty()) {
-        errors.required(&path.child("exec").child("command"), "");
-    }
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        non_negative(probe, field, path, errors);
-    }
-    if which != "readinessProbe" && probe.get("successThreshold").and_then(Value::as_i64).is_some_and(|n| n > 1) {
-        errors.invalid(&path.child("successThreshold"), probe["successThreshold"].clone(), "must be 1");
-    }
-}
-
-fn tolerate(toleration: &Value, path: &Path, errors: &mut Errors) {
-    let operator = match text(toleration, "operator") {
-        "" => "Equal",
-        other => other,
-    };
-    let key = text(toleration, "key");
-    if key.is_empty() && operator != "Exists" {
-        errors.invalid(
-            &path.child("operator"),
-            operator,
-            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-        );
-    }
-    if !["Equal", "Exists"].contains(&operator) {
-        errors.unsupported(&path.child("operator"), operator, &["Equal", "Exists"]);
-    }
-    let effect = text(toleration, "effect");
-    if !["", "NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
-        errors.unsupported(&path.child("effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        "windows" => {}
+        other => errors.unsupported(&os.path, other, &["linux", "windows"]),
     }
 }
 

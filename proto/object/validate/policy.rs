@@ -1,49 +1,35 @@
 //! Rules of autoscalers, budgets and classes (`pkg/apis/autoscaling/validation`, `policy`, `scheduling`, `node`).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::text;
+use super::at::At;
+use super::pod::affinity;
+use super::{resource, text};
 use crate::field::{Errors, Path};
 use crate::names;
 
 /// User-defined priorities end here; above are the system's (`HighestUserDefinablePriority`).
 const PRIORITY_MAX: i64 = 1_000_000_000;
 
-pub fn autoscaler(autoscaler: &Value, _old: Option<&Value>, errors: &mut Errors) {
-    let spec = autoscaler.get("spec").cloned().unwrap_or_default();
-    let path = Path::new("spec");
-    let number = |field: &str| spec.get(field).and_then(Value::as_i64).unwrap_or(0);
-    let (least, most) = (number("minReplicas"), number("maxReplicas"));
-    if most == 0 {
-        errors.required(&path.child("maxReplicas"), "");
-    }
-    if least < 1 {
-        errors.invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1");
-    }
-    if most < 0 {
-        errors.invalid(&path.child("maxReplicas"), most, "must be greater than 0");
-    }
-    if most < least {
-        errors.invalid(&path.child("maxReplicas"), most, "must be greater than or equal to `minReplicas`");
-    }
-    let target = spec.get("scaleTargetRef").cloned().unwrap_or_default();
-    if text(&target, "apiVersion").is_empty() {
-        errors.invalid(&path.child("scaleTargetRef").child("apiVersion"), "", "apiVersion must specify API group");
-    }
-    for field in ["kind", "name"] {
-        if text(&target, field).is_empty() {
-            errors.required(&path.child("scaleTargetRef").child(field), "");
-        }
-    }
-}
-
 pub fn disruption_budget(budget: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let spec = budget.get("spec").cloned().unwrap_or_default();
     let path = Path::new("spec");
     let (least, most) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
     if least.is_some() && most.is_some() {
-        errors.invalid(&path, Value::Null, "minAvailable and maxUnavailable cannot be both set");
+        let or_null = |field: &str| spec.get(field).cloned().unwrap_or_default();
+        let shown = json!({
+            "MinAvailable": or_null("minAvailable"),
+            "Selector": or_null("selector"),
+            "MaxUnavailable": or_null("maxUnavailable"),
+            "UnhealthyPodEvictionPolicy": or_null("unhealthyPodEvictionPolicy"),
+        });
+        errors.invalid(&path, shown, "minAvailable and maxUnavailable cannot be both set");
     }
+    let at = At::new(&spec, &path);
+    if let Some(selector) = at.given("selector") {
+        super::label_selector(selector.value, &selector.path, errors);
+    }
+    at.supported("unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], errors);
     for (field, value) in [("minAvailable", least), ("maxUnavailable", most)] {
         match value {
             Some(Value::Number(n)) if n.as_i64().is_some_and(|n| n < 0) => {
@@ -70,7 +56,7 @@ pub fn priority_class(class: &Value, old: Option<&Value>, errors: &mut Errors) {
         errors.forbidden(&Path::new("value"), &why);
     }
     if !matches!(text(class, "preemptionPolicy"), "PreemptLowerPriority" | "Never") {
-        errors.unsupported(&Path::new("preemptionPolicy"), text(class, "preemptionPolicy"), &["Never", "PreemptLowerPriority"]);
+        errors.unsupported(&Path::new("preemptionPolicy"), text(class, "preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
     }
     if let Some(old) = old {
         let before = old.get("value").and_then(Value::as_i64).unwrap_or(0);
@@ -85,10 +71,30 @@ pub fn runtime_class(class: &Value, old: Option<&Value>, errors: &mut Errors) {
     if handler.is_empty() {
         return errors.required(&Path::new("handler"), "");
     }
-    if let Err(why) = names::dns1123_label(handler) {
-        errors.invalid(&Path::new("handler"), handler, &why);
+    errors.judge(&Path::new("handler"), handler, names::dns1123_label(handler));
+    let at = At::new(class, &Path::new(""));
+    for (name, amount) in at.given("overhead").iter().flat_map(|overhead| overhead.entries("podFixed")) {
+        let path = Path::new("overhead").child("limits").key(name);
+        resource::of_container(name, &path, errors);
+        resource::amount(name, amount, &path, errors);
+    }
+    if let Some(scheduling) = at.given("scheduling") {
+        crate::meta::validate_labels(scheduling.value.get("nodeSelector"), &scheduling.child("nodeSelector"), errors);
+        for (index, one) in scheduling.each("tolerations").enumerate() {
+            affinity::toleration(&one, errors);
+            if scheduling.each("tolerations").take(index).any(|before| before.value == one.value) {
+                errors.duplicate(&one.path, one.value.clone());
+            }
+        }
     }
     if let Some(old) = old {
         super::immutable(class, old, "/handler", &Path::new("handler"), errors);
     }
+}
+
+pub fn lease(lease: &Value, _old: Option<&Value>, errors: &mut Errors) {
+    let spec = lease.get("spec").cloned().unwrap_or_default();
+    let at = At::new(&spec, &Path::new("spec"));
+    at.number("leaseDurationSeconds", 1..=i64::MAX, "must be greater than 0", errors);
+    at.non_negative(&["leaseTransitions"], errors);
 }

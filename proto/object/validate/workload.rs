@@ -1,46 +1,76 @@
-//! Deployments, ReplicaSets and ReplicationControllers.
+//! Deployments, ReplicaSets, ReplicationControllers, DaemonSets and StatefulSets.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{immutable, non_negative, one_of, text};
+use super::at::At;
+use super::{immutable, non_negative, text};
 use crate::field::{Errors, Path};
+use crate::names;
 use crate::selector::Selector;
+
+/// What a selector's set is called in errors, and what is said of one that cannot be read.
+#[derive(Clone, Copy)]
+struct Words {
+    set: &'static str,
+    /// Nothing is said where it is absent.
+    malformed: Option<&'static str>,
+    deadline: &'static str,
+}
+
+const DEPLOYMENT: Words = Words { set: "deployment", malformed: Some("invalid label selector"), deadline: "ReplicaSet" };
+const DAEMON_SET: Words = Words { set: "daemonset", malformed: None, deadline: "DaemonSet" };
+const STATEFUL_SET: Words = Words { set: "statefulset", malformed: Some(""), deadline: "StatefulSet" };
 
 pub fn deployment(deployment: &Value, old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = deployment.get("spec").unwrap_or(&Value::Null);
     needs_selector(spec, &path, errors);
-    selected_template(spec, &path, errors);
+    selected_template(spec, &path, DEPLOYMENT, errors);
     if let Some(old) = old {
         immutable(deployment, old, "/spec/selector", &path.child("selector"), errors);
     }
-    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
-        non_negative(spec, field, &path, errors);
+    let at = At::new(spec, &path);
+    at.non_negative(&["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
+    if at.given("progressDeadlineSeconds").is_some() && at.int("progressDeadlineSeconds") <= at.int("minReadySeconds") {
+        let why = "must be greater than minReadySeconds";
+        errors.invalid(&at.child("progressDeadlineSeconds"), at.int("progressDeadlineSeconds"), why);
     }
-    let strategy = spec.get("strategy").unwrap_or(&Value::Null);
-    let path = path.child("strategy");
-    one_of(strategy, "type", &["Recreate", "RollingUpdate"], &path, errors);
-    let Some(rolling) = strategy.get("rollingUpdate").filter(|r| r.is_object()) else { return };
-    let path = path.child("rollingUpdate");
-    if text(strategy, "type") == "Recreate" {
-        errors.forbidden(&path, "may not be specified when strategy `type` is 'Recreate'");
-        return;
+    let strategy = at.given("strategy").unwrap_or(At { value: &Value::Null, path: at.child("strategy") });
+    strategy_type(&strategy, &["Recreate", "RollingUpdate"], errors);
+    let Some(rolling) = strategy.given("rollingUpdate") else { return };
+    if strategy.str("type") == "Recreate" {
+        return errors.forbidden(&rolling.path, "may not be specified when strategy `type` is 'Recreate'");
     }
-    let zero = |field: &str| matches!(rolling.get(field), Some(v) if v == 0 || v == "0" || v == "0%");
     for field in ["maxUnavailable", "maxSurge"] {
-        percent_or_number(rolling.get(field).unwrap_or(&Value::Null), &path.child(field), errors);
+        percent_or_number(&rolling, field, errors);
     }
-    if zero("maxUnavailable") && zero("maxSurge") {
-        errors.invalid(&path.child("maxUnavailable"), rolling["maxUnavailable"].clone(), "may not be 0 when `maxSurge` is 0");
+    if amount(&rolling, "maxUnavailable") == 0 && amount(&rolling, "maxSurge") == 0 {
+        errors.invalid(&rolling.child("maxUnavailable"), rolling.value["maxUnavailable"].clone(), "may not be 0 when `maxSurge` is 0");
     }
+}
+
+/// Of the type of a strategy Kubernetes tells as of the whole of it.
+fn strategy_type(at: &At<'_>, supported: &[&str], errors: &mut Errors) {
+    let kind = at.str("type");
+    if kind.is_empty() {
+        errors.required(&at.path, "");
+    } else if !supported.contains(&kind) {
+        errors.unsupported(&at.path, in_go(at), supported);
+    }
+}
+
+/// A strategy as Go prints its internal type.
+fn in_go(strategy: &At<'_>) -> Value {
+    json!({"Type": strategy.str("type"), "RollingUpdate": strategy.value.get("rollingUpdate").cloned().unwrap_or_default()})
 }
 
 pub fn replica_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = set.get("spec").unwrap_or(&Value::Null);
+    non_negative(spec, "minReadySeconds", &path, errors);
     needs_selector(spec, &path, errors);
-    selected_template(spec, &path, errors);
+    selected_template(spec, &path, DEPLOYMENT, errors);
     if let Some(old) = old {
         immutable(set, old, "/spec/selector", &path.child("selector"), errors);
     }
@@ -49,29 +79,68 @@ pub fn replica_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
 pub fn daemon_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = set.get("spec").unwrap_or(&Value::Null);
-    selected_template(spec, &path, errors);
+    selected_template(spec, &path, DAEMON_SET, errors);
     if let Some(old) = old {
         immutable(set, old, "/spec/selector", &path.child("selector"), errors);
     }
-    for field in ["minReadySeconds", "revisionHistoryLimit"] {
-        non_negative(spec, field, &path, errors);
-    }
-    let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
-    let path = path.child("updateStrategy");
-    one_of(strategy, "type", &["RollingUpdate", "OnDelete"], &path, errors);
-    let Some(rolling) = strategy.get("rollingUpdate").filter(|r| r.is_object()) else { return };
+    let at = At::new(spec, &path);
+    at.non_negative(&["minReadySeconds", "revisionHistoryLimit"], errors);
+    let strategy = at.given("updateStrategy").unwrap_or(At { value: &Value::Null, path: at.child("updateStrategy") });
+    strategy_type(&strategy, &["RollingUpdate", "OnDelete"], errors);
+    let Some(rolling) = strategy.given("rollingUpdate").filter(|_| strategy.str("type") == "RollingUpdate") else { return };
     for field in ["maxUnavailable", "maxSurge"] {
-        percent_or_number(rolling.get(field).unwrap_or(&Value::Null), &path.child("rollingUpdate").child(field), errors);
+        percent_or_number(&rolling, field, errors);
+    }
+    match (amount(&rolling, "maxUnavailable"), amount(&rolling, "maxSurge")) {
+        (0, 0) => errors.required(&rolling.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"),
+        (0, _) | (_, 0) => {}
+        _ => {
+            errors.invalid(&rolling.child("maxSurge"), rolling.value["maxSurge"].clone(), "may not be set when maxUnavailable is non-zero")
+        }
     }
 }
 
 pub fn stateful_set(set: &Value, old: Option<&Value>, errors: &mut Errors) {
     let spec = set.get("spec").cloned().unwrap_or_default();
     let path = Path::new("spec");
-    non_negative(&spec, "replicas", &path, errors);
     needs_selector(&spec, &path, errors);
-    selected_template(&with_claims(&spec), &path, errors);
-    one_of(&spec, "podManagementPolicy", &["OrderedReady", "Parallel"], &path, errors);
+    selected_template(&with_claims(&spec), &path, STATEFUL_SET, errors);
+    let at = At::new(&spec, &path);
+    match at.str("podManagementPolicy") {
+        "" => errors.required(&at.child("podManagementPolicy"), ""),
+        "OrderedReady" | "Parallel" => {}
+        other => errors.invalid(&at.child("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'"),
+    }
+    at.non_negative(&["minReadySeconds"], errors);
+    at.given("ordinals").into_iter().for_each(|ordinals| ordinals.non_negative(&["start"], errors));
+    at.named("serviceName", names::dns1123_label, errors);
+    if let Some(retention) = at.given("persistentVolumeClaimRetentionPolicy") {
+        for field in ["whenDeleted", "whenScaled"] {
+            retention.supported(field, &["Retain", "Delete"], errors);
+        }
+    }
+    for claim in at.each("volumeClaimTemplates") {
+        super::storage::claim_spec(&claim.given("spec").unwrap_or(At { value: &Value::Null, path: claim.child("spec") }), errors);
+    }
+    let strategy = at.given("updateStrategy").unwrap_or(At { value: &Value::Null, path: at.child("updateStrategy") });
+    let rolling = strategy.given("rollingUpdate");
+    match (strategy.str("type"), rolling) {
+        ("", _) => errors.required(&strategy.path, ""),
+        ("OnDelete", Some(rolling)) => {
+            errors.invalid(&rolling.path, rolling.value.clone(), "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        ("OnDelete", None) => {}
+        ("RollingUpdate", rolling) => {
+            if let Some(rolling) = rolling {
+                rolling.non_negative(&["partition"], errors);
+                percent_or_number(&rolling, "maxUnavailable", errors);
+                if rolling.given("maxUnavailable").is_some() && amount(&rolling, "maxUnavailable") == 0 {
+                    errors.invalid(&rolling.child("maxUnavailable"), rolling.value["maxUnavailable"].clone(), "cannot be 0");
+                }
+            }
+        }
+        _ => errors.invalid(&strategy.path, in_go(&strategy), "must be 'RollingUpdate' or 'OnDelete'"),
+    }
     let Some(old) = old else { return };
     let fixed = |set: &Value| {
         let mut spec = set.get("spec").cloned().unwrap_or_default();
@@ -96,7 +165,7 @@ fn with_claims(spec: &Value) -> Value {
         let mut volumes = pod.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
         for name in claims.iter().map(crate::meta::name) {
             volumes.retain(|volume| volume["name"] != name);
-            volumes.push(serde_json::json!({"name": name, "emptyDir": {}}));
+            volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
         }
         pod["volumes"] = volumes.into();
     }
@@ -114,10 +183,22 @@ const FREE_IN_STATEFUL_SET: &[&str] = &[
     "minReadySeconds",
 ];
 
+pub fn controller_revision(revision: &Value, old: Option<&Value>, errors: &mut Errors) {
+    match revision.get("data") {
+        None | Some(Value::Null) => errors.required(&Path::new("data"), "data is mandatory"),
+        Some(Value::Object(_)) => {}
+        Some(_) => errors.required(&Path::new("data"), "data must be a valid JSON object"),
+    }
+    non_negative(revision, "revision", &Path::new(""), errors);
+    if let Some(old) = old {
+        immutable(revision, old, "/data", &Path::new("data"), errors);
+    }
+}
+
 pub fn replication_controller(controller: &Value, _old: Option<&Value>, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = controller.get("spec").unwrap_or(&Value::Null);
-    non_negative(spec, "replicas", &path, errors);
+    At::new(spec, &path).non_negative(&["replicas", "minReadySeconds"], errors);
     let selector = spec.get("selector").and_then(Value::as_object);
     if selector.is_none_or(serde_json::Map::is_empty) {
         errors.required(&path.child("selector"), "");
@@ -130,23 +211,25 @@ pub fn replication_controller(controller: &Value, _old: Option<&Value>, errors: 
     if selector.into_iter().flatten().any(|(k, v)| labels.get(k) != Some(v)) {
         errors.invalid(&path.child("template").child("metadata").child("labels"), labels, "`selector` does not match template `labels`");
     }
-    pod_template(template, &path.child("template"), errors);
+    lasting_template(template, &path.child("template"), "ReplicationController", errors);
 }
 
-fn selected_template(spec: &Value, path: &Path, errors: &mut Errors) {
+fn selected_template(spec: &Value, path: &Path, words: Words, errors: &mut Errors) {
     non_negative(spec, "replicas", path, errors);
     let selector = spec.get("selector").filter(|s| s.is_object());
-    let parsed = selector.and_then(|s| serde_json::from_value::<LabelSelector>(s.clone()).ok());
-    if let (Some(value), Some(parsed)) = (&selector, &parsed)
-        && Selector::from_label_selector(parsed).is_everything()
-    {
-        errors.invalid(&path.child("selector"), (*value).clone(), "empty selector is invalid for deployment");
+    let mut malformed = Errors::default();
+    if let Some(selector) = selector {
+        super::label_selector(selector, &path.child("selector"), &mut malformed);
     }
-    for (index, expression) in parsed.iter().flat_map(|p| p.match_expressions.iter().flatten()).enumerate() {
-        if !["In", "NotIn", "Exists", "DoesNotExist"].contains(&expression.operator.as_str()) {
-            let path = path.child("selector").child("matchExpressions").index(index).child("operator");
-            errors.invalid(&path, expression.operator.as_str(), "not a valid selector operator");
-        }
+    let is_malformed = !malformed.is_empty();
+    errors.extend(malformed);
+    let parsed = selector.and_then(|s| serde_json::from_value::<LabelSelector>(s.clone()).ok());
+    let is_everything = parsed.as_ref().is_some_and(|parsed| Selector::from_label_selector(parsed).is_everything());
+    if let Some(selector) = selector.filter(|_| is_everything) {
+        errors.invalid(&path.child("selector"), selector.clone(), &format!("empty selector is invalid for {}", words.set));
+    }
+    if let (true, Some(selector), Some(why)) = (is_malformed, selector, words.malformed) {
+        return errors.invalid(&path.child("selector"), selector.clone(), why);
     }
     let Some(template) = spec.get("template").filter(|t| t.is_object()) else {
         errors.required(&path.child("template"), "");
@@ -154,11 +237,11 @@ fn selected_template(spec: &Value, path: &Path, errors: &mut Errors) {
     };
     let labels = crate::meta::labels(template);
     // No selector selects nothing.
-    if parsed.is_none_or(|p| !Selector::from_label_selector(&p).matches(&labels)) {
-        let found = template.pointer("/metadata/labels").cloned().unwrap_or_default();
+    if !is_malformed && parsed.is_none_or(|p| !Selector::from_label_selector(&p).matches(&labels)) {
+        let found = super::shown_labels(Some(template));
         errors.invalid(&path.child("template").child("metadata").child("labels"), found, "`selector` does not match template `labels`");
     }
-    pod_template(template, &path.child("template"), errors);
+    lasting_template(template, &path.child("template"), words.deadline, errors);
 }
 
 fn needs_selector(spec: &Value, path: &Path, errors: &mut Errors) {
@@ -173,31 +256,46 @@ pub(crate) fn any_pod_template(template: &Value, path: &Path, errors: &mut Error
     super::pod::pod_spec(template.get("spec").unwrap_or(&Value::Null), &path.child("spec"), errors);
 }
 
-fn pod_template(template: &Value, path: &Path, errors: &mut Errors) {
+/// A template of Pods that are replaced when they end.
+fn lasting_template(template: &Value, path: &Path, of: &str, errors: &mut Errors) {
     any_pod_template(template, path, errors);
     let path = path.child("spec");
-    let policy = text(template.get("spec").unwrap_or(&Value::Null), "restartPolicy");
+    let spec = template.get("spec").unwrap_or(&Value::Null);
+    let policy = text(spec, "restartPolicy");
     if matches!(policy, "OnFailure" | "Never") {
         errors.unsupported(&path.child("restartPolicy"), policy, &["Always"]);
     }
+    if spec.get("activeDeadlineSeconds").is_some_and(|seconds| !seconds.is_null()) {
+        errors.forbidden(&path.child("activeDeadlineSeconds"), &format!("activeDeadlineSeconds in {of} is not Supported"));
+    }
 }
 
-fn percent_or_number(value: &Value, path: &Path, errors: &mut Errors) {
-    match value {
+fn percent_or_number(at: &At<'_>, field: &str, errors: &mut Errors) {
+    let Some(value) = at.given(field) else { return };
+    match value.value {
         Value::Number(number) if number.as_i64().is_some_and(|n| n < 0) => {
-            errors.invalid(path, value.clone(), "must be greater than or equal to 0");
+            errors.invalid(&value.path, value.value.clone(), "must be greater than or equal to 0");
         }
-        Value::String(text) if text.strip_suffix('%').is_none_or(|n| n.parse::<u32>().is_err()) => {
-            errors.invalid(path, value.clone(), "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')");
-        }
+        Value::String(text) => match text.strip_suffix('%').and_then(|n| n.parse::<u32>().ok()) {
+            None => errors.invalid(&value.path, value.value.clone(), "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"),
+            Some(percent) if percent > 100 => errors.invalid(&value.path, value.value.clone(), "must not be greater than 100%"),
+            Some(_) => {}
+        },
         _ => {}
+    }
+}
+
+/// The number, or the percentage; 0 is what is not said, and what is neither.
+fn amount(at: &At<'_>, field: &str) -> i64 {
+    match at.value.get(field) {
+        Some(Value::String(text)) => text.strip_suffix('%').and_then(|n| n.parse::<u32>().ok()).map_or(0, i64::from),
+        _ => at.int(field),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn check(selector: &str, labels: Value, expected: &str) {
         let mut object = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": selector}},
