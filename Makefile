@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: up down test test-all suite sim mutants soak bench record check fix build deps
+.PHONY: up down test test-all suite sim mutants soak bench record go-types check fix build deps
 
 up: build           ## a three-node cluster on this machine, with real containers
 	@$(TARGET)/debug/skein lab up --nodes 3
@@ -43,6 +43,10 @@ bench: build        ## the table of numbers
 record: build       ## ask a running Kubernetes what it answers; needs KUBE_URL, KUBE_CA, KUBE_CERT and KUBE_KEY
 	@$(TARGET)/debug/skein-record "$(KUBE_URL)" "$(KUBE_CA)" "$(KUBE_CERT)" "$(KUBE_KEY)" > answers.json.new
 	@mv answers.json.new tests/conformance/answers.json
+
+go-types:           ## writes anew what only Go's types know of Kubernetes' objects; needs Go
+	@cd proto/gotypes && go run . object ../object/schema/kubernetes-v1.37.json > go.txt && mv go.txt ../object/schema/go.txt
+	@cd proto/gotypes && go run . protobuf ../protobuf/schema > go.txt && mv go.txt ../protobuf/schema/go.txt
 
 check:              ## only looks
 	cargo fmt --all --check
