@@ -171,6 +171,12 @@ impl Resource {
     pub fn fill_defaults(&self, object: &mut Value) {
         self.fill_managed(object);
         (self.prepare)(object);
+        self.settle(object);
+    }
+
+    /// Leaves out of an object what Kubernetes forgets of it when it is stored, so that it can be compared with one that
+    /// was.
+    pub fn settle(&self, object: &mut Value) {
         if let (None, Some(shape)) = (&self.custom, self.shape()) {
             schema::settle(shape, object);
         }

@@ -71,13 +71,16 @@ pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports, admission
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        session.step(&reports.liveness()).await;
+        let is_at_rest = session.step(&reports.liveness()).await;
+        // Whatever there is to do, time passes: a controller that never comes to rest must not keep a silent node alive.
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
+            biased;
             _ = ticks.tick() => {
                 reports.tick();
                 session.tick(reports);
             }
+            changed = changes.changed(), if is_at_rest => if changed.is_err() { return },
+            () = std::future::ready(()), if !is_at_rest => {}
         }
     }
 }
@@ -126,22 +129,15 @@ impl<'a> Session<'a> {
         pods.iter().for_each(|key| self.observe_pod(key));
     }
 
-    /// Takes in what has happened, decides, proposes; until there is nothing to do.
-    async fn step(&mut self, liveness: &Liveness) {
-        loop {
-            self.observe();
-            let mut decided: Vec<Decided> = self.schedule().into_iter().map(|t| (None, t)).collect();
-            self.reconcile_some(liveness, &mut decided);
-            if decided.is_empty() {
-                if self.queue.is_empty() {
-                    return;
-                }
-                continue;
-            }
-            if !self.propose(decided).await {
-                return;
-            }
+    /// Takes in what has happened, decides, proposes; whether there is nothing more to do until something happens.
+    async fn step(&mut self, liveness: &Liveness) -> bool {
+        self.observe();
+        let mut decided: Vec<Decided> = self.schedule().into_iter().map(|t| (None, t)).collect();
+        self.reconcile_some(liveness, &mut decided);
+        if decided.is_empty() {
+            return self.queue.is_empty();
         }
+        !self.propose(decided).await
     }
 
     fn observe(&mut self) {

@@ -54,13 +54,15 @@ pub(crate) fn write(snapshot: &Snapshot, service: &Key, wanted: Wanted, mint: &m
     let mut existing: Vec<(Key, Value)> = own_slices(snapshot, service, resource.stored(), manager);
     let mut transactions = Vec::new();
     for Slice { address_type, ports, endpoints } in slices {
+        let mut wanted = json!({"addressType": address_type, "endpoints": endpoints, "ports": ports});
+        resource.settle(&mut wanted);
         // A slice of the same ports is used again, so that an endpoint that comes or goes changes one object.
-        let same = existing.iter().position(|(_, slice)| slice["ports"] == ports && slice["addressType"] == address_type);
+        let same = existing.iter().position(|(_, slice)| slice["ports"] == wanted["ports"] && slice["addressType"] == address_type);
         match same.map(|at| existing.remove(at)) {
             Some((slice, _)) => {
                 let Some(entry) = snapshot.state.get(&slice) else { continue };
                 let changed = edit_entry(resource, &slice, entry, |object| {
-                    object["endpoints"] = endpoints;
+                    object["endpoints"] = wanted["endpoints"].take();
                     object["metadata"]["labels"] = labels.clone();
                     if !annotations.is_null() {
                         object["metadata"]["annotations"] = annotations.clone();
@@ -69,14 +71,11 @@ pub(crate) fn write(snapshot: &Snapshot, service: &Key, wanted: Wanted, mint: &m
                 transactions.extend(changed);
             }
             None => {
-                let mut object = json!({
-                    "metadata": {"generateName": format!("{}-", service.name()), "labels": labels, "ownerReferences": [owner]},
-                    "addressType": address_type, "endpoints": endpoints, "ports": ports,
-                });
+                wanted["metadata"] = json!({"generateName": format!("{}-", service.name()), "labels": labels, "ownerReferences": [owner]});
                 if !annotations.is_null() {
-                    object["metadata"]["annotations"] = annotations.clone();
+                    wanted["metadata"]["annotations"] = annotations.clone();
                 }
-                transactions.push(create(resource, service.namespace(), object, mint));
+                transactions.push(create(resource, service.namespace(), wanted, mint));
             }
         }
     }
@@ -144,4 +143,49 @@ fn endpoint(service: &Stored<Service>, backend: &Backend<'_>) -> Value {
         endpoint["hostname"] = hostname.into();
     }
     endpoint
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use skein_command::Action;
+    use skein_object::Record;
+    use skein_state::{Entry, State};
+
+    use super::*;
+    use crate::Liveness;
+
+    /// What is written for a Service of these Pods, over and over, until nothing is.
+    fn rounds(pods: &[Value]) -> usize {
+        let mut state = State::default();
+        let service = json!({"metadata": {"name": "w", "namespace": "d", "uid": "u"},
+            "spec": {"selector": {"app": "w"}, "ports": [{"port": 80, "protocol": "TCP"}]}});
+        let objects = std::iter::once(("services/d/w".to_string(), &service))
+            .chain(pods.iter().enumerate().map(|(index, pod)| (format!("pods/d/{index}"), pod)));
+        for (index, (key, object)) in objects.enumerate() {
+            let record = Arc::new(Record::from_value(object));
+            state.restore(Key::parse(&key).expect("a key"), Entry { revision: index as u64 + 1, record });
+        }
+        for round in 0..10 {
+            let mut mint = Mint::new(jiff::Timestamp::UNIX_EPOCH, round, Liveness::default());
+            let transactions = reconcile(&Snapshot::of(&state), &Key::new("services", "d", "w"), &mut mint);
+            if transactions.is_empty() {
+                return round as usize;
+            }
+            for write in transactions.into_iter().flat_map(|transaction| transaction.writes) {
+                let Some(Action::Put(record)) = write.action else { panic!("{} is not made", write.key) };
+                state.restore(Key::parse(&write.key).expect("a key"), Entry { revision: 100 + round, record: Arc::new(record) });
+            }
+        }
+        10
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_wanted() {
+        assert_eq!(rounds(&[]), 1, "without Pods");
+        let pod = json!({"metadata": {"name": "0", "namespace": "d", "uid": "p", "labels": {"app": "w"}}, "spec": {"nodeName": "n", "containers": []},
+            "status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready", "status": "True"}]}});
+        assert_eq!(rounds(&[pod]), 1, "with one");
+    }
 }

@@ -20,6 +20,9 @@ pub(crate) fn edit_entry(resource: &Resource, key: &Key, entry: &Entry, change: 
     let old = entry.record.to_value(&resource.api_version(), resource.kind, entry.revision);
     let mut new = old.clone();
     change(&mut new);
+    if new != old {
+        resource.settle(&mut new);
+    }
     if new == old {
         return None;
     }
