@@ -2,6 +2,8 @@
 //!
 //! Strategic merge knows which lists are sets of objects with a key; the schema says so (`x-kubernetes-patch-strategy`).
 
+mod json;
+
 use serde_json::{Map, Value};
 
 use crate::schema::{PatchStrategy, Shape};
@@ -30,7 +32,7 @@ pub fn apply(kind: Kind, object: &Value, patch: &Value, shape: Option<Shape<'_>>
         Kind::Json => {
             let operations: json_patch::Patch =
                 serde_json::from_value(patch.clone()).map_err(|e| Error::Malformed(format!("error decoding patch: {e}")))?;
-            json_patch::patch(&mut result, &operations).map_err(|e| Error::Unprocessable(e.to_string()))?;
+            json::apply(&mut result, operations.0)?;
         }
         Kind::Merge => json_patch::merge(&mut result, object_of(patch)?),
         Kind::Strategic => {
