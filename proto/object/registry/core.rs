@@ -136,6 +136,7 @@ pub(super) fn resources() -> Vec<Resource> {
             prepare: defaults::service::prepare_service,
             validate: validate::service::service,
             selectable: Cow::Borrowed(&["spec.clusterIP", "spec.type"]),
+            carry_over: defaults::service::carry_over_service,
             columns: table::core::service,
             made_by_update: true,
             deleted_is_shown: true,

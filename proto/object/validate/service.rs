@@ -56,7 +56,7 @@ pub fn service(service: &Value, old: Option<&Value>, errors: &mut Errors) {
     if let Some(old) = old {
         let (before, after) = (old.pointer("/spec/clusterIP").and_then(Value::as_str).unwrap_or_default(), at.str("clusterIP"));
         if !before.is_empty() && kind != "ExternalName" && before != after {
-            errors.invalid(&at.child("clusterIPs").index(0), after, "field is immutable");
+            errors.invalid(&at.child("clusterIPs").index(0), json!([after]), "may not change once set");
         }
     }
 }
