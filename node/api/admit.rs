@@ -23,7 +23,7 @@ use skein_state::State;
 use crate::authenticate::User;
 use crate::authorize::node;
 use crate::route::Target;
-use crate::{Context, call};
+use crate::{Context, call, convert};
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 const MUTATING_POLICIES: &str = "mutatingadmissionpolicies.admissionregistration.k8s.io";
@@ -140,7 +140,7 @@ impl<'a> Admission<'a> {
             }
             Err(patch::Error::Malformed(why)) => self.failed(webhook, &format!("received undecodable patch in webhook response: {why}")),
             // A patch that does not fit is nothing that the failure policy forgives.
-            Err(patch::Error::Unprocessable(why)) => Err(Status::internal(why)),
+            Err(patch::Error::Unprocessable(why) | patch::Error::Unknown(why)) => Err(Status::internal(why)),
         }
     }
 

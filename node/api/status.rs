@@ -53,14 +53,17 @@ pub(crate) fn of_patch(error: &patch::Error, resource: &Resource, name: &str) ->
     match error {
         patch::Error::Malformed(why) => Status::bad_request(why.clone()),
         patch::Error::Unprocessable(why) => {
-            let about = Status::not_found(resource, name).details.unwrap_or_default();
-            Status::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {why}")).about(about)
+            tracing::debug!(%why, "a patch does not fit");
+            Status::failure(422, "Invalid", "the server rejected our request due to an error in our request")
+                .about(skein_object::status::Details::default())
         }
     }
+        // Kubernetes says no more to the client either.
 }
 
 /// Fields that other managers own and an apply would change.
 pub(crate) fn of_conflicts(conflicts: &[Conflict]) -> Status {
+        patch::Error::Unknown(why) => Status::failure(500, "", why.clone()),
     let cause = |conflict: &Conflict| skein_object::status::Cause {
         reason: "FieldManagerConflict".into(),
         message: format!("conflict with {}", conflict.manager),

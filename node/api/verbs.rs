@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 use skein_object::registry::{Serving, Subresource};
-use skein_object::{Record, Resource, Status};
+use skein_object::{Record, Resource, Status, meta};
 use skein_state::Entry;
 use skein_store::View;
 
@@ -132,6 +132,23 @@ pub(crate) fn written_response(code: u16, target: &Target, written: Written) -> 
         Written::Stored(record, revision) => object_response(code, target, resource.show(&record, revision)),
         Written::Shown(object) => object_response(code, target, object),
     }
+}
+
+/// That an object that is written to a path is the one that the path names.
+fn named_as_its_path(object: &Value, target: &Target) -> Result<(), Status> {
+    let (name, namespace) = (meta::name(object), meta::text(object, "namespace"));
+    if name.is_empty() {
+        let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", target.name);
+        return Err(Status::bad_request(why));
+    }
+    if name != target.name {
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));
+    }
+    if !namespace.is_empty() && namespace != target.namespace {
+        let why = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(why));
+    }
+    Ok(())
 }
 
 /// One object in the form that the client asked for.

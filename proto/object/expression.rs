@@ -63,10 +63,21 @@ pub fn compile(source: &str) -> Result<Arc<Program>, String> {
         }
         match catch_unwind(|| environment().compile(source)) {
             Ok(Ok(program)) => Ok(Arc::new(program)),
-            Ok(Err(why)) => Err(why.to_string()),
+            Ok(Err(why)) => Err(as_cel_go(&why.to_string())),
             Err(_) => Err("the rule cannot be parsed".into()),
         }
     })
+}
+
+/// The parser's words as Kubernetes' has them.
+fn as_cel_go(why: &str) -> String {
+    const CONTINUATIONS: &str = "{<EOF>, '==', '!=', 'in', '<', '<=', '>=', '>', '&&', '||', '[', '.', '-', '?', '+', '*', '/', '%'}";
+    const BEGINNINGS: &str =
+        "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+    let why = why.replace("\n| ", "\n | ").replace("expecting expression", &format!("expecting {BEGINNINGS}"));
+    let why = why.replace(CONTINUATIONS, "<EOF>");
+    // Nothing ends before its first character.
+    why.replace("<input>:1:1: Syntax error: mismatched input '<EOF>'", "<input>:1:0: Syntax error: mismatched input '<EOF>'")
 }
 
 /// What CEL keeps for itself.

@@ -46,6 +46,8 @@ impl fmt::Display for Path {
 pub enum Problem {
     Required(String),
     Invalid(Value, String),
+    /// Of another type than it must be.
+    Mistyped(Value, String),
     /// Of a value that is too large to be shown.
     Omitted(String),
     Unsupported(Value, Vec<String>),
@@ -88,6 +90,10 @@ impl Errors {
 
     pub fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
         self.add(path, Problem::Invalid(value.into(), detail.into()));
+    }
+
+    pub fn mistyped(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
+        self.add(path, Problem::Mistyped(value.into(), detail.into()));
     }
 
     /// Reports all that a rule for names found.
@@ -142,6 +148,7 @@ impl Problem {
         match self {
             Self::Required(_) => "FieldValueRequired",
             Self::Invalid(..) | Self::Omitted(_) => "FieldValueInvalid",
+            Self::Mistyped(..) => "FieldValueTypeInvalid",
             Self::Unsupported(..) => "FieldValueNotSupported",
             Self::Forbidden(_) => "FieldValueForbidden",
             Self::Duplicate(_) => "FieldValueDuplicate",
@@ -158,7 +165,7 @@ impl fmt::Display for Problem {
             Self::Required(detail) if detail.is_empty() => f.write_str("Required value"),
             Self::Required(detail) => write!(f, "Required value: {detail}"),
             Self::Invalid(value, detail) if detail.is_empty() => write!(f, "Invalid value: {value}"),
-            Self::Invalid(value, detail) => write!(f, "Invalid value: {value}: {detail}"),
+            Self::Invalid(value, detail) | Self::Mistyped(value, detail) => write!(f, "Invalid value: {value}: {detail}"),
             Self::Omitted(detail) => write!(f, "Invalid value: {detail}"),
             Self::Unsupported(value, supported) => {
                 let quoted: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();

@@ -97,6 +97,11 @@ pub fn update(old: Option<&Value>, new: &mut Value, shape: Option<Shape<'_>>, wr
         meta::edit(new).shift_remove("managedFields");
         return;
     }
+    if !typed::is_keyed(new, shape) {
+        // What cannot be told apart is nobody's: the entries stay as they were.
+        entries.write_to(new);
+        return;
+    }
     let empty = Value::Object(serde_json::Map::new());
     let changed = typed::compare(old.unwrap_or(&empty), new, shape);
     let taken = changed.added.union(&changed.modified);

@@ -11,6 +11,9 @@ use crate::registry::Resource;
 /// All annotations of one object together: 256 KiB (apimachinery `TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 
+/// Those that are known without a domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 /// What the server alone decides when an object is created.
 pub struct Birth<'a> {
     pub uid: &'a str,
@@ -168,7 +171,12 @@ pub fn validate(object: &Value, resource: &Resource, errors: &mut Errors) {
     validate_labels(get(object, "labels"), &path.child("labels"), errors);
     validate_annotations(get(object, "annotations"), &path.child("annotations"), errors);
     for (index, finalizer) in finalizers(object).iter().enumerate() {
-        errors.judge(&path.child("finalizers").index(index), *finalizer, names::qualified_name(finalizer));
+        errors.judge(&path.child("finalizers"), *finalizer, names::qualified_name(finalizer));
+        let is_known = finalizer.contains('/') || STANDARD_FINALIZERS.contains(finalizer) || resource.has_generic_metadata();
+        if !is_known {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.child("finalizers").index(index), *finalizer, why);
+        }
     }
     validate_owners(object, &path.child("ownerReferences"), errors);
 }
@@ -195,11 +203,12 @@ fn validate_owners(object: &Value, path: &Path, errors: &mut Errors) {
     let owners = get(object, "ownerReferences").and_then(Value::as_array);
     let mut controllers = 0;
     for (index, owner) in owners.into_iter().flatten().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
-                let what = if field == "apiVersion" { "version" } else { field };
-                errors.invalid(&path.index(index).child(field), "", &format!("{what} must not be empty"));
-            }
+        let given = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default();
+        for field in ["apiVersion", "kind", "name", "uid"].into_iter().filter(|field| given(field).is_empty()) {
+            errors.required(&path.index(index).child(field), "must not be empty");
+        }
+        if (given("apiVersion"), given("kind")) == ("v1", "Event") {
+            errors.invalid(&path.index(index), owner.clone(), "/v1, Kind=Event is disallowed from being an owner");
         }
         controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
     }
@@ -215,6 +224,12 @@ pub fn validate_update(object: &Value, old: &Value, errors: &mut Errors) {
         let (new, before) = (text(object, field), text(old, field));
         if !new.is_empty() && new != before {
             errors.invalid(&path.child(field), new, "field is immutable");
+        }
+    }
+    for field in ["deletionGracePeriodSeconds", "deletionTimestamp"] {
+        let (new, before) = (get(object, field).filter(|new| !new.is_null()), get(old, field));
+        if let Some(new) = new.filter(|new| Some(*new) != before) {
+            errors.invalid(&path.child(field), new.clone(), "field is immutable");
         }
     }
     if is_terminating(old) {

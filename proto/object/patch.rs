@@ -4,6 +4,8 @@
 
 mod json;
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::schema::{PatchStrategy, Shape};
@@ -16,6 +18,9 @@ pub enum Error {
     /// The patch is fine and does not fit the object, as when a `test` operation fails: 422.
     #[error("the server rejected our request due to an error in our request: {0}")]
     Unprocessable(String),
+    /// A directive that nobody knows, which Kubernetes takes for a fault of its own: 500.
+    #[error("{0}")]
+    Unknown(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,25 +34,46 @@ pub enum Kind {
 pub fn apply(kind: Kind, object: &Value, patch: &Value, shape: Option<Shape<'_>>) -> Result<Value, Error> {
     let mut result = object.clone();
     match kind {
-        Kind::Json => {
-            let operations: json_patch::Patch =
-                serde_json::from_value(patch.clone()).map_err(|e| Error::Malformed(format!("error decoding patch: {e}")))?;
-            json::apply(&mut result, operations.0)?;
-        }
-        Kind::Merge => json_patch::merge(&mut result, object_of(patch)?),
-        Kind::Strategic => {
-            object_of(patch)?;
-            strategic(&mut result, patch, shape)?;
-        }
+        Kind::Json => json::apply(&mut result, json::decode(patch)?)?,
+        Kind::Merge if patch.is_null() => return Err(Error::Malformed("Invalid JSON Patch".into())),
+        Kind::Merge => json_patch::merge(&mut result, object_of(patch, "error decoding patch: ")?),
+        Kind::Strategic => strategic(&mut result, object_of(patch, "")?, shape)?,
     }
     Ok(result)
 }
 
-fn object_of(patch: &Value) -> Result<&Value, Error> {
+fn object_of<'a>(patch: &'a Value, doing: &str) -> Result<&'a Value, Error> {
     if patch.is_object() {
         return Ok(patch);
     }
-    Err(Error::Malformed("json: cannot unmarshal array into Go value of type map[string]interface {}".into()))
+    Err(Error::Malformed(format!("{doing}json: cannot unmarshal {} into Go value of type map[string]interface {{}}", kind_of(patch))))
+}
+
+/// What Go's decoder calls a value that it did not expect.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A value as Go's `%v` shows it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
+            let entries: Vec<String> = sorted.iter().map(|(key, value)| format!("{key}:{}", shown(value))).collect();
+            format!("map[{}]", entries.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// What becomes of the list in a field.
@@ -62,7 +88,7 @@ fn strategic(target: &mut Value, patch: &Value, shape: Option<Shape<'_>>) -> Res
     };
     match changes.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
-            *target = Value::Object(without_directives(changes));
+            *target = Value::Object(plain(changes));
             return Ok(());
         }
         Some("delete") => {
@@ -70,7 +96,7 @@ fn strategic(target: &mut Value, patch: &Value, shape: Option<Shape<'_>>) -> Res
             return Ok(());
         }
         Some("merge") | None => {}
-        Some(other) => return Err(Error::Malformed(format!("Unknown patch type {other:?} found"))),
+        Some(other) => return Err(Error::Unknown(format!("unknown patch type: {other} in map: {}", shown(patch)))),
     }
     if !target.is_object() {
         *target = Value::Object(Map::new());
@@ -86,11 +112,16 @@ fn strategic(target: &mut Value, patch: &Value, shape: Option<Shape<'_>>) -> Res
             continue;
         } else if change.is_null() {
             map.shift_remove(field);
-        } else if let Some(elements) = change.as_array() {
-            let current = map.entry(field.clone()).or_insert_with(|| Value::Array(Vec::new()));
-            merge_list(current, elements, shape, field)?;
         } else {
-            strategic(map.entry(field.clone()).or_insert(Value::Null), change, shape.and_then(|s| s.field(field)))?;
+            match (map.get_mut(field), change) {
+                (Some(current @ Value::Array(_)), Value::Array(elements)) => merge_list(current, elements, shape, field)?,
+                (Some(current @ Value::Object(_)), Value::Object(_)) => strategic(current, change, shape.and_then(|s| s.field(field)))?,
+                // There is nothing to merge it with.
+                _ => match without_directives(change) {
+                    Some(new) => drop(map.insert(field.clone(), new)),
+                    None => drop(map.shift_remove(field)),
+                },
+            }
         }
     }
     for (field, order) in changes {
@@ -122,8 +153,7 @@ fn merge_list(current: &mut Value, elements: &[Value], shape: Option<Shape<'_>>,
         PatchStrategy::Replace => None,
     };
     let (Some(key), Some(list)) = (key, current.as_array_mut()) else {
-        let plain = elements.iter().filter(|e| e.get("$patch").is_none()).map(cleaned).collect();
-        *current = Value::Array(plain);
+        *current = elements.iter().filter_map(without_directives).collect();
         return Ok(());
     };
     let before = list.clone();
@@ -135,7 +165,7 @@ fn merge_list(current: &mut Value, elements: &[Value], shape: Option<Shape<'_>>,
         match (element.get("$patch").and_then(Value::as_str), found) {
             (Some("delete"), _) => list.retain(|e| e.get(key) != Some(identity)),
             (_, Some(at)) => strategic(&mut list[at], element, item)?,
-            (_, None) => list.push(cleaned(element)),
+            (_, None) => list.extend(without_directives(element)),
         }
     }
     let same = |a: &Value, b: &Value| a.get(key) == b.get(key) && same_protocol(a, b, key);
@@ -186,15 +216,19 @@ fn set_element_order(map: &mut Map<String, Value>, list: &str, order: &Value, sh
     current.sort_by_key(|e| wanted.iter().position(|w| *w == identity(e)).unwrap_or(usize::MAX));
 }
 
-fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
-    map.iter().filter(|(k, v)| !k.starts_with('$') && !v.is_null()).map(|(k, v)| (k.clone(), cleaned(v))).collect()
+/// What a patch says where nothing is to be merged with it: what has a directive itself goes (`removeDirectives`).
+fn without_directives(value: &Value) -> Option<Value> {
+    Some(match value {
+        Value::Object(map) if map.contains_key("$patch") => return None,
+        Value::Object(map) => Value::Object(plain(map)),
+        Value::Array(list) => list.iter().filter_map(without_directives).collect(),
+        other => other.clone(),
+    })
 }
 
-fn cleaned(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => Value::Object(without_directives(map)),
-        other => other.clone(),
-    }
+fn plain(map: &Map<String, Value>) -> Map<String, Value> {
+    let said = map.iter().filter(|(name, value)| !name.starts_with('$') && !value.is_null());
+    said.filter_map(|(name, value)| Some((name.clone(), without_directives(value)?))).collect()
 }
 
 #[cfg(test)]

@@ -239,6 +239,11 @@ impl Resource {
 
     /// Whether a stored object can be shown as it is, byte by byte.
     pub fn is_shown_as_stored(&self) -> bool {
+    /// Whether its metadata follows the rules of every kind alone, and not also those of Kubernetes' core.
+    pub fn has_generic_metadata(&self) -> bool {
+        self.custom.is_some() || matches!(self.group, "apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io")
+    }
+
         self.view.is_none() && self.custom.as_ref().is_none_or(|custom| !custom.has_defaults && custom.conversion.is_none())
     }
 

@@ -78,6 +78,26 @@ fn bad_input_gets_kubernetes_words() {
     assert_eq!(cluster.request(1, "GET", "/healthz", None).0, 200);
 }
 
+/// What the old type needed goes with it, and what stays is what it was.
+fn services_change_their_type(cluster: &Cluster) {
+    cluster.kubectl("node-1", &["create", "service", "nodeport", "changing", "--tcp=80"]);
+    let turned = |node: &str, spec: &str| {
+        let patch = format!(r#"{{"spec":{spec}}}"#);
+        let fields = "jsonpath={.spec.clusterIP},{.spec.ports[0].nodePort},{.spec.externalTrafficPolicy}";
+        let said = cluster.kubectl(node, &["patch", "service", "changing", "-p", &patch, "-o", fields]);
+        said.split(',').map(String::from).collect::<Vec<_>>()
+    };
+    let first = turned("node-2", r#"{"sessionAffinity":"None"}"#);
+    assert!(first.iter().all(|field| !field.is_empty()), "{first:?}");
+    assert_eq!(turned("node-3", r#"{"type":"ClusterIP"}"#), [first[0].as_str(), "", ""]);
+    let balanced = turned("node-1", r#"{"type":"LoadBalancer"}"#);
+    assert_eq!((&balanced[0], balanced[1].is_empty(), balanced[2].as_str()), (&first[0], false, "Cluster"));
+    assert_eq!(turned("node-2", r#"{"type":"ExternalName","externalName":"a.example.com"}"#), ["", "", ""]);
+    let again = turned("node-3", r#"{"type":"ClusterIP","externalName":null}"#);
+    assert!(!again[0].is_empty() && again[1].is_empty(), "{again:?}");
+    cluster.kubectl("node-1", &["delete", "service", "changing"]);
+}
+
 #[test]
 fn reads_pages_watches_and_patches() {
     let cluster = Cluster::start();
@@ -114,6 +134,14 @@ fn reads_pages_watches_and_patches() {
     }
     let (_, patched) = cluster.request(3, "GET", &format!("{maps}/a0"), None);
     assert_eq!(patched["data"], json!({"from1": "x", "from2": "x", "from3": "x"}));
+    // A patch of one version only, by nodes that may not have seen it yet.
+    let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": patched["metadata"]["resourceVersion"]});
+    let locked = json!([test, {"op": "add", "path": "/data/locked", "value": "x"}]).to_string();
+    let patch = ["patch", "configmap", "a0", "--type=json", "-p", &locked];
+    cluster.kubectl("node-2", &patch);
+    let refused = cluster.try_kubectl("node-1", &patch).expect_err("it is another version now");
+    assert!(refused.contains("the server rejected our request due to an error in our request"), "{refused}");
+    services_change_their_type(&cluster);
     // kubectl's everyday verbs, each through another node.
     cluster.kubectl("node-1", &["label", "configmap", "a1", "team=a"]);
     cluster.kubectl("node-2", &["annotate", "configmap", "a1", "note=b"]);

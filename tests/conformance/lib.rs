@@ -20,6 +20,7 @@ pub use server::Server;
 
 mod answer;
 mod fields;
+mod patches;
 mod server;
 
 /// The namespace in which requests are made; it must be there.
@@ -63,6 +64,7 @@ pub fn cases() -> Vec<Case> {
     groups.dedup();
     cases.extend(groups.iter().map(|path| get(&format!("discovery {path}"), path)));
     cases.extend(["/nonsense", "/apis/nonsense", "/apis/nonsense/v1", "/api/v2"].iter().map(|path| get(&format!("get {path}"), path)));
+    cases.extend(patches::cases());
     cases
 }
 

@@ -31,11 +31,7 @@ pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, reques
     };
     let stated = |old: &Value| match kind {
         None => Ok(wanted.clone()),
-        Some(kind) => {
-            let mut base = scale_of(&target.resource, old);
-            meta::edit(&mut base).shift_remove("resourceVersion");
-            patch::apply(kind, &base, &wanted, None).map_err(|e| status::of_patch(&e, &target.resource, &target.name))
-        }
+        Some(kind) => patch::apply(kind, &scale_of(&target.resource, old), &wanted, None).map_err(|e| status::of_patch(&e)),
     };
     let admitted = admitted(context, target, &stated).await?;
     let mutation = Mutation { subresource: None, is_admitted: true, ..Mutation::of(target, &headers)? };

@@ -58,7 +58,7 @@ impl Mutation {
 
 /// Changes the object with `change`, which sees its current version; returns the object as written.
 ///
-/// A `resourceVersion` in the changed object that differs from the current one is a conflict, as is a uid.
+/// A `resourceVersion` in the changed object that differs from the current one is a conflict.
 pub(crate) async fn mutate(
     context: &Context,
     mutation: &Mutation,
@@ -116,17 +116,14 @@ enum Step {
 }
 
 /// The version that the client based its change on, if it is not the current one.
-fn stale_version(changed: &Value, old: &Value, revision: u64) -> Option<u64> {
-    let (uid, old_uid) = (meta::text(changed, "uid"), meta::text(old, "uid"));
-    if !uid.is_empty() && uid != old_uid {
-        return Some(0);
-    }
+fn stale_version(changed: &Value, revision: u64) -> Result<Option<u64>, Status> {
     let wanted = meta::text(changed, "resourceVersion");
     if wanted.is_empty() || wanted == "0" {
-        return None;
+        return Ok(None);
     }
-    let wanted = wanted.parse().unwrap_or(0);
-    (wanted != revision).then_some(wanted)
+    let malformed = |_| Status::failure(500, "", format!("strconv.ParseUint: parsing {wanted:?}: invalid syntax"));
+    let wanted = wanted.parse().map_err(malformed)?;
+    Ok((wanted != revision).then_some(wanted))
 }
 
 /// Isolates status from specification, fills in defaults and metadata, validates.
@@ -208,6 +205,7 @@ async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Valu
         )));
     }
     if mutation.dry_run {
+        meta::edit(&mut new).insert("resourceVersion".into(), entry.revision.to_string().into());
         return Ok(Step::Done(new));
     }
     let ends = deletion::ends_with(resource, &new);

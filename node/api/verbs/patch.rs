@@ -7,7 +7,7 @@ use skein_object::status::Details;
 use skein_object::{Status, managed, meta, patch};
 
 use super::create::{self, Origin};
-use super::{Author, Mutation, mutate, object_response, written_response};
+use super::{Author, Mutation, mutate, named_as_its_path, object_response, written_response};
 use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond, status};
@@ -35,12 +35,10 @@ async fn patched(context: &Context, target: &Target, request: Request<Bytes>, ki
     let mutation = Mutation::of(target, &headers)?;
     let mut warnings = Vec::new();
     let written = mutate(context, &mutation, |old| {
-        let mut base = old.clone();
-        // A patch that names no version applies to any.
-        meta::edit(&mut base).shift_remove("resourceVersion");
         let shape = target.resource.shape();
-        let mut patched = patch::apply(kind, &base, &patch, shape).map_err(|e| status::of_patch(&e, &target.resource, &target.name))?;
+        let mut patched = patch::apply(kind, old, &patch, shape).map_err(|e| status::of_patch(&e))?;
         warnings = body::conform(&mut patched, &target.resource, validation, duplicates.clone())?;
+        named_as_its_path(&patched, target)?;
         Ok(patched)
     })
     .await?;

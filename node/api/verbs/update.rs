@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
+use serde_json::Value;
 use skein_object::{Status, meta};
 
 use super::create::{Origin, create};
-use super::{Author, Mutation, mutate, object_response, written_response};
+use super::{Author, Mutation, mutate, named_as_its_path, object_response, written_response};
 use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, respond};
@@ -16,19 +17,13 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
     let mut object = body::decode(&headers, request.body())?;
     let duplicates = body::duplicates(&headers, request.body(), validation);
     let warnings = body::conform(&mut object, &target.resource, validation, duplicates)?;
-    let name = meta::name(&object);
-    if name != target.name {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));
-    }
-    let namespace = meta::text(&object, "namespace");
-    if !namespace.is_empty() && namespace != target.namespace {
-        return Err(Status::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request ({namespace} != {})",
-            target.namespace
-        )));
+    named_as_its_path(&object, target)?;
+    if target.resource.namespaced && meta::text(&object, "namespace").is_empty() {
+        meta::edit(&mut object).insert("namespace".into(), target.namespace.clone().into());
     }
     let mutation = Mutation::of(target, &headers)?;
-    let written = match mutate(context, &mutation, |_| Ok(object.clone())).await {
+    let replaced = |old: &Value| same_object(&object, old, target).map(|()| object.clone());
+    let written = match mutate(context, &mutation, replaced).await {
         Err(status) if status.code == 404 && target.resource.made_by_update && target.subresource.is_none() => {
             let created = create(context, target, object, &Origin::Sent(Author::of(target, &headers)?)).await?;
             return Ok(respond::with_warnings(written_response(201, target, created), &warnings));
@@ -36,4 +31,19 @@ pub(super) async fn serve(context: &Context, target: &Target, request: Request<B
         written => written?,
     };
     Ok(respond::with_warnings(object_response(200, target, written), &warnings))
+}
+
+/// That an update by uid is of the object that it was read from, and not of one that came after it by the same name.
+fn same_object(object: &Value, old: &Value, target: &Target) -> Result<(), Status> {
+    let (wanted, uid) = (meta::text(object, "uid"), meta::text(old, "uid"));
+    if wanted.is_empty() || wanted == uid {
+        return Ok(());
+    }
+    let (resource, name) = (&target.resource, &target.name);
+    let namespace = if resource.namespaced { format!("{}/", target.namespace) } else { String::new() };
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: /{}/{namespace}{name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}",
+        resource.plural
+    );
+    Err(Status::conflict(resource, name, &why))
 }

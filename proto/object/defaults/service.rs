@@ -21,6 +21,12 @@ pub fn endpoint_slice(slice: &mut Value) {
     }
 }
 
+/// What v1beta1 had is not taken any more (`dropTopologyOnV1`).
+pub fn prepare_endpoint_slice(slice: &mut Value) {
+    let Some(map) = slice.as_object_mut() else { return };
+    each(map, "endpoints").for_each(|endpoint| drop(endpoint.shift_remove("deprecatedTopology")));
+}
+
 pub fn service(service: &mut Value) {
     if let Some(spec) = object(service, "spec") {
         fill(spec, "sessionAffinity", "None");

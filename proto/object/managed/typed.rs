@@ -74,6 +74,17 @@ fn parts<'v, 'a>(value: &'v Value, shape: Option<Shape<'a>>) -> Option<Vec<(Stri
     Some(steps.into_iter().zip(list).map(|(step, element)| (step, element, item)).collect())
 }
 
+/// Whether all elements of lists that are merged by keys have one.
+pub(super) fn is_keyed(value: &Value, shape: Option<Shape<'_>>) -> bool {
+    let item = shape.and_then(Shape::item);
+    match nature(value, shape) {
+        Nature::Leaf => true,
+        Nature::Map(map) => map.iter().all(|(name, child)| is_keyed(child, shape.and_then(|shape| shape.field(name)))),
+        Nature::List(list, keys) => steps(list, Some(&keys), item).is_some() && list.iter().all(|element| is_keyed(element, item)),
+        Nature::Set(_) => true,
+    }
+}
+
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// Fields that an object's schema does not have, each with its path; those of custom objects only where they would be

@@ -5,7 +5,21 @@ use json_patch::jsonptr::{Pointer, PointerBuf};
 use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, kind_of};
+
+/// The operations of a patch. What is no operation does not fit any object.
+pub(super) fn decode(patch: &Value) -> Result<Vec<PatchOperation>, Error> {
+    let mismatch = |value: &Value, wanted: &str| {
+        Error::Malformed(format!("error decoding patch: json: cannot unmarshal {} into Go value of type {wanted}", kind_of(value)))
+    };
+    let operations = patch.as_array().ok_or_else(|| mismatch(patch, "[]handlers.jsonPatchOp"))?;
+    let decoded = operations.iter().map(|operation| {
+        let mut operation = operation.as_object().ok_or_else(|| mismatch(operation, "handlers.jsonPatchOp"))?.clone();
+        operation.entry("value").or_insert(Value::Null);
+        serde_json::from_value(operation.into()).map_err(|e| Error::Unprocessable(e.to_string()))
+    });
+    decoded.collect()
+}
 
 pub(super) fn apply(target: &mut Value, operations: Vec<PatchOperation>) -> Result<(), Error> {
     for operation in operations {
@@ -13,7 +27,7 @@ pub(super) fn apply(target: &mut Value, operations: Vec<PatchOperation>) -> Resu
             json_patch::patch(target, &[operation]).map_err(|e| Error::Unprocessable(e.to_string()))?;
         }
     }
-    Ok(())
+    if target.is_object() { Ok(()) } else { Err(Error::Unprocessable("what is left is no object".into())) }
 }
 
 /// The same in the words of the RFC; none where it is true that something is not there.

@@ -13,6 +13,7 @@ pub(super) fn resources() -> Vec<Resource> {
             validate: validate::service::endpoint_slice,
             columns: table::core::endpoint_slice,
             default: defaults::service::endpoint_slice,
+            prepare: defaults::service::prepare_endpoint_slice,
             ..entry("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
         },
         Resource {

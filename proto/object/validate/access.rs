@@ -119,6 +119,9 @@ pub fn cluster_trust_bundle(bundle: &Value, _old: Option<&Value>, errors: &mut E
     if !name.is_empty() {
         errors.judge(&Path::new("metadata").child("name"), name, bundle_name(name, signer));
     }
+    if !signer.is_empty() {
+        signer_name(signer, &Path::new("spec").child("signerName"), errors);
+    }
     let bundle = bundle.pointer("/spec/trustBundle").and_then(Value::as_str).unwrap_or_default();
     if !bundle.contains("-----BEGIN CERTIFICATE-----") {
         errors.invalid(&Path::new("spec").child("trustBundle"), "<value omitted>", "at least one trust anchor must be provided");

@@ -343,7 +343,7 @@ fn param_reference(reference: &Value, path: &Path, errors: &mut Errors) {
         _ => {}
     }
     label_selector(&reference["selector"], &path.child("selector"), errors);
-    super::one_of(reference, "parameterNotFoundAction", &["Allow", "Deny"], path, errors);
+    super::one_of(reference, "parameterNotFoundAction", &["Deny", "Allow"], path, errors);
 }
 
 // === What they have in common ===

@@ -1,6 +1,6 @@
 //! HorizontalPodAutoscalers (`pkg/apis/autoscaling/validation`), as `autoscaling/v2` knows them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::at::At;
 use super::resource;
@@ -26,6 +26,12 @@ pub fn autoscaler(autoscaler: &Value, _old: Option<&Value>, errors: &mut Errors)
     let none = Value::Null;
     reference(&at.given("scaleTargetRef").unwrap_or(At::new(&none, &at.child("scaleTargetRef"))), true, errors);
     at.each("metrics").for_each(|one| metric(&one, errors));
+    // What v1 says of the CPU is a metric of v2.
+    if let Some(percent) = at.given("targetCPUUtilizationPercentage") {
+        let target = at.child("metrics").index(0).child("resource").child("target");
+        let stated = json!({"averageUtilization": percent.value});
+        At::new(&stated, &target).number("averageUtilization", 1..=i64::MAX, "must be greater than 0", errors);
+    }
     let scales_to_zero = at.each("metrics").any(|one| matches!(one.str("type"), "Object" | "External"));
     if least == Some(0) && !scales_to_zero {
         errors.forbidden(&at.child("metrics"), "must specify at least one Object or External metric to support scaling to zero replicas");

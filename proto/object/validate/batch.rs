@@ -154,7 +154,9 @@ fn failure_policy(at: &At<'_>, spec: &At<'_>, errors: &mut Errors) {
         for pattern in rule.each("onPodConditions") {
             errors.judge(&pattern.child("type"), pattern.str("type"), names::qualified_name(pattern.str("type")));
             // The template of a CronJob says it only where it is not the default.
-            pattern.supported("status", &["False", "True", "Unknown"], errors);
+            if !pattern.str("status").is_empty() {
+                pattern.supported("status", &["False", "True", "Unknown"], errors);
+            }
         }
         let wrong = match (codes.is_some(), conditions > 0) {
             (true, true) => "specifying both OnExitCodes and OnPodConditions is not supported",

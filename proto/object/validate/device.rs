@@ -45,7 +45,7 @@ pub fn class(class: &Value, _old: Option<&Value>, errors: &mut Errors) {
 fn devices(spec: &At<'_>, errors: &mut Errors) {
     let Some(at) = spec.given("devices") else { return };
     let mut known: Vec<String> = Vec::new();
-    for request in at.each("requests") {
+    for (index, request) in at.each("requests").enumerate() {
         let name = request.str("name");
         errors.judge(&request.child("name"), name, names::dns1123_label(name));
         if known.iter().any(|before| before == name) {
@@ -61,7 +61,8 @@ fn devices(spec: &At<'_>, errors: &mut Errors) {
             (Some(exactly), 0) => {
                 if exactly.flag("adminAccess") {
                     let why = "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace";
-                    errors.forbidden(&request.child("adminAccess"), why);
+                    // Kubernetes names the place as in a claim, also in a template.
+                    errors.forbidden(&Path::new("spec").child("devices").child("requests").index(index).child("adminAccess"), why);
                 }
                 self::request(&exactly, errors);
             }

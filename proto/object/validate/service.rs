@@ -87,6 +87,15 @@ fn addresses(at: &At<'_>, is_new: bool, errors: &mut Errors) {
             text => ip(text, &one.path, errors),
         }
     }
+    for (index, (one, family)) in all.iter().zip(at.each("ipFamilies")).enumerate() {
+        let (Ok(address), Some(family)) = (one.value.as_str().unwrap_or_default().parse::<IpAddr>(), family.value.as_str()) else {
+            continue;
+        };
+        if matches!((address, family), (IpAddr::V4(_), "IPv6") | (IpAddr::V6(_), "IPv4")) {
+            let why = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            errors.invalid(&one.path, one.value.clone(), &why);
+        }
+    }
     // One that was not said is the first of the other field.
     if all.is_empty() && !matches!(at.str("clusterIP"), "" | "None") {
         ip(at.str("clusterIP"), &path.index(0), errors);

@@ -98,7 +98,7 @@ fn kinds(at: &At<'_>, place: Place, errors: &mut Errors) {
         };
         // Kubernetes shows the type of what it refuses, quoted in the same way.
         let shown = if name == "string" { "\"string\"".to_owned() } else { shown };
-        errors.invalid(&default.path, name, &format!(" in body must be of type {kind}: {shown}"));
+        errors.mistyped(&default.path, name, &format!(" in body must be of type {kind}: {shown}"));
     }
 }
 
@@ -144,21 +144,25 @@ fn extensions(at: &At<'_>, errors: &mut Errors) {
 
 fn rule(at: &At<'_>, errors: &mut Errors) {
     const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+    let before = errors.len();
+    at.supported("reason", &REASONS, errors);
+    let path = at.str("fieldPath");
+    if !path.is_empty() && !path.starts_with(['.', '[']) {
+        errors.invalid(&at.child("fieldPath"), path, "must be a valid path");
+    }
+    // With one of those the rule is not looked at.
+    let is_sound = errors.len() == before;
     let source = at.str("rule");
     if source.trim().is_empty() {
         errors.required(&at.child("rule"), "rule is not specified");
-    } else if let Some(why) = expression::compile(source).err().or_else(|| expression::undeclared(source, &["self", "oldSelf"])) {
+    } else if is_sound && let Some(why) = expression::compile(source).err().or_else(|| expression::undeclared(source, &["self", "oldSelf"]))
+    {
         errors.invalid(&at.child("rule"), in_go(at), &format!("compilation failed: {why}"));
     }
     for field in ["message", "messageExpression"] {
         if at.given(field).is_some_and(|message| message.value.as_str().is_some_and(|text| text.trim().is_empty())) {
             errors.invalid(&at.child(field), at.str(field), &format!("{field} must be non-empty if specified"));
         }
-    }
-    at.supported("reason", &REASONS, errors);
-    let path = at.str("fieldPath");
-    if !path.is_empty() && !path.starts_with(['.', '[']) {
-        errors.invalid(&at.child("fieldPath"), path, "must be a valid path");
     }
     if let Some(optional) = at.given("optionalOldSelf").filter(|_| !source.contains("oldSelf")) {
         errors.invalid(&optional.path, optional.value.clone(), "may not be set if oldSelf is not used in rule");

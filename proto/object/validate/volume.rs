@@ -427,7 +427,13 @@ fn pod_certificate(at: &At<'_>, errors: &mut Errors) {
     const KEYS: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
     super::access::signer_name(at.str("signerName"), &at.child("signerName"), errors);
     for (key, _) in at.entries("userAnnotations") {
-        errors.judge(&at.child("userAnnotations"), key.as_str(), names::qualified_name(&key.to_lowercase()));
+        let lower = key.to_lowercase();
+        match names::qualified_name(&lower) {
+            Ok(()) if !lower.contains('/') => {
+                errors.invalid(&at.child("userAnnotations"), lower, "must be a domain-prefixed key (such as \"acme.io/foo\")");
+            }
+            verdict => errors.judge(&at.child("userAnnotations"), lower, verdict),
+        }
     }
     at.id(&["user"], errors);
     if !KEYS.contains(&at.str("keyType")) {
