@@ -73,6 +73,11 @@ impl Authority {
         Ok(Self { issuer, certificate_pem: certificate_pem.into(), key_pem: key_pem.into() })
     }
 
+    /// The private key itself (PKCS #8, DER): whoever derives other keys from it.
+    pub fn key_der(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
     /// Signs a node's request. Only its key is taken from it; the names are those that the cluster gives.
     pub fn sign_node(&self, request_pem: &str, subject: &Subject, names: &[String], lifetime: Duration) -> Result<String, Error> {
         let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;

@@ -326,7 +326,7 @@ fn parameters(context: &Context, state: &State, kind: &str, namespace: &str, nam
     let namespace = if resource.namespaced { namespace } else { "" };
     let prefix = Key::prefix(resource.stored(), namespace);
     let found = state.range(&prefix, None).filter(|(key, _)| name.is_empty() || key.name() == name);
-    found.map(|(_, entry)| resource.show(&entry.record, entry.revision)).collect()
+    found.filter_map(|(key, entry)| convert::opened(context, resource, key, entry).ok()).collect()
 }
 
 /// Admission for what the leader's controllers make without asking the API. A cheap clone.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde_json::{Value, json};
-use skein_object::Status;
+use skein_object::{Key, Status, registry};
 use skein_quic::Subject;
 use tracing::debug;
 
@@ -19,7 +19,7 @@ pub(crate) use tokens::{API_AUDIENCE, configuration, jwks, verify};
 pub use tokens::{Audience, Bound, Error as TokenError, TokenKey};
 
 use crate::route::Attributes;
-use crate::{Context, authorize};
+use crate::{Context, authorize, convert};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct User {
@@ -62,7 +62,7 @@ impl User {
         {
             return provider.user(token).await;
         }
-        if let Some(user) = bootstrap::user(&context.store.local().state, token) {
+        if let Some(user) = bootstrap::user(token, &|key| secret(context, key)) {
             return Ok(user);
         }
         verify(context, token, audiences).map(|claims| Self::of_claims(&claims)).map_err(|why| why.to_string())
@@ -154,6 +154,12 @@ impl User {
 /// Namespace and name of the ServiceAccount that a user's name stands for.
 pub(crate) fn account_of(user: &str) -> Option<(&str, &str)> {
     user.strip_prefix("system:serviceaccount:")?.split_once(':')
+}
+
+/// A Secret as it is now on this node; none where it cannot be opened.
+fn secret(context: &Context, key: &Key) -> Option<Value> {
+    let state = context.store.local().state;
+    convert::opened(context, registry::by_key(key.resource())?, key, state.get(key)?).ok()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -33,13 +33,14 @@ mod server;
 mod status;
 mod verbs;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use serde_json::Value;
 use skein_object::Status;
+use skein_object::cipher::Cipher;
 use skein_quic::Identity;
 use skein_store::Handle;
 use tokio::sync::watch;
@@ -86,6 +87,7 @@ pub(crate) struct Context {
     pub(crate) fairness: Arc<fairness::Fairness>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
     pub(crate) token_key: Arc<TokenKey>,
+    pub(crate) cipher: Arc<OnceLock<Cipher>>,
     /// Whose users are known besides.
     pub(crate) openid: Option<Arc<authenticate::oidc::Provider>>,
     pub(crate) kubelets: Arc<dyn Kubelets>,

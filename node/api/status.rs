@@ -49,21 +49,26 @@ fn namespaces() -> &'static Resource {
     skein_object::registry::find("", "v1", "namespaces").expect("the registry has namespaces")
 }
 
-pub(crate) fn of_patch(error: &patch::Error, resource: &Resource, name: &str) -> Status {
+/// A node that does not vote has the key of what is sealed from one that does, and only while it runs.
+pub(crate) fn no_key() -> Status {
+    Status::failure(503, "ServiceUnavailable", "this node has not been given the key of Secrets yet, by a node that votes: try again")
+}
+
+pub(crate) fn of_patch(error: &patch::Error) -> Status {
     match error {
         patch::Error::Malformed(why) => Status::bad_request(why.clone()),
+        // Kubernetes says no more to the client either.
         patch::Error::Unprocessable(why) => {
             tracing::debug!(%why, "a patch does not fit");
             Status::failure(422, "Invalid", "the server rejected our request due to an error in our request")
                 .about(skein_object::status::Details::default())
         }
+        patch::Error::Unknown(why) => Status::failure(500, "", why.clone()),
     }
-        // Kubernetes says no more to the client either.
 }
 
 /// Fields that other managers own and an apply would change.
 pub(crate) fn of_conflicts(conflicts: &[Conflict]) -> Status {
-        patch::Error::Unknown(why) => Status::failure(500, "", why.clone()),
     let cause = |conflict: &Conflict| skein_object::status::Cause {
         reason: "FieldManagerConflict".into(),
         message: format!("conflict with {}", conflict.manager),

@@ -28,6 +28,7 @@ mod report;
 mod rules;
 mod run;
 mod runtime;
+mod sealing;
 mod services;
 mod signer;
 mod thread;

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use skein_lead::Reports;
+use skein_object::cipher::Cipher;
 use skein_object::{Key, Record, Status};
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
@@ -21,7 +22,9 @@ use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
 use crate::thread::Thread;
-use crate::{Error, Options, balanced, disk, found, handover, host_ports, join, policies, report, runtime, services, signer, tokens};
+use crate::{
+    Error, Options, balanced, disk, found, handover, host_ports, join, policies, report, runtime, sealing, services, signer, tokens,
+};
 
 /// How a node's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,15 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     };
     let token_key = Arc::new(directory.token_key(&node.name)?);
     tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
-    let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key)))));
+    let cipher = Arc::new(OnceLock::new());
+    match sealing::own(&directory)? {
+        Some(key) => drop(cipher.set(Cipher::new(&key))),
+        None => {
+            let (store, cipher) = (store.clone(), Arc::clone(&cipher));
+            tokio::spawn(async move { sealing::ask(&store, &cipher).await });
+        }
+    }
+    let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key))), Arc::clone(&cipher)));
     let others = Others { cluster: cluster.clone(), reports: reports.clone(), kubelet: Arc::clone(&kubelet) };
     tokio::spawn(accept(incoming, store.clone(), consensus.tasks.clone(), others));
 
@@ -81,6 +92,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
         cluster: Arc::new(cluster),
         token_key,
+        cipher,
         cluster_ip_range: options.service_range.clone(),
         audit: options.audit.clone(),
         openid: options.openid.clone(),
@@ -132,7 +144,7 @@ impl skein_lead::Admission for MadeByControllers {
     }
 }
 
-fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>) -> skein_kubelet::Options {
+fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, cipher: Arc<OnceLock<Cipher>>) -> skein_kubelet::Options {
     skein_kubelet::Options {
         name: options.name.clone(),
         address: options.address,
@@ -144,6 +156,7 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>) ->
         logs: options.logs,
         cluster_dns: found::DNS_SERVICE_IP.into(),
         tokens,
+        cipher,
         stats: skein_kubelet::Stats::default(),
         addresses: skein_kubelet::Addresses::default(),
     }
@@ -212,6 +225,11 @@ async fn answer(request: Request, cluster: &Endpoints) -> Response {
         },
         Request::Join(json) => match serde_json::from_slice::<JoinRequest>(&json) {
             Ok(request) => answered(cluster.admit(&request).await),
+            Err(why) => failed(&why),
+        },
+        Request::SealingKey(_) => match sealing::own(&cluster.directory) {
+            Ok(Some(key)) => Response::Raft(bytes::Bytes::copy_from_slice(&key)),
+            Ok(None) => Response::Failed("this node does not vote".into()),
             Err(why) => failed(&why),
         },
         _ => Response::Failed("not a request for this part of the node".into()),

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector};
 use skein_object::Key;
+use skein_object::cipher::Cipher;
 use skein_object::quantity::Quantity;
 use skein_state::State;
 
 use crate::volumes::Volumes;
-use crate::{Error, Tokens, env_file, pod, service_env};
+use crate::{Error, Tokens, env_file, pod, secrets, service_env};
 
 /// What a container's configuration is made from.
 pub(crate) struct Source<'a> {
@@ -20,6 +22,7 @@ pub(crate) struct Source<'a> {
     pub(crate) host_ip: &'a str,
     pub(crate) pod_ip: &'a str,
     pub(crate) tokens: &'a dyn Tokens,
+    pub(crate) cipher: &'a OnceLock<Cipher>,
     /// Where volumes behind claims are on this node.
     pub(crate) volumes: &'a Path,
 }
@@ -39,10 +42,9 @@ impl Source<'_> {
         Some(text.chain(map.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0))).collect())
     }
 
-    pub(crate) fn secret(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
-        let entry = self.state.get(&Key::new("secrets", self.namespace(), name))?;
-        let secret = entry.record.typed::<Secret>(entry.revision)?;
-        Some(secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect())
+    pub(crate) fn secret(&self, name: &str) -> Result<Option<BTreeMap<String, Vec<u8>>>, Error> {
+        let found = secrets::secret(self.state, self.cipher, self.namespace(), name)?;
+        Ok(found.map(|secret| secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect()))
     }
 
     /// A field of the Pod by its path (downward API).
@@ -84,7 +86,7 @@ pub(crate) fn resolve(source: &Source<'_>, container: &Container, volumes: &Volu
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (found, optional, what) = match (&from.config_map_ref, &from.secret_ref) {
             (Some(reference), _) => (source.config_map(&reference.name), reference.optional, format!("configmap \"{}\"", reference.name)),
-            (_, Some(reference)) => (source.secret(&reference.name), reference.optional, format!("secret \"{}\"", reference.name)),
+            (_, Some(reference)) => (source.secret(&reference.name)?, reference.optional, format!("secret \"{}\"", reference.name)),
             (None, None) => continue,
         };
         match found {
@@ -131,7 +133,7 @@ fn referenced(source: &Source<'_>, container: &Container, volumes: &Volumes, fro
     }
     let (data, key, optional, what) = match (&from.config_map_key_ref, &from.secret_key_ref) {
         (Some(r), _) => (source.config_map(&r.name), &r.key, r.optional, format!("configmap \"{}\"", r.name)),
-        (_, Some(r)) => (source.secret(&r.name), &r.key, r.optional, format!("secret \"{}\"", r.name)),
+        (_, Some(r)) => (source.secret(&r.name)?, &r.key, r.optional, format!("secret \"{}\"", r.name)),
         (None, None) => return Ok(None),
     };
     let name = what.split('"').nth(1).unwrap_or_default().to_string();

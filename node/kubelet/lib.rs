@@ -28,6 +28,7 @@ mod pull_secrets;
 mod resize;
 mod resources;
 mod rotation;
+mod secrets;
 mod server;
 mod service_account;
 mod service_env;
@@ -42,10 +43,11 @@ mod write;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde_json::Value;
+use skein_object::cipher::Cipher;
 use skein_store::Handle as Store;
 
 pub use addresses::{Addresses, Known};
@@ -67,6 +69,8 @@ pub struct Options {
     pub cluster_dns: String,
     /// Where Pods' tokens come from.
     pub tokens: Arc<dyn Tokens>,
+    /// Opens Secrets, as soon as this node has the key.
+    pub cipher: Arc<OnceLock<Cipher>>,
     /// Where what the node uses is put.
     pub stats: Stats,
     /// Where the addresses of this node's Pods are put.

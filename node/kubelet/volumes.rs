@@ -4,6 +4,7 @@
 mod content;
 mod empty;
 mod host;
+mod memory;
 mod owner;
 mod subpath;
 mod writer;
@@ -81,7 +82,11 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
         empty::prepare(&path, stated, &owner)?;
         return Ok(writable(path));
     }
-    fs::create_dir_all(&path).map_err(failed(&path))?;
+    if volume.config_map.is_some() {
+        fs::create_dir_all(&path).map_err(failed(&path))?;
+    } else {
+        memory::prepare(&path, "mode=755")?;
+    }
     writer::write(&path, &content::files(source, volume, &path.join(writer::DATA))?, &owner)?;
     Ok(Place::Directory { path, readonly: true })
 }

@@ -13,6 +13,7 @@
 
 pub mod admission;
 pub mod amounts;
+pub mod cipher;
 pub mod claim;
 pub mod cron;
 pub mod custom;

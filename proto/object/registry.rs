@@ -59,6 +59,8 @@ pub struct Resource {
     /// Fields that a `fieldSelector` may name, besides metadata.name and metadata.namespace.
     pub selectable: Cow<'static, [&'static str]>,
     pub(crate) columns: fn() -> Vec<Column>,
+    /// The field that rests and travels sealed.
+    pub sealed: Option<&'static str>,
     /// What a custom resource has beyond this.
     pub custom: Option<Custom>,
 }
@@ -237,14 +239,16 @@ impl Resource {
         self.custom.as_ref()?.conversion.as_ref()
     }
 
-    /// Whether a stored object can be shown as it is, byte by byte.
-    pub fn is_shown_as_stored(&self) -> bool {
     /// Whether its metadata follows the rules of every kind alone, and not also those of Kubernetes' core.
     pub fn has_generic_metadata(&self) -> bool {
         self.custom.is_some() || matches!(self.group, "apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io")
     }
 
-        self.view.is_none() && self.custom.as_ref().is_none_or(|custom| !custom.has_defaults && custom.conversion.is_none())
+    /// Whether a stored object can be shown as it is, byte by byte.
+    pub fn is_shown_as_stored(&self) -> bool {
+        self.view.is_none()
+            && self.sealed.is_none()
+            && self.custom.as_ref().is_none_or(|custom| !custom.has_defaults && custom.conversion.is_none())
     }
 
     /// An object of this resource as it is stored.
@@ -356,6 +360,7 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         validate: |_, _, _| {},
         selectable: Cow::Borrowed(&[]),
         columns: crate::table::name_and_age,
+        sealed: None,
         custom: None,
     }
 }

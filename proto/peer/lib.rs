@@ -60,7 +60,7 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub request: Option<Request>,
 }
 
@@ -89,6 +89,9 @@ pub enum Request {
     /// A request for a new certificate that another node took: JSON.
     #[prost(bytes = "bytes", tag = "9")]
     Renew(Bytes),
+    /// Asks a node that votes for the key of what is sealed.
+    #[prost(bool, tag = "10")]
+    SealingKey(bool),
 }
 
 /// A node that is to follow the log.

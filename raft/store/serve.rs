@@ -96,7 +96,7 @@ impl Handle {
                     Err(_) => Response::NotLeader(true),
                 }
             }
-            request @ (Request::InstallKeys(_) | Request::Join(_) | Request::Renew(_)) => other(request).await,
+            request @ (Request::InstallKeys(_) | Request::Join(_) | Request::Renew(_) | Request::SealingKey(_)) => other(request).await,
         })
     }
 }

@@ -5,22 +5,22 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
+use serde_json::Value;
 use skein_object::Key;
-use skein_state::State;
 
 use super::User;
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 const GROUP: &str = "system:bootstrappers";
 
-/// Whom a token stands for; `None` where it is no bootstrap token that holds.
-pub(super) fn user(state: &State, token: &str) -> Option<User> {
+/// Whom a token stands for, by the Secrets that `read` finds; `None` where it is no bootstrap token that holds.
+pub(super) fn user(token: &str, read: &dyn Fn(&Key) -> Option<Value>) -> Option<User> {
     let (id, secret) = token.split_once('.')?;
     let is_of = |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if !is_of(id, 6) || !is_of(secret, 16) {
         return None;
     }
-    let kept = state.show(&Key::new("secrets", "kube-system", &format!("bootstrap-token-{id}")))?;
+    let kept = read(&Key::new("secrets", "kube-system", &format!("bootstrap-token-{id}")))?;
     let data = |field: &str| -> Option<String> { String::from_utf8(STANDARD.decode(kept["data"][field].as_str()?).ok()?).ok() };
     // Of digests the time of a comparison tells nothing.
     let is_right = digest(&SHA256, data("token-secret")?.as_bytes()).as_ref() == digest(&SHA256, secret.as_bytes()).as_ref();
@@ -51,34 +51,24 @@ fn is_group(group: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-    use skein_command::{Command, Transaction, Write};
-    use skein_object::Record;
-    use skein_state::{Position, apply};
+    use serde_json::json;
 
     use super::*;
 
-    fn state(change: Value) -> State {
+    fn secret(change: &Value) -> Value {
         let mut data = json!({"token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
             "auth-extra-groups": "system:bootstrappers:kubeadm"});
         change.as_object().into_iter().flatten().for_each(|(field, value)| data[field] = value.clone());
-        let encoded: serde_json::Map<String, Value> = data
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(field, value)| (field.clone(), STANDARD.encode(value.as_str().unwrap_or_default()).into()))
-            .collect();
-        let secret = json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": TYPE, "data": encoded});
-        let key = Key::new("secrets", "kube-system", "bootstrap-token-abcdef");
-        let write = Write { in_active_namespace: false, ..Write::create(&key, Record::from_value(&secret)) };
-        let command = Command { level: skein_command::LEVEL, id: None, transactions: vec![Transaction { epoch: 0, writes: vec![write] }] };
-        apply(&State::default(), &command, Position { term: 1, index: 1 }).0
+        let encoded = data.as_object().into_iter().flatten();
+        let encoded = encoded.map(|(field, value)| (field.clone(), STANDARD.encode(value.as_str().unwrap_or_default()).into()));
+        json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": TYPE, "data": encoded.collect::<serde_json::Map<_, Value>>()})
     }
 
     #[test]
     fn tokens_hold_while_their_secret_says_so() {
         let check = |change: Value, token: &str, expected: Option<&str>| {
-            assert_eq!(user(&state(change.clone()), token).map(|user| user.groups.join(" ")).as_deref(), expected, "{change} {token}");
+            let read = |key: &Key| (key.name() == "bootstrap-token-abcdef").then(|| secret(&change));
+            assert_eq!(user(token, &read).map(|user| user.groups.join(" ")).as_deref(), expected, "{change} {token}");
         };
         let right = "abcdef.0123456789abcdef";
         check(json!({}), right, Some("system:bootstrappers system:bootstrappers:kubeadm system:authenticated"));

@@ -14,8 +14,10 @@ use crate::{Body, Context, body, convert, respond, status};
 pub(crate) async fn serve(verb: &str, context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
     if verb == "get" {
         let view = view(context, target).await?;
-        let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
-        return Ok(respond::json(200, &scale_of(&target.resource, &convert::shown_one(&view.state, &target.resource, entry).await?)));
+        let key = target.key();
+        let entry = view.state.get(&key).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
+        let object = convert::shown_one(context, &view.state, &target.resource, (&key, entry)).await?;
+        return Ok(respond::json(200, &scale_of(&target.resource, &object)));
     }
     let headers = request.headers().clone();
     let kind = match (verb, body::content_type(&headers)) {
@@ -53,8 +55,9 @@ async fn admitted(
     stated: &(dyn Fn(&Value) -> Result<Value, Status> + Sync),
 ) -> Result<Option<Value>, Status> {
     let state = context.store.local().state;
-    let Some(entry) = state.get(&target.key()) else { return Ok(None) };
-    let object = convert::shown_one(&state, &target.resource, entry).await?;
+    let key = target.key();
+    let Some(entry) = state.get(&key) else { return Ok(None) };
+    let object = convert::shown_one(context, &state, &target.resource, (&key, entry)).await?;
     let (old, mut new) = (scale_of(&target.resource, &object), stated(&object)?);
     new["kind"] = "Scale".into();
     new["apiVersion"] = "autoscaling/v1".into();

@@ -11,7 +11,7 @@ use skein_object::{Key, Status};
 
 use super::{Author, Written, written_response};
 use crate::admit::{Action, Admission, restrict};
-use crate::body::{self, FieldValidation, OBJECT_BYTES_MAX};
+use crate::body::{self, FieldValidation};
 use crate::route::Target;
 use crate::{Body, Context, convert, resources, respond, status};
 
@@ -74,13 +74,7 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         if let Some(admission) = &admission {
             admission.judge(&candidate, &Value::Null).await?;
         }
-        let record = convert::stored(&context.store.local().state, resource, &candidate).await?;
-        if record.size() > OBJECT_BYTES_MAX {
-            return Err(Status::too_large(format!(
-                "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",
-                record.size()
-            )));
-        }
+        let record = convert::stored(context, resource, (&key, None), &candidate).await?;
         let state = context.store.local().state;
         let charges = resources::quota::charges(&state, resource, &key, &candidate, None)?;
         if target.dry_run()? {
@@ -98,7 +92,7 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         let outcome = context.store.propose(Transaction { epoch: 0, writes }).await.map_err(|e| status::of_store(&e))?;
         match outcome.result() {
             Ok(revision) => {
-                if resource.conversion().is_none() {
+                if resource.conversion().is_none() && resource.sealed.is_none() {
                     return Ok(Written::Stored(record, revision));
                 }
                 meta::edit(&mut candidate).insert("resourceVersion".into(), revision.to_string().into());

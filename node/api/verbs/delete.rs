@@ -70,7 +70,7 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
     let mut items = Vec::new();
     for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
         match delete(context, target, key, &options, None).await {
-            Ok(_) => items.push(shown_one(&view.state, &target.resource, entry).await?),
+            Ok(_) => items.push(shown_one(context, &view.state, &target.resource, (key, entry)).await?),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
         }
@@ -123,7 +123,7 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
             fresh = true;
             continue;
         };
-        let old = shown_one(&view.state, resource, entry).await?;
+        let old = shown_one(context, &view.state, resource, (key, entry)).await?;
         check_preconditions(resource, key, &old, entry, &options.preconditions)?;
         if target.subresource.is_none() {
             restrict(context, &target.caller, &action, &Value::Null, &old)?;
@@ -136,7 +136,7 @@ async fn delete(context: &Context, target: &Target, key: &Key, options: &Options
             Plan::Nothing => return Ok(old),
             Plan::Remove => (Write::delete(key, entry.revision), None),
             Plan::Mark(marked) => {
-                let record = convert::stored(&view.state, resource, &marked).await?;
+                let record = convert::stored(context, resource, (key, Some(&entry.record)), &marked).await?;
                 (Write::update(key, entry.revision, &entry.record, &record), Some(marked))
             }
         };

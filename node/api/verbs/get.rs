@@ -11,10 +11,11 @@ use crate::{Body, Context, respond};
 
 pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let view = view(context, target).await?;
-    let entry = view.state.get(&target.key()).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
+    let key = target.key();
+    let entry = view.state.get(&key).ok_or_else(|| Status::not_found(&target.resource, &target.name))?;
     if target.form == Form::Object && target.resource.is_shown_as_stored() {
         let json = entry.record.to_json(&target.resource.api_version(), target.resource.kind, entry.revision);
         return Ok(respond::bytes(200, "application/json", json));
     }
-    Ok(object_response(200, target, shown_one(&view.state, &target.resource, entry).await?))
+    Ok(object_response(200, target, shown_one(context, &view.state, &target.resource, (&key, entry)).await?))
 }

@@ -108,8 +108,7 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
     if target.form == Form::Object && target.resource.is_shown_as_stored() {
         return Ok(as_stored(target, &page, &metadata));
     }
-    let page: Vec<Entry> = page.into_iter().map(|(_, entry)| entry.clone()).collect();
-    let objects = convert::shown(&state, &target.resource, &page).await?;
+    let objects = convert::shown(context, &state, &target.resource, &page).await?;
     Ok(render(&target.resource, target.form, objects, &metadata))
 }
 

@@ -14,7 +14,6 @@ use skein_state::Entry;
 
 use super::Author;
 use crate::admit::{Action, Admission, Caller, restrict};
-use crate::body::OBJECT_BYTES_MAX;
 use crate::route::Target;
 use crate::{Context, convert, resources, status};
 
@@ -75,9 +74,16 @@ pub(crate) async fn mutate(
             fresh = true;
             continue;
         };
-        let old = convert::shown_one(&view.state, resource, entry).await?;
-        let mut changed = change(&old)?;
-        if let Some(stale) = stale_version(&changed, &old, entry.revision) {
+        let old = convert::shown_one(context, &view.state, resource, (&mutation.key, entry)).await?;
+        let mut changed = match change(&old) {
+            // What does not fit may fit what this node has not seen yet.
+            Err(_) if !fresh => {
+                fresh = true;
+                continue;
+            }
+            changed => changed?,
+        };
+        if let Some(stale) = stale_version(&changed, entry.revision)? {
             // The client may have read from a node that is ahead of this one.
             if stale > entry.revision && !fresh {
                 fresh = true;
@@ -197,13 +203,7 @@ fn carry(from: &Value, to: &mut Value, fields: &[&str]) {
 async fn write(context: &Context, mutation: &Mutation, entry: &Entry, old: &Value, mut new: Value, fresh: bool) -> Result<Step, Status> {
     let (resource, key) = (&*mutation.resource, &mutation.key);
     let claims = resources::service::claims(context, resource, &mut new, Some(old))?;
-    let record = convert::stored(&context.store.local().state, resource, &new).await?;
-    if record.size() > OBJECT_BYTES_MAX {
-        return Err(Status::too_large(format!(
-            "Request is too large: the object has {} bytes, the limit is {OBJECT_BYTES_MAX}",
-            record.size()
-        )));
-    }
+    let record = convert::stored(context, resource, (key, Some(&entry.record)), &new).await?;
     if mutation.dry_run {
         meta::edit(&mut new).insert("resourceVersion".into(), entry.revision.to_string().into());
         return Ok(Step::Done(new));

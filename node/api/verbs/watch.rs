@@ -16,11 +16,10 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use skein_object::{Key, Resource, Status};
-use skein_state::{Entry, Event, State};
-use skein_store::{Handle, Topic};
+use skein_state::{Entry, Event};
+use skein_store::Topic;
 use tokio::time::Instant;
 
-use self::encoded::Encoded;
 use super::list::Filter;
 use super::{at_least, parse_version, view};
 use crate::negotiate::Form;
@@ -37,12 +36,11 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// What a watcher sees of an event: how its selection has changed, and the object.
-type Seen = (&'static str, Entry);
+type Seen = (&'static str, Key, Entry);
 
 struct Watcher {
-    store: Handle,
+    context: Context,
     changes: Topic,
-    encoded: Arc<Encoded>,
     resource: Arc<Resource>,
     prefix: String,
     filter: Filter,
@@ -75,8 +73,8 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
             };
             let prefix = Key::prefix(target.resource.stored(), &target.namespace);
             let all = view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry));
-            let all: Vec<Seen> = all.map(|(_, entry)| ("ADDED", entry.clone())).collect();
-            let mut out = encode(&view.state, &target.resource, form, &all).await?.concat();
+            let all: Vec<Seen> = all.map(|(key, entry)| ("ADDED", key.clone(), entry.clone())).collect();
+            let mut out = encode(context, &target.resource, form, &all).await?.concat();
             let revision = view.state.revision();
             if initial_events && bookmarks {
                 let annotations = json!({"annotations": {INITIAL_EVENTS_END: "true"}});
@@ -89,8 +87,7 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
     let now = Instant::now();
     let watcher = Watcher {
         changes: context.store.subscribe(&[target.resource.stored()]),
-        encoded: Arc::clone(&context.encoded),
-        store: context.store.clone(),
+        context: context.clone(),
         resource: Arc::clone(&target.resource),
         prefix: Key::prefix(target.resource.stored(), &target.namespace),
         filter,
@@ -123,8 +120,8 @@ impl Watcher {
         }
         while !self.ended {
             self.changes.mark_unchanged();
-            let revision = self.store.revision();
-            match self.store.events_since(self.resource.stored(), self.cursor, BATCH) {
+            let revision = self.context.store.revision();
+            match self.context.store.events_since(self.resource.stored(), self.cursor, BATCH) {
                 Err(compacted) => return Some(self.fail(&status::of_compaction(compacted))),
                 Ok(events) if !events.is_empty() => {
                     let out = match self.written(&events).await {
@@ -172,18 +169,18 @@ impl Watcher {
     /// What the client is told of events, in one piece.
     async fn written(&self, events: &[Arc<Event>]) -> Result<Bytes, Status> {
         let seen: Vec<Seen> = events.iter().filter_map(|event| self.seen(event)).collect();
-        let key = |seen: &Seen| encoded::Key::of(seen.1.revision, seen.0, &self.resource, self.form);
-        let mut lines: Vec<Option<Bytes>> = seen.iter().map(|one| self.encoded.get(&key(one)?)).collect();
+        let key = |seen: &Seen| encoded::Key::of(seen.2.revision, seen.0, &self.resource, self.form);
+        let mut lines: Vec<Option<Bytes>> = seen.iter().map(|one| self.context.encoded.get(&key(one)?)).collect();
         let missing: Vec<usize> = (0..seen.len()).filter(|at| lines[*at].is_none()).collect();
         let fresh = if missing.is_empty() {
             Vec::new()
         } else {
             let unknown: Vec<Seen> = missing.iter().map(|at| seen[*at].clone()).collect();
-            encode(&self.store.local().state, &self.resource, self.form, &unknown).await?
+            encode(&self.context, &self.resource, self.form, &unknown).await?
         };
         for (at, line) in missing.into_iter().zip(fresh) {
             if let Some(key) = key(&seen[at]) {
-                self.encoded.put(key, &line);
+                self.context.encoded.put(key, &line);
             }
             lines[at] = Some(line);
         }
@@ -206,22 +203,22 @@ impl Watcher {
             (None, None) => return None,
         };
         // A deletion carries the object as it last was, at the revision of its end.
-        Some((kind, Entry { revision: event.revision, ..entry }))
+        Some((kind, event.key.clone(), Entry { revision: event.revision, ..entry }))
     }
 }
 
 /// Events as lines of JSON.
-async fn encode(state: &State, resource: &Resource, form: Form, seen: &[Seen]) -> Result<Vec<Bytes>, Status> {
+async fn encode(context: &Context, resource: &Resource, form: Form, seen: &[Seen]) -> Result<Vec<Bytes>, Status> {
     let line = |event: &str, object: &[u8]| [b"{\"type\":\"", event.as_bytes(), b"\",\"object\":", object, b"}\n"].concat().into();
     if form == Form::Object && resource.is_shown_as_stored() {
         let version = resource.api_version();
-        let as_stored = |(event, entry): &Seen| line(event, &entry.record.to_json(&version, resource.kind, entry.revision));
+        let as_stored = |(event, _, entry): &Seen| line(event, &entry.record.to_json(&version, resource.kind, entry.revision));
         return Ok(seen.iter().map(as_stored).collect());
     }
-    let entries: Vec<Entry> = seen.iter().map(|(_, entry)| entry.clone()).collect();
-    let objects = convert::shown(state, resource, &entries).await?;
+    let entries: Vec<(&Key, &Entry)> = seen.iter().map(|(_, key, entry)| (key, entry)).collect();
+    let objects = convert::shown(context, &context.store.local().state, resource, &entries).await?;
     let rendered = objects.into_iter().map(|object| form.render(resource, object).to_string());
-    Ok(seen.iter().zip(rendered).map(|((event, _), object)| line(event, object.as_bytes())).collect())
+    Ok(seen.iter().zip(rendered).map(|((event, ..), object)| line(event, object.as_bytes())).collect())
 }
 
 fn write_event(out: &mut Vec<u8>, kind: &str, object: &Value) {

@@ -22,7 +22,7 @@ pub(super) fn files(source: &Source<'_>, volume: &Volume, current: &Path) -> Res
         project(&mut files, (found, map.optional), map.items.as_deref(), map.default_mode)?;
     } else if let Some(secret) = &volume.secret {
         let name = secret.secret_name.as_deref().unwrap_or_default();
-        let found = needed(source.secret(name), secret.optional, || format!("secret \"{name}\" not found"))?;
+        let found = needed(source.secret(name)?, secret.optional, || format!("secret \"{name}\" not found"))?;
         project(&mut files, (found, secret.optional), secret.items.as_deref(), secret.default_mode)?;
     } else if let Some(downward) = &volume.downward_api {
         for item in downward.items.iter().flatten() {
@@ -34,7 +34,7 @@ pub(super) fn files(source: &Source<'_>, volume: &Volume, current: &Path) -> Res
                 let found = needed(source.config_map(&map.name), map.optional, || format!("configmap \"{}\" not found", map.name))?;
                 project(&mut files, (found, map.optional), map.items.as_deref(), projected.default_mode)?;
             } else if let Some(secret) = &part.secret {
-                let found = needed(source.secret(&secret.name), secret.optional, || format!("secret \"{}\" not found", secret.name))?;
+                let found = needed(source.secret(&secret.name)?, secret.optional, || format!("secret \"{}\" not found", secret.name))?;
                 project(&mut files, (found, secret.optional), secret.items.as_deref(), projected.default_mode)?;
             } else if let Some(downward) = &part.downward_api {
                 for item in downward.items.iter().flatten() {

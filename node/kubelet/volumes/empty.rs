@@ -8,11 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
-use nix::mount::{MsFlags, mount};
 use skein_object::quantity::Quantity;
 
-use super::failed;
 use super::owner::{Mode, Owner};
+use super::{failed, memory};
 use crate::Error;
 
 pub(super) fn prepare(path: &Path, stated: &EmptyDirVolumeSource, owner: &Owner) -> Result<(), Error> {
@@ -31,14 +30,9 @@ fn on_disk(path: &Path, owner: &Owner) -> Result<(), Error> {
 }
 
 fn in_memory(path: &Path, stated: &EmptyDirVolumeSource, owner: &Owner) -> Result<(), Error> {
-    if fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| mounts.contains(&format!(" {} ", path.display()))) {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(failed(path))?;
     let mut options = owner.group.map_or_else(|| "mode=777".into(), |group| format!("mode=2777,gid={group}"));
     if let Some(size) = stated.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok()) {
         options.push_str(&format!(",size={}", size.units()));
     }
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
-        .map_err(|why| Error::Io { what: path.display().to_string(), source: why.into() })
+    memory::prepare(path, &options)
 }

@@ -42,6 +42,7 @@ impl Worker {
             host_ip: &places.host_ip,
             pod_ip: if is_in_hosts { &places.host_ip } else { pod_ip },
             tokens: &*options.tokens,
+            cipher: &options.cipher,
             volumes: &places.local_volumes,
         }
     }
@@ -52,7 +53,7 @@ impl Worker {
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|volume| is_mounted(&volume.name)) {
             let Some(stated) = &volume.image else { continue };
             let reference = stated.reference.clone().unwrap_or_default();
-            let credentials = pull_secrets::credentials(&self.shared.store.local().state, pod, &reference);
+            let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.cipher, pod, &reference);
             let wanted = (reference.as_str(), stated.pull_policy.as_deref().unwrap_or("IfNotPresent"));
             match Box::pin(self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox.clone())).await {
                 Outcome::Present(found) | Outcome::Pulled { reference: found, .. } => drop(self.images.insert(volume.name.clone(), found)),

@@ -116,6 +116,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             default: defaults::secret,
             validate: validate::config::secret,
+            sealed: Some("data"),
             selectable: Cow::Borrowed(&["type"]),
             columns: table::core::secret,
             ..entry("", "v1", "Secret", "secrets")

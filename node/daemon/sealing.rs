@@ -1,0 +1,77 @@
+//! The key of what is sealed in the state: derived from the CA's where that is, on nodes that vote. The others ask one of
+//! those, and keep it in memory only: no disk but a voter's has what opens a Secret.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
+use skein_object::cipher::Cipher;
+use skein_peer::{Request, Response};
+use skein_quic::Authority;
+use skein_store::{Handle, Role};
+use tracing::debug;
+
+use crate::Error;
+use crate::directory::Directory;
+
+const LABEL: &[u8] = b"skein: what is sealed in the state, 1";
+
+/// A node that does not answer by then is passed over.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A pause when no node that votes has answered.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The key that follows from the CA's (HKDF, RFC 5869).
+pub(crate) fn derived(authority: &Authority) -> [u8; 32] {
+    struct Length;
+    impl KeyType for Length {
+        fn len(&self) -> usize {
+            32
+        }
+    }
+    let mut key = [0; 32];
+    let from = Salt::new(HKDF_SHA256, &[]).extract(&authority.key_der());
+    let derived = from.expand(&[LABEL], Length).and_then(|out| out.fill(&mut key));
+    derived.expect("32 bytes can be derived from one hash");
+    key
+}
+
+/// The key as this node has it on its own disk.
+pub(crate) fn own(directory: &Directory) -> Result<Option<[u8; 32]>, Error> {
+    Ok(directory.authority()?.as_ref().map(derived))
+}
+
+/// Asks those that vote until one has given the key.
+pub(crate) async fn ask(store: &Handle, cipher: &OnceLock<Cipher>) {
+    while cipher.get().is_none() {
+        let voters = store.members().into_iter().filter(|m| m.id != store.id() && matches!(m.role, Role::Leader | Role::Voter));
+        for voter in voters {
+            let answer = tokio::time::timeout(PATIENCE, store.call(&voter.member, Request::SealingKey(true))).await;
+            match answer {
+                Ok(Ok(Response::Raft(bytes))) => match <[u8; 32]>::try_from(bytes.as_ref()) {
+                    Ok(key) => {
+                        let _ = cipher.set(Cipher::new(&key));
+                        return;
+                    }
+                    Err(_) => debug!(voter = %voter.member.name, "what it gave is no key"),
+                },
+                other => debug!(voter = %voter.member.name, ?other, "gave no key of Secrets"),
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_voter_derives_the_same_key() {
+        let authority = Authority::create("skein").expect("an authority");
+        let installed = Authority::load(&authority.certificate_pem, &authority.key_pem).expect("as a new voter loads it");
+        assert_eq!(derived(&authority), derived(&installed));
+        assert_ne!(derived(&authority), derived(&Authority::create("skein").expect("another")));
+    }
+}
