@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ROCKSDB_LIB_DIR := $(CACHE)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: up down test test-all suite sim mutants soak bench record go-types check fix build deps
+.PHONY: up down test test-all suite sim fuzz mutants soak bench record go-types check fix build deps
 
 up: build           ## a three-node cluster on this machine, with real containers
 	@$(TARGET)/debug/skein lab up --nodes 3
@@ -21,18 +21,21 @@ build: deps
 	cargo build --workspace --locked
 
 test: build         ## the whole suite: unit tests, rules, clusters of real processes and containers
-	@kubectl=$$(tests/kubectl.sh | tail -n 1) && KUBECTL=$$kubectl cargo test --workspace --locked -- --test-threads=1
+	@kubectl=$$(tests/kubectl.sh | tail -n 1) && KUBECTL=$$kubectl PROPTEST_RNG_SEED=1 cargo test --workspace --locked -- --test-threads=1
 
 suite: build        ## Kubernetes' own conformance tests on three nodes: make suite FOCUS='EndpointSlice'
 	@tests/suite/run.sh $(TARGET)/debug/skein '$(FOCUS)'
 
-test-all: test sim mutants suite  ## everything; hours
+test-all: test sim fuzz mutants suite  ## everything; hours
 
 sim: build          ## fresh seeds of simulated clusters: make sim SEEDS=1000
 	@$(TARGET)/debug/skein-sim --seeds $(or $(SEEDS),200)
 
 mutants: build      ## breaks the code in known ways and sees each caught by its invariant
 	@chaos/mutants/run.sh
+
+fuzz: build         ## whatever clients may send, CASES at a time: make fuzz CASES=100000
+	PROPTEST_CASES=$(or $(CASES),20000) cargo test --workspace --locked any_
 
 soak: build         ## all faults and a load on five real nodes: make soak MINUTES=30
 	@chaos/soak.sh $(TARGET)/debug/skein $(or $(MINUTES),10) $(SEED)

@@ -146,6 +146,30 @@ pub(crate) fn conform(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_body_is_decoded_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..256),
+            text in "[{}\\[\\]\"\\\\:,&*!|>a-c0-9 \n\\-]{0,64}",
+        ) {
+            for kind in ["application/json", "application/yaml", skein_protobuf::CONTENT_TYPE] {
+                let headers = http::HeaderMap::from_iter([(CONTENT_TYPE, http::HeaderValue::from_static(kind))]);
+                // Protobuf's bodies begin with four bytes that say so.
+                for body in [bytes.as_slice(), text.as_bytes(), &[b"k8s\0", bytes.as_slice()].concat()] {
+                    let _ = decode(&headers, body);
+                    let _ = duplicates(&headers, body, FieldValidation::Strict);
+                    let _ = twice_in_yaml(body, FieldValidation::Strict);
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_resource_can_be_sent_as_protobuf() {
         let served = skein_object::registry::all().iter().filter(|r| r.serving != skein_object::registry::Serving::Measured);

@@ -200,3 +200,22 @@ impl Pins {
         pins.iter().find(|(known, ..)| *known == revision).map(|(.., state)| state.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_continue_token_is_refused(text in "\\PC{0,40}", revision in any::<i64>(), start in "\\PC{0,12}") {
+            let made = URL_SAFE_NO_PAD.encode(json!({"rv": revision, "start": start}).to_string());
+            for (token, code) in [(&text, 400), (&made, if revision < 0 { 400 } else { 410 })] {
+                prop_assert_eq!(resume(token).map(drop).map_err(|status| status.code), Err(code));
+            }
+        }
+    }
+}

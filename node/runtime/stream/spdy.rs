@@ -328,4 +328,21 @@ mod tests {
             assert!(Reader::new().next(&mut &bytes[..]).await.is_err(), "{bytes:?}");
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Whatever a client sends ends, in frames or in an error; also where it begins as a client should.
+        #[test]
+        fn any_bytes_are_read_or_refused(kind in 0..20_u16, noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..512)) {
+            let mut deflate = Compress::new(Compression::default(), true);
+            deflate.set_dictionary(dictionary()).expect("a dictionary");
+            let opened = [open(&mut deflate, 1, &[("streamtype", "error")]), control(kind, &noise)].concat();
+            for bytes in [&noise, &opened] {
+                let (mut reader, mut from) = (Reader::new(), bytes.as_slice());
+                let read = async { while let Ok(Some(_)) = reader.next(&mut from).await {} };
+                futures::executor::block_on(read);
+            }
+        }
+    }
 }
