@@ -7,6 +7,13 @@ skein=$1 focus=${2:-'\[Conformance\]'}
 here=$(cd "$(dirname "$0")" && pwd)
 programs=$("$here/build.sh" | tail -n 1)
 kubectl=$("$here/../kubectl.sh" | tail -n 1)
+missing=()
+[ -e /bin/bash-static ] || missing+=(bash-static)
+command -v nc.openbsd >/dev/null || missing+=(netcat-openbsd)
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing Debian packages: ${missing[*]}"
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
 work=$(mktemp -d)
 trap '"$skein" lab down >/dev/null; rm -rf "$work"' EXIT
 "$skein" lab up --nodes 3
