@@ -22,7 +22,8 @@ fn default(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
 
 /// Sets `field` also where it is empty or zero: Go's types hold it by value, so that its clients write that for nothing.
 fn fill(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
-    if map.get(field).is_some_and(|found| *found == "" || *found == 0) {
+    let says_nothing = |found: &Value| *found == "" || *found == 0 || found.as_array().is_some_and(Vec::is_empty);
+    if map.get(field).is_some_and(says_nothing) {
         map.insert(field.into(), Value::Null);
     }
     default(map, field, value);

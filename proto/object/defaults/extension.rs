@@ -80,10 +80,6 @@ pub fn prepare_custom_resource_definition(definition: &mut Value) {
     let Some(status) = object(definition, "status") else { return };
     status.entry("conditions").or_insert(Value::Null);
     if !stored.is_empty() {
-        // An empty list says as little as none.
-        if status.get("storedVersions").and_then(Value::as_array).is_some_and(Vec::is_empty) {
-            status.shift_remove("storedVersions");
-        }
-        default(status, "storedVersions", stored);
+        fill(status, "storedVersions", stored);
     }
 }
