@@ -52,6 +52,10 @@ pub(crate) struct Arguments {
     /// The cgroup below which Pods get theirs
     #[arg(long, default_value = "/skein")]
     cgroup_root: String,
+    /// Where Pods' volumes and logs and the sockets of plugins are. Many CSI drivers' manifests expect /var/lib/kubelet
+    /// [default: kubelet in the data directory]
+    #[arg(long)]
+    kubelet_root_dir: Option<PathBuf>,
     /// A container's log file that has grown over this is rotated
     #[arg(long, default_value = "10Mi", value_parser = bytes)]
     container_log_max_size: u64,
@@ -210,6 +214,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         name,
         audit,
         openid: arguments.openid.options(),
+        kubelet_directory: arguments.kubelet_root_dir.unwrap_or_else(|| arguments.data_dir.join("kubelet")),
         directory: arguments.data_dir,
         address: arguments.address,
         api_port: arguments.api_port,

@@ -54,6 +54,8 @@ pub struct Options {
     /// The Node's name; unique in the cluster.
     pub name: String,
     pub directory: PathBuf,
+    /// What the kubelet keeps: Pods' volumes and logs.
+    pub kubelet_directory: PathBuf,
     /// The address that other nodes and clients reach this node at.
     pub address: IpAddr,
     pub api_port: u16,

@@ -148,7 +148,7 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, ci
     skein_kubelet::Options {
         name: options.name.clone(),
         address: options.address,
-        directory: options.directory.join("kubelet"),
+        directory: options.kubelet_directory.clone(),
         runtime_endpoint: options.runtime.endpoint.clone(),
         cni_directory: options.runtime.cni_directory.clone(),
         cgroup_root: options.runtime.cgroup_root.clone(),
@@ -157,6 +157,7 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, ci
         cluster_dns: found::DNS_SERVICE_IP.into(),
         tokens,
         cipher,
+        csi: skein_kubelet::Csi::new(&options.kubelet_directory),
         stats: skein_kubelet::Stats::default(),
         addresses: skein_kubelet::Addresses::default(),
     }

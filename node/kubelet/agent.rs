@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use skein_cri::ContainerEventType;
+use skein_cri::{ContainerEventType, PodSandbox};
 use skein_object::Key;
 use skein_store::{Handle as Store, View};
 use tokio::sync::{Notify, mpsc, watch};
@@ -17,7 +17,7 @@ use crate::cri::{self, Runtime};
 use crate::images::Pulls;
 use crate::worker::{Shared, Worker};
 use crate::write::{Note, Wish, pod_writer, tell};
-use crate::{Options, node, rotation};
+use crate::{Options, csi, node, rotation};
 
 /// Events taken from the history at once.
 const EVENTS_MAX: usize = 4096;
@@ -30,6 +30,9 @@ const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 
 /// How often deleted volumes are looked for.
 const VOLUMES_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How often volumes are looked for that are staged and that no Pod has.
+const STAGED_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often containers of Pods that are no more are looked for.
 const ORPHANS_INTERVAL: Duration = Duration::from_secs(30);
@@ -48,7 +51,9 @@ struct Slot {
 
 pub(crate) async fn run(options: Options, store: Store) {
     let runtime = Runtime::new(&options.runtime_endpoint);
+    csi::share(&options.directory);
     tokio::spawn(node::run(options.clone(), store.clone(), runtime.clone()));
+    tokio::spawn(csi::run(options.clone(), store.clone()));
     let name = loop {
         match runtime.version().await {
             Ok(version) => break version.split("://").next().unwrap_or_default().to_string(),
@@ -74,6 +79,7 @@ pub(crate) async fn run(options: Options, store: Store) {
     let mut changes = store.subscribe(&["pods"]);
     let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
     let mut volumes = tokio::time::interval(VOLUMES_INTERVAL);
+    let mut staged = tokio::time::interval(STAGED_INTERVAL);
     agent.reload(&store.local());
     loop {
         agent.observe();
@@ -82,6 +88,7 @@ pub(crate) async fn run(options: Options, store: Store) {
             uid = tells.recv() => agent.wake(uid.as_deref().unwrap_or_default()),
             _ = orphans.tick() => agent.remove_orphans().await,
             _ = volumes.tick() => crate::local_volume::remove_deleted(&agent.shared.options, &store).await,
+            _ = staged.tick() => drop(tokio::spawn(agent.shared.options.csi.clone().sweep())),
         }
     }
 }
@@ -204,31 +211,38 @@ impl Agent {
         let _ = wishes.send(Wish::Status(status));
     }
 
-    /// Removes what the runtime has of Pods that the cluster does not know: they were deleted while this node was away.
+    /// Removes what is here of Pods that the cluster does not know: they were deleted while this node was away.
     async fn remove_orphans(&mut self) {
+        let options = &self.shared.options;
         let Ok(sandboxes) = self.shared.runtime.sandboxes(None).await else { return };
         let ids: Vec<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
-        skein_pod::cni::release_unknown(&self.shared.options.directory.join("addresses"), &ids);
+        skein_pod::cni::release_unknown(&options.directory.join("addresses"), &ids);
+        let uid_of = |sandbox: &PodSandbox| sandbox.labels.get(cri::POD_UID).cloned().unwrap_or_default();
+        let directories = std::fs::read_dir(options.directory.join("pods")).into_iter().flatten().flatten();
+        let directories = directories.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut orphans: BTreeSet<String> = sandboxes.iter().map(uid_of).chain(directories).filter(|uid| !uid.is_empty()).collect();
+        orphans.retain(|uid| self.workers.get(uid).is_none_or(|slot| slot.pods.is_closed()));
+        if orphans.is_empty() {
+            return;
+        }
         // Only a consistent read may say that a Pod is no more.
         let Ok(view) = self.shared.store.read().await else { return };
-        let mut known = BTreeSet::new();
-        for sandbox in &sandboxes {
-            let label = |name: &str| sandbox.labels.get(name).cloned().unwrap_or_default();
-            let key = Key::new("pods", &label(cri::POD_NAMESPACE), &label(cri::POD_NAME));
-            let current = view.state.get(&key).and_then(|e| e.record.typed::<Pod>(e.revision));
-            if current.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(label(cri::POD_UID).as_str())) {
-                known.insert(label(cri::POD_UID));
-            }
+        for (_, entry) in view.state.range("pods/", None) {
+            orphans.remove(&entry.record.typed::<Pod>(entry.revision).and_then(|pod| pod.metadata.uid).unwrap_or_default());
         }
         for sandbox in sandboxes {
-            let uid = sandbox.labels.get(cri::POD_UID).cloned().unwrap_or_default();
-            if uid.is_empty() || known.contains(&uid) || self.workers.get(&uid).is_some_and(|slot| !slot.pods.is_closed()) {
-                continue;
+            if orphans.contains(&uid_of(&sandbox)) {
+                info!(pod = ?sandbox.metadata.as_ref().map(|m| &m.name), "removing what is left of a Pod that is no more");
+                let _ = self.shared.runtime.stop_sandbox(&sandbox.id).await;
+                let _ = self.shared.runtime.remove_sandbox(&sandbox.id).await;
             }
-            info!(pod = ?sandbox.metadata.as_ref().map(|m| &m.name), "removing what is left of a Pod that is no more");
-            let _ = self.shared.runtime.stop_sandbox(&sandbox.id).await;
-            let _ = self.shared.runtime.remove_sandbox(&sandbox.id).await;
-            crate::volumes::remove(&self.shared.options.directory.join("pods").join(&uid));
+        }
+        for uid in orphans {
+            let directory = options.directory.join("pods").join(&uid);
+            match options.csi.release(&directory).await {
+                Ok(()) => crate::volumes::remove(&directory),
+                Err(why) => warn!(pod = uid, %why, "a volume of a Pod that is no more cannot be unmounted"),
+            }
         }
     }
 }

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use skein_cri as v1;
 use skein_cri::image_service_client::ImageServiceClient;
 use skein_cri::runtime_service_client::RuntimeServiceClient;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-use crate::Error;
+use crate::{Error, socket};
 
 pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -31,12 +29,7 @@ pub(crate) struct Runtime {
 impl Runtime {
     /// Connects when first used, and again when the runtime has restarted.
     pub(crate) fn new(socket: &Path) -> Self {
-        let socket = socket.to_path_buf();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://runtime").connect_with_connector_lazy(connector);
+        let channel = socket::channel(socket);
         Self { runtime: RuntimeServiceClient::new(channel.clone()), images: ImageServiceClient::new(channel) }
     }
 

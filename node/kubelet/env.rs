@@ -30,7 +30,7 @@ pub(crate) struct Source<'a> {
 // === impl Source ===
 
 impl Source<'_> {
-    fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.pod.metadata.namespace.as_deref().unwrap_or_default()
     }
 

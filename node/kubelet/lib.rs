@@ -14,6 +14,7 @@ mod addresses;
 mod admission;
 mod agent;
 mod cri;
+mod csi;
 mod dns;
 mod env;
 mod env_file;
@@ -32,6 +33,7 @@ mod secrets;
 mod server;
 mod service_account;
 mod service_env;
+mod socket;
 mod stats;
 mod status;
 mod stream;
@@ -51,6 +53,7 @@ use skein_object::cipher::Cipher;
 use skein_store::Handle as Store;
 
 pub use addresses::{Addresses, Known};
+pub use csi::Csi;
 pub use server::serve;
 pub use stats::Stats;
 
@@ -73,6 +76,8 @@ pub struct Options {
     pub cipher: Arc<OnceLock<Cipher>>,
     /// Where what the node uses is put.
     pub stats: Stats,
+    /// The CSI drivers of this node.
+    pub csi: Csi,
     /// Where the addresses of this node's Pods are put.
     pub addresses: Addresses,
 }

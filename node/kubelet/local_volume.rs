@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::Value;
 use skein_command::Write;
 use skein_object::volume::{DIRECTORY, LOCAL, NODE};
-use skein_object::{Key, deletion, registry};
+use skein_object::{deletion, registry};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
-use crate::env::Source;
+use crate::volumes::Claimed;
 use crate::{Error, Options};
 
 /// Where a claim's data is.
@@ -21,19 +20,10 @@ pub(crate) struct Found {
 }
 
 /// Where a claim's data is, made where it is this node's to make.
-pub(crate) fn path(source: &Source<'_>, claim: &str) -> Result<Found, Error> {
-    let namespace = source.pod.metadata.namespace.as_deref().unwrap_or_default();
-    let entry = source.state.get(&Key::new("persistentvolumeclaims", namespace, claim));
-    let found = entry.and_then(|e| e.record.typed::<PersistentVolumeClaim>(e.revision));
-    let found = found.ok_or_else(|| Error::Config(format!("persistentvolumeclaim \"{claim}\" not found")))?;
-    let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let name = found.spec.and_then(|s| s.volume_name).filter(|_| bound);
-    let name = name.ok_or_else(|| Error::Config(format!("persistentvolumeclaim \"{claim}\" is not bound yet")))?;
-    let entry = source.state.get(&Key::new("persistentvolumes", "", &name));
-    let volume = entry.and_then(|e| e.record.typed::<PersistentVolume>(e.revision)).and_then(|v| v.spec);
-    let volume = volume.ok_or_else(|| Error::Config(format!("persistentvolume \"{name}\" not found")))?;
+pub(crate) fn path(root: &Path, claimed: Claimed) -> Result<Found, Error> {
+    let Claimed { volume: name, spec: volume, .. } = claimed;
     if let Some(csi) = volume.csi.filter(|csi| csi.driver == LOCAL) {
-        let path = directory(source.volumes, &csi.volume_handle)?;
+        let path = directory(root, &csi.volume_handle)?;
         make(&path).map_err(|e| Error::Io { what: path.display().to_string(), source: e })?;
         return Ok(Found { path, takes_owner: true });
     }

@@ -13,7 +13,7 @@ use skein_store::Handle as Store;
 use tracing::{info, warn};
 
 use crate::cri::Runtime;
-use crate::{Error, Options};
+use crate::{Error, Options, csi};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Pods that a node takes at most: kubelet's default.
@@ -29,7 +29,10 @@ pub(crate) async fn run(options: Options, store: Store, runtime: Runtime) {
         }
         configure_network(&options, &store, &mut configured);
         update_routes(&options, &store, &mut routes);
-        tokio::time::sleep(INTERVAL).await;
+        tokio::select! {
+            () = options.csi.changed.notified() => {}
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
     }
 }
 
@@ -53,6 +56,14 @@ async fn keep(options: &Options, store: &Store, runtime: &Runtime, version: &mut
     let ready = has_range && runtime.network_ready().await.unwrap_or(false);
     let mut new = old.clone();
     new["status"] = status(options, &old, ready, version);
+    let used = options.csi.in_use();
+    if !used.is_empty() {
+        new["status"]["volumesInUse"] = json!(used);
+    }
+    let attached = csi::attached(&view.state, &options.name);
+    if !attached.is_empty() {
+        new["status"]["volumesAttached"] = attached.iter().map(|name| json!({"name": name, "devicePath": ""})).collect();
+    }
     if new != old {
         store.propose(Write::update(&key, entry.revision, &entry.record, &Record::from_value(&new)).into()).await?;
     }

@@ -23,6 +23,12 @@ pub(crate) fn token(source: &Source<'_>, projection: &ServiceAccountTokenProject
     if let Some(current) = std::fs::read(file).ok().filter(|token| is_fresh(token, now)) {
         return Ok(current);
     }
+    let audience = projection.audience.as_deref().unwrap_or_default();
+    issue(source, audience, projection.expiration_seconds).map(|(token, _)| token.into_bytes())
+}
+
+/// A new token of the Pod's ServiceAccount, and when it ends.
+pub(crate) fn issue(source: &Source<'_>, audience: &str, seconds: Option<i64>) -> Result<(String, Timestamp), Error> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let metadata = &source.pod.metadata;
     let name = source.pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
@@ -33,10 +39,7 @@ pub(crate) fn token(source: &Source<'_>, projection: &ServiceAccountTokenProject
     let node_uid = node.and_then(|m| m["uid"].as_str().map(String::from)).unwrap_or_default();
     let (pod, uid) = (text(&metadata.name), text(&metadata.uid));
     let pod = PodIdentity { name: &pod, uid: &uid, node: source.node, node_uid: &node_uid };
-    let audience = projection.audience.clone().unwrap_or_default();
-    let seconds = projection.expiration_seconds.unwrap_or(SECONDS_DEFAULT);
-    let (token, _) = source.tokens.issue(&account, &audience, pod, seconds).map_err(Error::Config)?;
-    Ok(token.into_bytes())
+    source.tokens.issue(&account, audience, pod, seconds.unwrap_or(SECONDS_DEFAULT)).map_err(Error::Config)
 }
 
 /// Whether a token of ours has much of its time left.

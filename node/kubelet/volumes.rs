@@ -1,6 +1,7 @@
 //! Volumes: directories of the node that containers see. emptyDir, ConfigMap, Secret, projected, downward API, hostPath,
 //! claims.
 
+mod claimed;
 mod content;
 mod empty;
 mod host;
@@ -16,8 +17,12 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Pod, Volume, VolumeMount};
 use skein_cri as v1;
 
+use crate::csi::{self, Mounted};
 use crate::env::{Source, expand_strictly};
 use crate::{Error, local_volume};
+
+pub(crate) use claimed::{Claimed, claimed};
+pub(crate) use owner::Owner;
 
 /// Where a Pod's volumes are, by name.
 #[derive(Debug, Default)]
@@ -35,29 +40,62 @@ enum Place {
     Image(String),
 }
 
-/// Makes or refreshes every volume of a Pod. `images` are those that volumes are made of, by the volume's name.
-pub(crate) fn prepare(source: &Source<'_>, directory: &Path, images: &BTreeMap<String, String>) -> Result<Volumes, Error> {
+/// What had to be brought from elsewhere before a container could start.
+#[derive(Clone, Debug)]
+pub(crate) enum Brought {
+    /// An image, as the runtime names it.
+    Image(String),
+    /// What a CSI driver has mounted.
+    Mount(Mounted),
+}
+
+/// Makes or refreshes every volume of a Pod. `brought` has those that come from elsewhere, by the volume's name.
+pub(crate) fn prepare(source: &Source<'_>, directory: &Path, brought: &BTreeMap<String, Brought>) -> Result<Volumes, Error> {
     let mut places = BTreeMap::new();
     let volumes = source.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     for volume in volumes {
-        let place = match (volume.image.is_some(), images.get(&volume.name)) {
-            (false, _) => prepare_one(source, volume, directory)?,
-            (true, Some(image)) => Place::Image(image.clone()),
+        let place = match brought.get(&volume.name) {
+            Some(Brought::Image(image)) => Place::Image(image.clone()),
+            Some(Brought::Mount(mounted)) => Place::Directory { path: mounted.path.clone(), readonly: mounted.readonly },
             // A container that does not mount it does not wait for it.
-            (true, None) => continue,
+            None if volume.image.is_some() || csi::is_of_driver(source, volume) => continue,
+            None => prepare_one(source, volume, directory)?,
         };
         places.insert(volume.name.clone(), place);
     }
     Ok(Volumes { places })
 }
 
-/// Unmounts and removes everything.
+/// Unmounts and removes everything. What cannot be unmounted stays, with all that is in it.
 pub(crate) fn remove(directory: &Path) {
     subpath::release(directory);
-    for entry in fs::read_dir(directory.join("volumes")).into_iter().flatten().flatten() {
-        let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
+    let mounts = mounts_below(directory);
+    for mount in mounts.iter().rev() {
+        let _ = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH);
     }
-    let _ = fs::remove_dir_all(directory);
+    if mounts.is_empty() || mounts_below(directory).is_empty() {
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// Where something is mounted at or below a directory, what lies deeper later.
+pub(crate) fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = mounts();
+    found.retain(|(path, _)| path.starts_with(directory));
+    found.into_iter().map(|(path, _)| path).collect()
+}
+
+/// All mounts, each with whether it is shared.
+pub(crate) fn mounts() -> Vec<(PathBuf, bool)> {
+    // Spaces and the like are written as octal numbers.
+    const WRITTEN: [(&str, &str); 4] = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    let plain = |field: &str| WRITTEN.iter().fold(field.to_string(), |text, (from, to)| text.replace(from, to));
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = |line: &str| {
+        let mut fields = line.split_once(" - ")?.0.split(' ').skip(4);
+        Some((PathBuf::from(plain(fields.next()?)), fields.skip(1).any(|field| field.starts_with("shared:"))))
+    };
+    table.lines().filter_map(mount).collect()
 }
 
 fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result<Place, Error> {
@@ -65,12 +103,10 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
     if let Some(host) = &volume.host_path {
         return host::prepare(host).map(writable);
     }
-    let owner = owner::Owner::of(source.pod);
-    let claim = volume.persistent_volume_claim.as_ref().map(|claim| (claim.claim_name.clone(), claim.read_only == Some(true)));
-    let pod = source.pod.metadata.name.as_deref().unwrap_or_default();
-    let own = volume.ephemeral.as_ref().map(|_| (format!("{pod}-{}", volume.name), false));
-    if let Some((claim, readonly)) = claim.or(own) {
-        let found = local_volume::path(source, &claim)?;
+    let owner = Owner::of(source.pod);
+    if let Some(claimed) = claimed(source, volume)? {
+        let readonly = claimed.readonly;
+        let found = local_volume::path(source.volumes, claimed)?;
         if found.takes_owner && !readonly {
             owner.give(&found.path, owner::Mode::ReadWrite)?;
         }
@@ -178,7 +214,7 @@ pub(crate) fn pod_directory(root: &Path, pod: &Pod) -> PathBuf {
     root.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
-fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+pub(crate) fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let what = path.display().to_string();
     move |source| Error::Io { what, source }
 }

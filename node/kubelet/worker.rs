@@ -24,8 +24,9 @@ use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
 use crate::probes::{self, Kind, Probing, Verdict};
 use crate::resize::{Change, Pending};
 use crate::status::{self, Waiting};
+use crate::volumes::Brought;
 use crate::write::{Note, Wish, pod_writer, tell};
-use crate::{Error, Options, logs, pod, pull_secrets, resources, volumes};
+use crate::{Error, Options, csi, logs, pod, pull_secrets, resources, volumes};
 
 /// How often the runtime is asked while nothing happens. Where it does not tell what happens, a container's end is
 /// seen this late at most.
@@ -33,6 +34,10 @@ const RELIST_INTERVAL: Duration = Duration::from_millis(500);
 const RELIST_INTERVAL_TOLD: Duration = Duration::from_secs(10);
 /// After a container could not be started.
 const START_RETRY: Duration = Duration::from_secs(10);
+const MOUNT_RETRY: Duration = Duration::from_secs(2);
+const UNMOUNT_RETRY: Duration = Duration::from_secs(2);
+/// While a volume is not attached yet.
+const ATTACH_RETRY: Duration = Duration::from_millis(200);
 /// How often ConfigMap and Secret volumes are brought up to date.
 const VOLUMES_INTERVAL: Duration = Duration::from_secs(10);
 const VERDICTS: usize = 64;
@@ -70,8 +75,8 @@ pub(crate) struct Worker {
     given: HashMap<String, v1::LinuxContainerResources>,
     /// A resize that is wanted and not done.
     pending: Option<Pending>,
-    /// What the runtime calls the images that volumes are made of, by the volume's name.
-    images: BTreeMap<String, String>,
+    /// Images and mounts that volumes are made of, by the volume's name.
+    brought: BTreeMap<String, Brought>,
 }
 
 // === impl Worker ===
@@ -104,7 +109,7 @@ impl Worker {
             volumes_at: Instant::now() + VOLUMES_INTERVAL,
             given: HashMap::new(),
             pending: None,
-            images: BTreeMap::new(),
+            brought: BTreeMap::new(),
         }
     }
 
@@ -127,10 +132,24 @@ impl Worker {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        while let Err(why) = self.release_mounts().await {
+            debug!(pod = %self.key, %why, "a volume cannot be unmounted");
+            tokio::time::sleep(UNMOUNT_RETRY).await;
+        }
         volumes::remove(&volumes::pod_directory(&self.shared.options.directory, &self.pods.borrow()));
         let _ = std::fs::remove_dir_all(logs::directory(&self.shared.options.directory, &self.pods.borrow()));
         self.shared.options.addresses.forget(&self.key, &self.uid);
         self.wishes.send_replace(Wish::Gone);
+    }
+
+    /// Takes away what CSI drivers have mounted for the Pod.
+    async fn release_mounts(&mut self) -> Result<(), Error> {
+        let directory = self.places().pod;
+        if csi::has_volumes(&directory) {
+            self.shared.options.csi.release(&directory).await?;
+        }
+        self.brought.retain(|_, brought| matches!(brought, Brought::Image(_)));
+        Ok(())
     }
 
     /// Known here before any container of the Pod runs.
@@ -166,7 +185,10 @@ impl Worker {
         if acted {
             return Ok(Pass::Again);
         }
-        self.refresh_volumes(pod, &observed);
+        self.refresh_volumes(pod, &observed).await;
+        if is_finished(pod, &observed) {
+            self.release_mounts().await?;
+        }
         let relist = if self.shared.told.load(Ordering::Relaxed) { RELIST_INTERVAL_TOLD } else { RELIST_INTERVAL };
         let now = Instant::now();
         let retry = self.retry_at.values().filter(|at| **at > now).map(|at| *at - now).min();
@@ -341,7 +363,8 @@ impl Worker {
                     "ContainerCreating" => "FailedMount",
                     _ => "Failed",
                 };
-                if self.waiting.get(name) != Some(&waiting) {
+                let is_quiet = waiting.message.is_empty();
+                if self.waiting.get(name) != Some(&waiting) && !is_quiet {
                     self.note(
                         reason,
                         if reason == "Failed" { format!("Error: {}", waiting.message) } else { waiting.message.clone() },
@@ -350,10 +373,12 @@ impl Worker {
                     );
                 }
                 self.waiting.insert(name.into(), waiting);
-                self.retry_at.insert(
-                    name.into(),
-                    Instant::now() + START_RETRY.min(Duration::from_secs(if reason == "FailedMount" { 2 } else { 10 })),
-                );
+                let retry = match reason {
+                    "FailedMount" if is_quiet => ATTACH_RETRY,
+                    "FailedMount" => MOUNT_RETRY,
+                    _ => START_RETRY,
+                };
+                self.retry_at.insert(name.into(), Instant::now() + retry);
                 // The next pass only tells; it acts again after the retry time.
                 false
             }
@@ -395,7 +420,7 @@ impl Worker {
             resources::verify_non_root(pod, container, &known)
                 .map_err(|message| Waiting { reason: "CreateContainerConfigError".into(), message })?;
         }
-        self.pull_volumes(pod, container, &sandbox_config).await?;
+        self.bring_volumes(pod, container, &sandbox_config).await?;
         let mut config = self.container_config(pod, container, sandbox, attempt, image)?;
         let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
         if let (Some(target), Some(namespaces)) = (target, security.and_then(|s| s.namespace_options.as_mut())) {
@@ -466,17 +491,20 @@ impl Worker {
     }
 
     /// ConfigMaps and Secrets that changed reach the files of running Pods.
-    fn refresh_volumes(&mut self, pod: &Pod, observed: &Observation) {
+    async fn refresh_volumes(&mut self, pod: &Pod, observed: &Observation) {
         let Some(sandbox) =
             observed.sandbox.as_ref().filter(|_| Instant::now() >= self.volumes_at && pod.metadata.deletion_timestamp.is_none())
         else {
             return;
         };
         self.volumes_at = Instant::now() + VOLUMES_INTERVAL;
+        if csi::has_volumes(&self.places().pod) {
+            Box::pin(self.keep_mounts(pod)).await;
+        }
         let state = self.shared.store.local().state;
         let places = self.places();
         let source = self.source(pod, &state, &places, &sandbox.ip);
-        if let Err(why) = volumes::prepare(&source, &places.pod, &self.images) {
+        if let Err(why) = volumes::prepare(&source, &places.pod, &self.brought) {
             debug!(pod = %self.key, %why, "a volume cannot be refreshed");
         }
     }
@@ -493,6 +521,12 @@ enum Pass {
     Wait(Duration),
     /// Nothing of the Pod is left.
     Done,
+}
+
+/// Whether a Pod has ended for good, and nothing of it runs: its volumes may be another's.
+fn is_finished(pod: &Pod, observed: &Observation) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed")) && observed.containers.values().all(|c| matches!(c.state, State::Exited { .. }))
 }
 
 /// The containers that are there as long as the Pod: the main ones and the sidecars. They have hooks and probes.

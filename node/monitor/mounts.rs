@@ -28,6 +28,11 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Makes the container's root the root of the calling process, which is alone in its mount namespace.
 pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error> {
     let none: Option<&str> = None;
+    // Volumes whose mounts go both ways are taken while they still belong to the node's peer groups.
+    let mut shared: Vec<Option<OwnedFd>> = Vec::with_capacity(spec.binds.len());
+    for bind in &spec.binds {
+        shared.push(if bind.propagation == Propagation::Bidirectional { Some(clone_shared(bind)?) } else { None });
+    }
     // Mounts of the node are followed, so that volumes may say so; none of ours goes back, unless a volume shares it.
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(Error::system("cannot separate mounts"))?;
     let root = spec.directory.join("rootfs");
@@ -37,11 +42,14 @@ pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error>
         open(&root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(Error::system("cannot open the root"))?;
     kernel(spec, &target, hierarchies, nodev)?;
     // Outer volumes first, so that one may be mounted within another.
-    let mut binds: Vec<&Bind> = spec.binds.iter().collect();
-    binds.sort_by_key(|bind| bind.destination.components().count());
-    for (index, one) in binds.into_iter().enumerate() {
+    let mut binds: Vec<(&Bind, Option<OwnedFd>)> = spec.binds.iter().zip(shared).collect();
+    binds.sort_by_key(|(bind, _)| bind.destination.components().count());
+    for (index, (one, shared)) in binds.into_iter().enumerate() {
         if one.layers.is_empty() {
-            bind(&target, one)?;
+            match shared {
+                Some(tree) => attach(&target, one, &tree)?,
+                None => bind(&target, one)?,
+            }
         } else {
             image(spec, &target, one, index)?;
         }
@@ -156,29 +164,66 @@ fn fresh(root: &OwnedFd, path: &str, kind: &str, flags: MsFlags, options: &str) 
     mount(Some(kind), &by_fd(&target), Some(kind), flags, options).map_err(Error::system(format!("cannot mount {kind} at {path}")))
 }
 
-/// Binds a volume, file or device: cloned as a tree that nobody sees, given its attributes, then attached. A moment in
-/// which it could be written to although it is read-only does not exist.
+/// Binds a volume, file or device.
 fn bind(root: &OwnedFd, bind: &Bind) -> Result<(), Error> {
-    let what = || format!("cannot mount {} at {}", bind.source.display(), bind.destination.display());
+    attach(root, bind, &clone_tree(bind)?)
+}
+
+fn cannot_mount(bind: &Bind) -> String {
+    format!("cannot mount {} at {}", bind.source.display(), bind.destination.display())
+}
+
+/// A volume, file or device as a tree that nobody sees yet.
+fn clone_tree(bind: &Bind) -> Result<OwnedFd, Error> {
+    let source = CString::new(bind.source.as_os_str().as_bytes())
+        .map_err(|_| Error::Process(format!("{}: a path with a NUL", cannot_mount(bind))))?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: the path is a valid C string; the result is checked before it is used.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
+    let tree = Errno::result(tree).map_err(Error::system(cannot_mount(bind)))?;
+    // SAFETY: the kernel has just made this descriptor for us; it fits an int as all descriptors do.
+    Ok(unsafe { OwnedFd::from_raw_fd(tree as i32) })
+}
+
+/// A clone of a mount that the node shares: what is mounted below either of the two appears below the other.
+fn clone_shared(bind: &Bind) -> Result<OwnedFd, Error> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let (point, is_shared) = mount_of(&table, &bind.source);
+    if !is_shared {
+        let path = bind.source.display();
+        return Err(Error::Process(format!("path {path:?} is mounted on {point:?} but it is not a shared mount")));
+    }
+    clone_tree(bind)
+}
+
+/// The mount that a path is on, and whether it is shared, from `/proc/self/mountinfo`.
+fn mount_of<'a>(table: &'a str, path: &Path) -> (&'a str, bool) {
+    let mounts = table.lines().filter_map(|line| {
+        let (mount, _) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(4);
+        let point = fields.next()?;
+        path.starts_with(point).then(|| (point, fields.skip(1).any(|field| field.starts_with("shared:"))))
+    });
+    // Of mounts on the same point, the last one counts.
+    mounts.max_by_key(|(point, _)| point.len()).unwrap_or(("/", false))
+}
+
+/// Puts a tree where the container sees it, given its attributes before. A moment in which it could be written to
+/// although it is read-only does not exist.
+fn attach(root: &OwnedFd, bind: &Bind, tree: &OwnedFd) -> Result<(), Error> {
+    let what = || cannot_mount(bind);
     let kind = match std::fs::metadata(&bind.source) {
         Ok(metadata) if metadata.is_dir() => Kind::Directory,
         Ok(_) => Kind::File,
         Err(why) => return Err(Error::system(what())(why)),
     };
     let target = place(root, &bind.destination, kind)?;
-    let source = CString::new(bind.source.as_os_str().as_bytes()).map_err(|_| Error::Process(format!("{}: a path with a NUL", what())))?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
-    // SAFETY: the path is a valid C string; the result is checked before it is used.
-    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
-    let tree = Errno::result(tree).map_err(Error::system(what()))?;
-    // SAFETY: the kernel has just made this descriptor for us; it fits an int as all descriptors do.
-    let tree = unsafe { OwnedFd::from_raw_fd(tree as i32) };
     let nodev = if bind.devices { 0 } else { libc::MOUNT_ATTR_NODEV };
     let readonly = if bind.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
     let noexec = if bind.noexec { libc::MOUNT_ATTR_NOEXEC } else { 0 };
     let below = if bind.recursive_readonly { readonly } else { 0 };
-    set_attributes(&tree, nodev | noexec | below, propagation(bind.propagation), true).map_err(Error::system(what()))?;
-    set_attributes(&tree, readonly, 0, false).map_err(Error::system(what()))?;
+    set_attributes(tree, nodev | noexec | below, propagation(bind.propagation), true).map_err(Error::system(what()))?;
+    set_attributes(tree, readonly, 0, false).map_err(Error::system(what()))?;
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are empty C strings; the descriptors are open.
     let moved = unsafe { libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags) };
@@ -310,4 +355,20 @@ pub(crate) fn pod_shm(path: &Path) -> Result<(), Error> {
 
 pub(crate) fn release_pod_shm(path: &Path) {
     let _ = umount2(path, MntFlags::MNT_DETACH);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_goes_both_ways_only_where_the_node_shares_it() {
+        let table = "22 1 0:1 / / rw - ext4 /dev/a rw\n23 22 0:2 / /var/lib rw,relatime shared:7 master:2 - ext4 /dev/b rw\n\
+            24 23 0:3 / /var/lib/x rw - tmpfs t rw\n";
+        let check = |path: &str, expected: (&str, bool)| assert_eq!(mount_of(table, Path::new(path)), expected, "{path}");
+        check("/etc", ("/", false));
+        check("/var/lib/y", ("/var/lib", true));
+        check("/var/lib/x/z", ("/var/lib/x", false));
+        check("/var/library", ("/", false));
+    }
 }

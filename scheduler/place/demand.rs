@@ -9,6 +9,7 @@ use skein_object::amounts::{Amounts, add, peak};
 use skein_object::quantity::Quantity;
 use skein_object::selector::{Labels, Selector};
 
+use crate::filters::volumes::Reach;
 use crate::topology::{HOSTNAME, PodSelector, Spread, Term, ZONE};
 
 /// What a container that states no request weighs in scores (`DefaultMilliCPURequest`, `DefaultMemoryRequest`).
@@ -44,17 +45,18 @@ pub(crate) struct Demand {
     pub(crate) spec: PodSpec,
     pub(crate) spread: Vec<Spread>,
     pub(crate) images: Vec<String>,
+    pub(crate) volumes: Vec<Reach>,
 }
 
 // === impl Demand ===
 
 impl Demand {
-    pub(crate) fn of(pod: &Pod) -> Self {
+    pub(crate) fn of(pod: &Pod, volumes: &[Reach]) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let occupant = Occupant::of(pod);
         let spread = spread(&spec, &occupant);
         let images = spec.containers.iter().filter_map(|c| c.image.as_deref().map(normalized)).collect();
-        Self { occupant: Arc::new(occupant), spec, spread, images }
+        Self { occupant: Arc::new(occupant), spec, spread, images, volumes: volumes.to_vec() }
     }
 
     pub(crate) fn tolerations(&self) -> &[Toleration] {
@@ -62,12 +64,15 @@ impl Demand {
     }
 
     /// A text that is equal for Pods that ask the same of the fleet.
-    pub(crate) fn class_of(pod: &Pod) -> String {
+    pub(crate) fn class_of(pod: &Pod, volumes: &[Reach]) -> String {
         let Some(spec) = &pod.spec else { return String::new() };
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let parts: Vec<_> = containers.map(|c| (&c.image, &c.resources, &c.ports, &c.restart_policy)).collect();
         let place = (&spec.node_name, &spec.node_selector, &spec.affinity, &spec.tolerations, &spec.topology_spread_constraints);
-        format!("{:?}", (&pod.metadata.namespace, &pod.metadata.labels, place, spec.priority, &spec.overhead, &spec.resources, parts))
+        format!(
+            "{:?}",
+            (&pod.metadata.namespace, &pod.metadata.labels, place, spec.priority, &spec.overhead, &spec.resources, parts, volumes)
+        )
     }
 }
 

@@ -7,6 +7,7 @@ mod name;
 mod ports;
 mod resources;
 pub(crate) mod taints;
+pub(crate) mod volumes;
 
 use std::borrow::Cow;
 
@@ -47,7 +48,8 @@ pub(crate) fn check(node: &NodeInfo, demand: &Demand, gone: &[&Occupant]) -> Res
     taints::check(node, demand)?;
     affinity::check(node, demand)?;
     ports::check(node, demand, gone)?;
-    resources::check(node, demand, gone)
+    resources::check(node, demand, gone)?;
+    volumes::check(node, demand)
 }
 
 /// What does not depend on what else runs on the node.

@@ -10,6 +10,7 @@ use skein_object::selector::Labels;
 
 use crate::class::Class;
 use crate::demand::{Demand, Occupant, amounts, normalized};
+use crate::filters::volumes::Reach;
 use crate::topology::Namespaces;
 use crate::{Placement, explain};
 
@@ -158,10 +159,10 @@ impl Fleet {
         self.remember(Change { node, occupant, amount: -1 });
     }
 
-    /// Chooses a node for a Pod.
-    pub fn place(&mut self, pod: &Pod) -> Placement {
+    /// Chooses a node for a Pod from which its volumes can be reached.
+    pub fn place(&mut self, pod: &Pod, volumes: &[Reach]) -> Placement {
         let reserved = self.release(pod);
-        let placement = self.with_class(pod, |class, fleet| match class.choose(fleet) {
+        let placement = self.with_class((pod, volumes), |class, fleet| match class.choose(fleet) {
             Some(node) => Placement::Node(node.to_string()),
             None => Placement::Unschedulable(explain(fleet.nodes().count(), &class.reasons(fleet))),
         });
@@ -181,11 +182,11 @@ impl Fleet {
     }
 
     /// Runs `look` on the class of a Pod, brought up to date.
-    pub(crate) fn with_class<T>(&mut self, pod: &Pod, look: impl FnOnce(&Class, &Self) -> T) -> T {
-        let name = Demand::class_of(pod);
+    pub(crate) fn with_class<T>(&mut self, (pod, volumes): (&Pod, &[Reach]), look: impl FnOnce(&Class, &Self) -> T) -> T {
+        let name = Demand::class_of(pod, volumes);
         self.placements += 1;
         let known = self.classes.remove(&name).map(|(_, class)| class).filter(|class| class.seen >= self.changes_start);
-        let mut class = known.unwrap_or_else(|| Class::of(Demand::of(pod), self));
+        let mut class = known.unwrap_or_else(|| Class::of(Demand::of(pod, volumes), self));
         class.catch_up(self);
         let found = look(&class, self);
         if self.classes.len() >= CLASSES_MAX

@@ -15,6 +15,8 @@ mod preempt;
 mod scores;
 mod topology;
 
+pub use filters::taints::tolerates;
+pub use filters::volumes::Reach;
 pub use fleet::{Fleet, NodeInfo};
 pub use preempt::{Budget, Preemption};
 
@@ -37,7 +39,7 @@ pub enum Placement {
 pub fn belongs(node: &Node, pod: &Pod) -> bool {
     let mut fleet = Fleet::default();
     fleet.observe_node(node);
-    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod)))
+    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod, &[])))
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
@@ -75,7 +77,7 @@ mod tests {
     }
 
     fn check(nodes: &[Node], spec: Value, expected: Result<&str, &str>) {
-        let got = fleet(nodes).place(&pod("p", spec));
+        let got = fleet(nodes).place(&pod("p", spec), &[]);
         let expected = match expected {
             Ok(name) => Placement::Node(name.into()),
             Err(why) => Placement::Unschedulable(why.into()),
@@ -111,7 +113,7 @@ mod tests {
         let mut chosen = Vec::new();
         for index in 0..6 {
             let pod = pod(&format!("p{index}"), json!({}));
-            let Placement::Node(name) = fleet.place(&pod) else { panic!("there is room") };
+            let Placement::Node(name) = fleet.place(&pod, &[]) else { panic!("there is room") };
             fleet.assume(&pod, &name);
             chosen.push(name);
         }
@@ -122,9 +124,9 @@ mod tests {
     fn counts_pods_against_the_nodes_limit() {
         let mut fleet = fleet(&[node("a", json!({}))]);
         (0..3).for_each(|i| fleet.assume(&pod(&format!("p{i}"), json!({})), "a"));
-        assert_eq!(fleet.place(&pod("p", json!({}))), Placement::Unschedulable("0/1 nodes are available: 1 Too many pods.".into()));
+        assert_eq!(fleet.place(&pod("p", json!({})), &[]), Placement::Unschedulable("0/1 nodes are available: 1 Too many pods.".into()));
         fleet.forget("n/p0");
-        assert_eq!(fleet.place(&pod("p", json!({}))), Placement::Node("a".into()));
+        assert_eq!(fleet.place(&pod("p", json!({})), &[]), Placement::Node("a".into()));
     }
 
     fn zoned(name: &str, zone: &str) -> Node {
@@ -135,7 +137,7 @@ mod tests {
 
     fn run(fleet: &mut Fleet, name: &str, spec: Value) -> String {
         let pod = pod(name, spec);
-        match fleet.place(&pod) {
+        match fleet.place(&pod, &[]) {
             Placement::Node(node) => {
                 fleet.assume(&pod, &node);
                 node
@@ -196,10 +198,10 @@ mod tests {
         let big = |priority: i32| json!({"requests": {"cpu": "1500m"}, "priority": priority});
         assert_eq!((run(&mut fleet, "p1", big(5)), run(&mut fleet, "p2", big(3))), ("a".into(), "b".into()));
         let urgent = pod("urgent", big(9));
-        assert_eq!(fleet.place(&urgent), Placement::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".into()));
+        assert_eq!(fleet.place(&urgent, &[]), Placement::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".into()));
         let preempted =
             |node: &str, pods: &[&str]| Preemption::Victims { node: node.into(), pods: pods.iter().map(|p| (*p).into()).collect() };
-        assert_eq!(fleet.preempt(&urgent, &[]), preempted("b", &["n/p2"]));
+        assert_eq!(fleet.preempt(&urgent, &[], &[]), preempted("b", &["n/p2"]));
         // A budget makes the more important Pod the cheaper victim.
         fleet.assume(
             &{
@@ -211,12 +213,25 @@ mod tests {
         );
         let selector = skein_object::selector::Selector::parse("app=b").expect("a selector");
         let budget = Budget { namespace: "n".into(), selector, allowed: 0 };
-        assert_eq!(fleet.preempt(&urgent, &[budget]), preempted("a", &["n/p1"]));
+        assert_eq!(fleet.preempt(&urgent, &[], &[budget]), preempted("a", &["n/p1"]));
         let hopeless = |why: &str| Preemption::Hopeless(why.into());
         let why = "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
-        assert_eq!(fleet.preempt(&pod("meek", big(1)), &[]), hopeless(why));
+        assert_eq!(fleet.preempt(&pod("meek", big(1)), &[], &[]), hopeless(why));
         let why = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
-        assert_eq!(fleet.preempt(&pod("huge", json!({"requests": {"cpu": "8"}, "priority": 9})), &[]), hopeless(why));
+        assert_eq!(fleet.preempt(&pod("huge", json!({"requests": {"cpu": "8"}, "priority": 9})), &[], &[]), hopeless(why));
+    }
+
+    #[test]
+    fn a_pod_goes_where_its_volumes_are() {
+        let mut fleet = fleet(&[node("a", json!({})), node("b", json!({}))]);
+        let term = |disk: &str| json!([{"matchExpressions": [{"key": "disk", "operator": "In", "values": [disk]}]}]);
+        let on = |disk: &str| Reach::on(serde_json::from_value(term(disk)).expect("terms"), "no disk");
+        let pod = pod("p", json!({}));
+        assert_eq!(fleet.place(&pod, &[on("b")]), Placement::Node("b".into()));
+        assert_eq!(fleet.place(&pod, &[on("a")]), Placement::Node("a".into()));
+        let nowhere = Placement::Unschedulable("0/2 nodes are available: 2 no disk.".into());
+        assert_eq!(fleet.place(&pod, &[on("a"), on("b")]), nowhere);
+        assert_eq!(fleet.place(&pod, &[Reach::nowhere("no disk")]), nowhere);
     }
 
     #[test]
@@ -226,6 +241,6 @@ mod tests {
         urgent.status = Some(serde_json::from_value(json!({"nominatedNodeName": "a"})).expect("a status"));
         fleet.observe_pod(&urgent);
         assert_eq!(run(&mut fleet, "p", json!({"requests": {"cpu": "1"}})), "0/1 nodes are available: 1 Insufficient cpu.");
-        assert_eq!(fleet.place(&urgent), Placement::Node("a".into()));
+        assert_eq!(fleet.place(&urgent, &[]), Placement::Node("a".into()));
     }
 }

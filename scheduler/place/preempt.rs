@@ -10,6 +10,7 @@ use skein_object::selector::Selector;
 use crate::class::Class;
 use crate::demand::Occupant;
 use crate::explain;
+use crate::filters::volumes::Reach;
 use crate::fleet::{Fleet, NodeInfo, nominated};
 
 /// Nodes on which victims are sought at least, and of many the share of them.
@@ -47,7 +48,7 @@ struct Candidate {
 
 impl Fleet {
     /// Looks for Pods of lower priority in whose place a Pod that fits nowhere would fit.
-    pub fn preempt(&mut self, pod: &Pod, budgets: &[Budget]) -> Preemption {
+    pub fn preempt(&mut self, pod: &Pod, volumes: &[Reach], budgets: &[Budget]) -> Preemption {
         let spec = pod.spec.as_ref();
         if spec.and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
             return Preemption::Hopeless("preemption: not eligible due to preemptionPolicy=Never.".into());
@@ -60,7 +61,7 @@ impl Fleet {
             return Preemption::Hopeless("preemption: not eligible due to a terminating pod on the nominated node.".into());
         }
         let reserved = self.release(pod);
-        let found = self.with_class(pod, |class, fleet| search(class, fleet, priority, budgets));
+        let found = self.with_class((pod, volumes), |class, fleet| search(class, fleet, priority, budgets));
         if let (Some(node), Preemption::Hopeless(_)) = (reserved, &found) {
             self.assume(pod, node);
         }

@@ -8,13 +8,15 @@ use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
-use skein_command::{Transaction, Write};
+use skein_command::Transaction;
 use skein_object::deletion::Wish;
 use skein_object::quantity::Quantity;
+use skein_object::selector::Selector;
 use skein_object::volume::{CLAIM_PROTECTION, DIRECTORY, LOCAL, NODE, VOLUME_PROTECTION};
 use skein_object::{Key, Resource, meta, registry};
 use skein_state::{Entry, Event};
 
+use crate::ephemeral_volume;
 use crate::garbage::without_finalizer;
 use crate::pods_of::is_finished;
 use crate::snapshot::Snapshot;
@@ -23,23 +25,30 @@ use crate::{Controller, Mint};
 
 pub(crate) const CLAIMS: &str = "persistentvolumeclaims";
 pub(crate) const VOLUMES: &str = "persistentvolumes";
+/// What a class says that makes no volumes itself.
+pub(crate) const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+/// The node for which a volume is to be made: the scheduler's annotation of a claim.
+pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const CLASSES: &str = "storageclasses.storage.k8s.io";
 
-fn resource(stored: &str) -> &'static Resource {
+pub(crate) fn resource(stored: &str) -> &'static Resource {
     registry::by_key(stored).expect("the registry has claims and volumes")
 }
 
-fn typed<T>(entry: &Entry) -> Option<T>
+pub(crate) fn typed<T>(entry: &Entry) -> Option<T>
 where
     T: k8s_openapi::Resource + serde::de::DeserializeOwned,
 {
     entry.record.typed::<T>(entry.revision)
 }
 
-/// The claims that a Pod uses.
-pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = &str> {
+/// The claims that a Pod uses: those that it names, and those that are made for it.
+pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = Cow<'_, str>> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.filter_map(|v| v.persistent_volume_claim.as_ref()).map(|c| c.claim_name.as_str())
+    volumes.filter_map(|volume| match &volume.persistent_volume_claim {
+        Some(claim) => Some(Cow::Borrowed(claim.claim_name.as_str())),
+        None => volume.ephemeral.as_ref().map(|_| Cow::Owned(ephemeral_volume::claim_name(pod, &volume.name))),
+    })
 }
 
 /// Brings one claim to its volume.
@@ -63,99 +72,121 @@ pub(crate) fn reconcile_claim(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -
             None => lose(key, entry),
         };
     }
-    if let Some((volume_key, volume)) = fitting(snapshot, key, &claim) {
+    let class = class_of(snapshot, &claim);
+    // Where a claim waits for its first Pod, the scheduler chooses, unless a volume says that it is for this claim.
+    let waits = class.is_some_and(waits_for_consumer);
+    if let Some((volume_key, volume)) = fitting(snapshot, key, &claim)
+        .find(|(_, volume)| !waits || volume.record.field("spec").is_some_and(|spec| spec["claimRef"].is_object()))
+    {
         return bind(key, entry, volume_key, volume);
     }
-    let class = local_class(snapshot, &claim);
     let node = users().find_map(|pod| pod.object.spec.as_ref()?.node_name.clone().filter(|n| !n.is_empty()));
-    match (class, node) {
+    match (local_class(snapshot, &claim), node) {
         (Some(class), Some(node)) => vec![provision(key, &claim, class, &node, mint)],
-        _ => Vec::new(),
+        (Some(_), None) => Vec::new(),
+        (None, _) => class.and_then(|class| ask_provisioner((key, entry), class, waits)).into_iter().collect(),
     }
 }
 
-/// A volume that is free, or meant for this claim, and gives what it asks for: the smallest.
-fn fitting<'a>(snapshot: &'a Snapshot, key: &Key, claim: &PersistentVolumeClaim) -> Option<(&'a Key, &'a Entry)> {
+/// Writes into a claim who is to make a volume for it, once it is known where (`pv_controller.go`, `setClaimProvisioner`).
+fn ask_provisioner((key, entry): (&Key, &Entry), class: &Entry, waits: bool) -> Option<Transaction> {
+    let provisioner = class.record.field("provisioner")?;
+    if provisioner == NO_PROVISIONER {
+        return None;
+    }
+    edit_entry(resource(CLAIMS), key, entry, |claim| {
+        let annotations = meta::edit(claim).entry("annotations").or_insert_with(|| json!({}));
+        let is_placed = annotations.get(SELECTED_NODE).is_some();
+        if waits && !is_placed {
+            return;
+        }
+        for name in ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"] {
+            annotations[name] = provisioner.clone();
+        }
+    })
+}
+
+/// Volumes that are meant for this claim, or else those that are free and give what it asks for, the smallest first.
+pub(crate) fn fitting<'a>(snapshot: &'a Snapshot, key: &Key, claim: &PersistentVolumeClaim) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
     let spec = claim.spec.clone().unwrap_or_default();
     let wanted = amount(spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get("storage")).map(|q| q.0.as_str()));
     let modes = spec.access_modes.unwrap_or_default();
     let class = spec.storage_class_name.unwrap_or_default();
-    let mut best: Option<(Quantity, &Key, &Entry)> = None;
+    let selector = spec.selector.as_ref().map(Selector::from_label_selector);
+    let kind = |mode: Option<String>| mode.unwrap_or_else(|| "Filesystem".into());
+    let wanted_kind = kind(spec.volume_mode);
+    let mut found: Vec<(Quantity, &Key, &Entry)> = Vec::new();
     for (volume_key, entry) in snapshot.state.range("persistentvolumes/", None) {
         let Some(volume) = typed::<PersistentVolume>(entry) else { continue };
         let Some(offered) = volume.spec.filter(|_| volume.metadata.deletion_timestamp.is_none()) else { continue };
+        let capacity = amount(offered.capacity.as_ref().and_then(|c| c.get("storage")).map(|q| q.0.as_str()));
         if let Some(reference) = &offered.claim_ref {
             let is_for = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
             let other = reference.uid.as_ref().is_some_and(|uid| Some(uid) != claim.metadata.uid.as_ref());
-            if !is_for(&reference.name, key.name()) || !is_for(&reference.namespace, key.namespace()) || other {
-                continue;
+            if is_for(&reference.name, key.name()) && is_for(&reference.namespace, key.namespace()) && !other {
+                found = vec![(capacity, volume_key, entry)];
+                break;
             }
-            return Some((volume_key, entry));
+            continue;
         }
-        let capacity = amount(offered.capacity.as_ref().and_then(|c| c.get("storage")).map(|q| q.0.as_str()));
         let has_modes = modes.iter().all(|mode| offered.access_modes.iter().flatten().any(|own| own == mode));
-        let fits = offered.storage_class_name.unwrap_or_default() == class && has_modes && capacity >= wanted;
-        if fits && best.as_ref().is_none_or(|(least, ..)| capacity < *least) {
-            best = Some((capacity, volume_key, entry));
+        let is_selected = selector.as_ref().is_none_or(|selector| selector.matches_optional(volume.metadata.labels.as_ref()));
+        let is_alike = offered.storage_class_name.unwrap_or_default() == class && kind(offered.volume_mode) == wanted_kind;
+        if is_alike && has_modes && is_selected && capacity >= wanted {
+            found.push((capacity, volume_key, entry));
         }
     }
-    best.map(|(_, key, entry)| (key, entry))
+    found.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    found.into_iter().map(|(_, key, entry)| (key, entry))
 }
 
-fn amount(text: Option<&str>) -> Quantity {
+pub(crate) fn amount(text: Option<&str>) -> Quantity {
     text.and_then(|t| t.parse().ok()).unwrap_or_default()
 }
 
-/// What must be written together with the placement of a Pod: volumes for its claims that waited for a node.
-pub fn placed(snapshot: &Snapshot, pod: &Pod, node: &str, mint: &mut Mint) -> Vec<Write> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut writes = Vec::new();
-    for name in claims_of(pod) {
-        let key = Key::new(CLAIMS, namespace, name);
-        let Some(entry) = snapshot.state.get(&key) else { continue };
-        let Some(claim) = typed::<PersistentVolumeClaim>(entry) else { continue };
-        let is_bound = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|v| !v.is_empty());
-        let (Some(class), false) = (local_class(snapshot, &claim), is_bound) else { continue };
-        let volume = provision(&key, &claim, class, node, mint);
-        let volume_name = volume_name(&claim);
-        let offered = volume_spec(&claim);
-        writes.extend(volume.writes);
-        writes.extend(
-            edit_entry(resource(CLAIMS), &key, entry, |claim| take(claim, &volume_name, &offered)).into_iter().flat_map(|t| t.writes),
-        );
-    }
-    writes
+/// A claim's class.
+pub(crate) fn class_of<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Option<&'a Entry> {
+    let name = claim.spec.as_ref()?.storage_class_name.as_deref().unwrap_or_default();
+    snapshot.state.get(&Key::new(CLASSES, "", name))
 }
 
 /// A claim's class, where the built-in provisioner serves it.
-fn local_class<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Option<&'a Entry> {
-    let name = claim.spec.as_ref()?.storage_class_name.as_deref().unwrap_or_default();
-    let class = snapshot.state.get(&Key::new(CLASSES, "", name))?;
-    (class.record.field("provisioner")? == LOCAL).then_some(class)
+pub(crate) fn local_class<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Option<&'a Entry> {
+    class_of(snapshot, claim).filter(|class| class.record.field("provisioner").is_some_and(|provisioner| provisioner == LOCAL))
+}
+
+/// Whether a class gives claims their volumes only when a Pod is placed.
+pub(crate) fn waits_for_consumer(class: &Entry) -> bool {
+    class.record.field("volumeBindingMode").is_some_and(|mode| mode == "WaitForFirstConsumer")
 }
 
 /// What the volume that is made for a claim is called.
-fn volume_name(claim: &PersistentVolumeClaim) -> String {
+pub(crate) fn volume_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// The part of a volume's specification that its claim shows.
-fn volume_spec(claim: &PersistentVolumeClaim) -> Value {
+pub(crate) fn volume_spec(claim: &PersistentVolumeClaim) -> Value {
     let spec = claim.spec.clone().unwrap_or_default();
     let storage = spec.resources.and_then(|r| r.requests).and_then(|r| r.get("storage").cloned());
     json!({"capacity": {"storage": storage}, "accessModes": spec.access_modes})
 }
 
 /// Writes into a claim which volume it has.
-fn take(claim: &mut Value, volume: &str, offered: &Value) {
+pub(crate) fn take(claim: &mut Value, volume: &str, offered: &Value) {
     claim["spec"]["volumeName"] = volume.into();
     let annotations = meta::edit(claim).entry("annotations").or_insert_with(|| json!({}));
     annotations["pv.kubernetes.io/bind-completed"] = "yes".into();
-    claim["status"] = json!({"phase": "Bound", "accessModes": offered["accessModes"], "capacity": offered["capacity"]});
+    // What is on a volume grows after the volume: of one that others expand, its node says when (`pv_controller.go`).
+    if claim["status"]["phase"] != "Bound" || offered["csi"]["driver"] == LOCAL {
+        claim["status"]["capacity"] = offered["capacity"].clone();
+    }
+    claim["status"]["phase"] = "Bound".into();
+    claim["status"]["accessModes"] = offered["accessModes"].clone();
 }
 
 /// Writes claim and volume into one another, each as far as it is not said yet.
-fn bind(key: &Key, claim: &Entry, volume_key: &Key, volume: &Entry) -> Vec<Transaction> {
+pub(crate) fn bind(key: &Key, claim: &Entry, volume_key: &Key, volume: &Entry) -> Vec<Transaction> {
     let object = resource(CLAIMS).show(&claim.record, claim.revision);
     let offered = resource(VOLUMES).show(&volume.record, volume.revision);
     let reference = json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": key.namespace(), "name": key.name(),
@@ -190,7 +221,7 @@ fn lose(key: &Key, claim: &Entry) -> Vec<Transaction> {
 }
 
 /// A directory on the node where the claim's first Pod is.
-fn provision(key: &Key, claim: &PersistentVolumeClaim, class: &Entry, node: &str, mint: &mut Mint) -> Transaction {
+pub(crate) fn provision(key: &Key, claim: &PersistentVolumeClaim, class: &Entry, node: &str, mint: &mut Mint) -> Transaction {
     let uid = claim.metadata.uid.clone().unwrap_or_default();
     let spec = claim.spec.clone().unwrap_or_default();
     let offered = volume_spec(claim);
@@ -271,65 +302,11 @@ pub(crate) fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller,
 /// The claims that a Pod uses or used.
 pub(crate) fn of_pod(event: &Event) -> Vec<Key> {
     let pods = event.before.iter().chain(&event.after).filter(|e| {
-        let needle = b"persistentVolumeClaim";
-        e.record.segment("spec").is_some_and(|json| json.windows(needle.len()).any(|w| w == needle))
+        let says = |json: &[u8], word: &[u8]| json.windows(word.len()).any(|window| window == word);
+        e.record.segment("spec").is_some_and(|json| says(json, b"persistentVolumeClaim") || says(json, b"\"ephemeral\""))
     });
     let pods: Vec<Pod> = pods.filter_map(typed).collect();
-    let mut claims: Vec<Key> = pods.iter().flat_map(claims_of).map(|name| Key::new(CLAIMS, event.key.namespace(), name)).collect();
+    let mut claims: Vec<Key> = pods.iter().flat_map(claims_of).map(|name| Key::new(CLAIMS, event.key.namespace(), &name)).collect();
     claims.dedup();
     claims
-}
-
-/// A Pod as the scheduler must see it: its volumes' nodes are a demand of its own. `Err` says why it must wait.
-pub fn with_volumes<'a>(snapshot: &Snapshot, pod: &'a Pod) -> Result<Cow<'a, Pod>, String> {
-    let volumes = volume_terms(snapshot, pod)?;
-    if volumes.is_empty() {
-        return Ok(Cow::Borrowed(pod));
-    }
-    let mut object = serde_json::to_value(pod).unwrap_or_default();
-    let required = &mut object["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
-    let own = required["nodeSelectorTerms"].as_array().cloned().unwrap_or_else(|| vec![json!({})]);
-    // One term of each must hold: every combination is a term.
-    let terms = volumes.iter().fold(own, |terms, more| {
-        let more: Vec<Value> = more.as_array().cloned().unwrap_or_default();
-        terms.iter().flat_map(|a| more.iter().map(|b| both(a, b)).collect::<Vec<_>>()).collect()
-    });
-    required["nodeSelectorTerms"] = terms.into();
-    Ok(Cow::Owned(serde_json::from_value(object).unwrap_or_else(|_| pod.clone())))
-}
-
-fn both(a: &Value, b: &Value) -> Value {
-    let list = |term: &Value, field: &str| term.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
-    let joined = |field: &str| -> Vec<Value> { list(a, field).into_iter().chain(list(b, field)).collect() };
-    json!({"matchExpressions": joined("matchExpressions"), "matchFields": joined("matchFields")})
-}
-
-/// The nodes that a Pod's volumes allow, as terms that its own must be combined with; or why it cannot be placed.
-fn volume_terms(snapshot: &Snapshot, pod: &Pod) -> Result<Vec<Value>, String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut all = Vec::new();
-    for name in claims_of(pod) {
-        let entry =
-            snapshot.state.get(&Key::new(CLAIMS, namespace, name)).ok_or_else(|| format!("persistentvolumeclaim \"{name}\" not found"))?;
-        let claim = resource(CLAIMS).show(&entry.record, entry.revision);
-        if meta::is_terminating(&claim) {
-            return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
-        }
-        let volume = claim.pointer("/spec/volumeName").and_then(Value::as_str).unwrap_or_default();
-        if volume.is_empty() {
-            let class = claim.pointer("/spec/storageClassName").and_then(Value::as_str).unwrap_or_default();
-            let class = snapshot.state.get(&Key::new(CLASSES, "", class));
-            let waits = class.is_some_and(|c| c.record.field("volumeBindingMode").is_some_and(|m| m == "WaitForFirstConsumer"));
-            if !waits {
-                return Err("pod has unbound immediate PersistentVolumeClaims".into());
-            }
-            continue;
-        }
-        let spec = snapshot.state.get(&Key::new(VOLUMES, "", volume)).and_then(|e| e.record.field("spec"));
-        let spec = spec.ok_or_else(|| format!("persistentvolume \"{volume}\" not found"))?;
-        if let Some(terms) = spec.pointer("/nodeAffinity/required/nodeSelectorTerms") {
-            all.push(terms.clone());
-        }
-    }
-    Ok(all)
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod api_service;
+mod attachment;
 mod autoscaler;
 mod backends;
 mod bootstrap_token;
@@ -22,6 +23,7 @@ mod disruption;
 mod endpoint_mirror;
 mod endpoint_slice;
 mod endpoints;
+mod ephemeral_volume;
 mod event_ttl;
 mod flow_schema;
 mod front_proxy;
@@ -44,7 +46,9 @@ mod service_account;
 mod signing_request;
 mod snapshot;
 mod stateful_set;
+mod taint_eviction;
 mod usage;
+mod volume_binding;
 mod write;
 
 use skein_command::Transaction;
@@ -53,19 +57,20 @@ use skein_object::custom::DEFINITIONS;
 use skein_object::quota::QUOTAS;
 use skein_state::Event;
 
-pub use claim::{placed, with_volumes};
 pub use mint::{Memory, Mint};
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
 pub use pods_of::{is_finished, refused};
 pub use preemption::{budgets, is_gated, preempted};
 pub use snapshot::{Snapshot, Stored, labels_of};
 pub use usage::Usage;
-pub use write::{Note, bind, event, unschedulable};
+pub use volume_binding::{Claims, placed, reach};
+pub use write::{Note, bind, event, nominate, unschedulable};
 
 /// Every controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
     ApiService,
+    Attachment,
     Autoscaler,
     BootstrapToken,
     ClusterRole,
@@ -77,6 +82,7 @@ pub enum Controller {
     EndpointMirror,
     EndpointSlice,
     Endpoints,
+    EphemeralVolume,
     EventTtl,
     ReplicaSet,
     ReplicationController,
@@ -94,6 +100,7 @@ pub enum Controller {
     ServiceAccount,
     SigningRequest,
     StatefulSet,
+    TaintEviction,
     VolumeClaim,
     Volume,
 }
@@ -110,6 +117,7 @@ impl Controller {
             Self::EndpointMirror => "system:serviceaccount:kube-system:endpointslicemirroring-controller",
             Self::EndpointSlice => "system:serviceaccount:kube-system:endpointslice-controller",
             Self::Endpoints => "system:serviceaccount:kube-system:endpoint-controller",
+            Self::EphemeralVolume => "system:serviceaccount:kube-system:ephemeral-volume-controller",
             Self::ReplicaSet => "system:serviceaccount:kube-system:replicaset-controller",
             Self::ReplicationController => "system:serviceaccount:kube-system:replication-controller",
             Self::Job => "system:serviceaccount:kube-system:job-controller",
@@ -162,6 +170,9 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
         Controller::ResourceQuota => resource_quota::reconcile(snapshot, key).into(),
         Controller::NodeServices => node_services::reconcile(snapshot, key, mint).into(),
+        Controller::Attachment => attachment::reconcile(snapshot, key, mint).into(),
+        Controller::EphemeralVolume => ephemeral_volume::reconcile(snapshot, key, mint).into(),
+        Controller::TaintEviction => taint_eviction::reconcile(snapshot, key, mint),
         Controller::StatefulSet => stateful_set::reconcile(snapshot, key, mint),
         Controller::VolumeClaim => claim::reconcile_claim(snapshot, key, mint).into(),
         Controller::Volume => claim::reconcile_volume(snapshot, key, mint).into(),
@@ -233,7 +244,10 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         work.extend(backends::controllers(snapshot, event));
         work.extend(disruption::of_pod(snapshot, event));
         work.extend(claim::of_pod(event).into_iter().map(|claim| (Controller::VolumeClaim, claim)));
+        work.extend(ephemeral_volume::of_pod(event).map(|pod| (Controller::EphemeralVolume, pod)));
     }
+    work.extend(attachment::interested(snapshot, event));
+    work.extend(taint_eviction::interested(snapshot, event));
     work.extend(load_balancer::interested(snapshot, event).into_iter().map(|service| (Controller::LoadBalancer, service)));
     if !key.namespace().is_empty() {
         work.extend(resource_quota::of_object(snapshot, event));

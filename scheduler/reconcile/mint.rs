@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use skein_object::Key;
 
 use crate::autoscaler::History;
+use crate::taint_eviction::Waits;
 use crate::{Liveness, Usage};
 
 /// Supplied by the caller for each pass. Two passes with equal mints over equal snapshots give equal commands.
@@ -23,6 +24,8 @@ pub struct Mint {
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub(crate) autoscalers: BTreeMap<Key, History>,
+    /// By node.
+    pub(crate) taints: BTreeMap<Key, Waits>,
 }
 
 impl Mint {

@@ -15,7 +15,7 @@ use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// How long each node has been silent. A node that is missing here has not been heard of by this leader and is given
@@ -114,7 +114,7 @@ fn evict(snapshot: &Snapshot, node: &str, silent_ms: u64, mint: &mut Mint, outco
     }
 }
 
-fn evicted(pod: &Stored<Pod>, mint: &mut Mint) -> Option<Transaction> {
+pub(crate) fn evicted(pod: &Stored<Pod>, mint: &mut Mint) -> Option<Transaction> {
     let mut transaction = remove(pod, mint)?;
     let uid = pod.object.metadata.uid.clone().unwrap_or_default();
     let message = format!("Marking for deletion Pod {}/{}", pod.key.namespace(), pod.key.name());

@@ -115,6 +115,11 @@ pub fn bind(pod: &Stored<Pod>, node: &str, mint: &Mint) -> Option<Transaction> {
     })
 }
 
+/// Keeps room on a node for a Pod that waits for something else before it can be bound there (KEP-5278).
+pub fn nominate(pod: &Stored<Pod>, node: &str) -> Option<Transaction> {
+    edit(pod, |object| object["status"]["nominatedNodeName"] = node.into())
+}
+
 /// Writes why a Pod has no node, and the one that is made free for it.
 pub fn unschedulable(pod: &Stored<Pod>, why: &str, nominated: Option<&str>, mint: &Mint) -> Option<Transaction> {
     let now = mint.time();

@@ -64,7 +64,7 @@ pub(crate) fn run(mut row: impl FnMut(&str, f64)) -> Result<()> {
             let begin = Instant::now();
             let mut placed = 0u32;
             for pod in &pods {
-                let Placement::Node(node) = fleet.place(pod) else { bail!("{}: there is no room", shape.name) };
+                let Placement::Node(node) = fleet.place(pod, &[]) else { bail!("{}: there is no room", shape.name) };
                 fleet.assume(pod, &node);
                 placed += 1;
                 if begin.elapsed() > BUDGET {
@@ -95,7 +95,7 @@ fn preemptions(nodes: usize) -> Result<f64> {
     while begin.elapsed() < BUDGET && victims.len() > nodes {
         let mut urgent = pod(1_000_000 + count as usize, json!({"priority": 1000}));
         set_cpu(&mut urgent, "3");
-        let Preemption::Victims { node, pods } = fleet.preempt(&urgent, &[]) else { bail!("there is somebody to preempt") };
+        let Preemption::Victims { node, pods } = fleet.preempt(&urgent, &[], &[]) else { bail!("there is somebody to preempt") };
         for victim in pods {
             victims.remove(&victim);
             fleet.forget(&victim);

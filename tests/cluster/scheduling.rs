@@ -147,6 +147,78 @@ spec:
 }
 
 #[test]
+fn pods_leave_nodes_that_they_do_not_tolerate() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let container = format!("containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"3600\"]}}]");
+    let on_node = "nodeSelector: {kubernetes.io/hostname: node-2}";
+    let tolerating = |rest: &str| format!("{on_node}\n  tolerations: [{{key: closed, operator: Exists{rest}}}]\n  {container}");
+    for (name, spec) in [
+        ("leaves", format!("{on_node}\n  {container}")),
+        ("lingers", tolerating(", effect: NoExecute, tolerationSeconds: 4")),
+        ("stays", tolerating("")),
+    ] {
+        cluster.apply("node-1", &sleeper(name, &spec));
+    }
+    cluster.kubectl("node-1", &["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
+    cluster.kubectl("node-3", &["taint", "node", "node-2", "closed=now:NoExecute"]);
+    let left = || cluster.kubectl("node-1", &["get", "pods", "-o", "name"]);
+    cluster.until("one leaves", || (!left().contains("pod/leaves")).then_some(()));
+    assert!(left().contains("pod/lingers"), "it has some seconds");
+    cluster.until("another does after its time", || (left().trim() == "pod/stays").then_some(()));
+    let events = cluster.kubectl("node-3", &["get", "events", "--field-selector", "reason=TaintManagerEviction"]);
+    assert!(events.contains("Marking for deletion Pod default/leaves"), "{events}");
+}
+
+/// Local volumes as Kubernetes' documentation has them: nobody makes them, and which one is bound follows from the node.
+#[test]
+fn a_volume_that_is_there_is_chosen_with_the_node() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let place = cluster.directory().join("local").display().to_string();
+    std::fs::create_dir_all(&place).expect("a directory");
+    let mut manifest = "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: disks}\nprovisioner: kubernetes.io/no-provisioner\nvolumeBindingMode: WaitForFirstConsumer\n".to_string();
+    for (node, size) in [("node-1", "1Gi"), ("node-3", "2Gi")] {
+        manifest += &format!(
+            "---\napiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: on-{node}}}\nspec:\n  capacity: {{storage: {size}}}\n  accessModes: [ReadWriteOnce]\n  persistentVolumeReclaimPolicy: Retain\n  storageClassName: disks\n  local: {{path: {place}}}\n  nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{node}]}}]}}]}}}}\n"
+        );
+    }
+    cluster.apply("node-1", &manifest);
+    let claim = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec:\n  accessModes: [ReadWriteOnce]\n  storageClassName: disks\n  resources: {{requests: {{storage: 1Gi}}}}\n"
+        )
+    };
+    cluster.apply("node-2", &claim("data"));
+    let user = |claim: &str, more: &str| {
+        format!(
+            "volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]\n  {more}containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"3600\"], volumeMounts: [{{name: data, mountPath: /data}}]}}]"
+        )
+    };
+    // The smaller one would do, but not where the Pod must be.
+    let closed = "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: NotIn, values: [node-1]}]}]}}}\n  ";
+    cluster.apply("node-2", &sleeper("user", &user("data", closed)));
+    cluster.kubectl("node-2", &["wait", "--for=condition=Ready", "pod/user", "--timeout=60s"]);
+    assert_eq!(cluster.kubectl_json("node-1", &["get", "pod", "user"])["spec"]["nodeName"], "node-3");
+    assert_eq!(cluster.kubectl_json("node-1", &["get", "pvc", "data"])["spec"]["volumeName"], "on-node-3");
+    assert_eq!(cluster.kubectl_json("node-1", &["get", "pv", "on-node-1"])["status"]["phase"], "Available");
+    // Where none is left, the Pod says so.
+    for name in ["more", "most"] {
+        cluster.apply("node-3", &claim(name));
+        cluster.apply("node-3", &sleeper(name, &user(name, "")));
+    }
+    cluster.until("one of two has the last volume", || {
+        let told = |name: &str| {
+            cluster.kubectl("node-1", &["get", "pod", name, "-o", "jsonpath={.spec.nodeName} {.status.conditions[*].message}"])
+        };
+        let mut both = [told("more"), told("most")];
+        both.sort();
+        let why = " 0/3 nodes are available: 3 node(s) didn't find available persistent volumes to bind.";
+        (both[0].starts_with(why) && both[1].trim() == "node-1").then_some(())
+    });
+}
+
+#[test]
 fn an_autoscaler_follows_the_load() {
     let cluster = Cluster::start();
     cluster.load_busybox();

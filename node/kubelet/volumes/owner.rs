@@ -11,16 +11,16 @@ use crate::Error;
 
 /// What the group may do with the files.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     Read,
     ReadWrite,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     /// Whom a token's file belongs to: as whom all of the Pod's containers run.
-    pub(super) user: Option<u32>,
-    pub(super) group: Option<u32>,
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
     /// Nothing is changed where the root is as it should be.
     on_root_mismatch: bool,
 }
@@ -30,7 +30,7 @@ const SET_GROUP_ID: u32 = 0o2000;
 // === impl Owner ===
 
 impl Owner {
-    pub(super) fn of(pod: &Pod) -> Self {
+    pub(crate) fn of(pod: &Pod) -> Self {
         let context = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
         let user_of = |container: &Container| container.security_context.as_ref().and_then(|c| c.run_as_user).or(context.run_as_user);
         let containers = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
@@ -44,8 +44,13 @@ impl Owner {
         }
     }
 
+    /// Gives the group everything at and below a path, to read and to write.
+    pub(crate) fn give_all(&self, path: &Path) -> Result<(), Error> {
+        self.give(path, Mode::ReadWrite)
+    }
+
     /// Gives the group everything at and below a path.
-    pub(super) fn give(&self, path: &Path, mode: Mode) -> Result<(), Error> {
+    pub(crate) fn give(&self, path: &Path, mode: Mode) -> Result<(), Error> {
         let Some(group) = self.group else { return Ok(()) };
         let root = fs::metadata(path).map_err(failed(path))?;
         if self.on_root_mismatch && root.gid() == group && root.mode() & bits(mode, true) == bits(mode, true) {

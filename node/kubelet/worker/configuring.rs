@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod, Volume};
 use skein_cri as v1;
 use skein_state::State;
+use tracing::debug;
 
 use super::Worker;
 use crate::cri::{CONTAINER_NAME, labels};
+use crate::csi::{self, Mounted};
 use crate::env::{Source, expand, resolve};
 use crate::hosts::Names;
 use crate::images::Outcome;
 use crate::pod::{self, Sandbox};
 use crate::status::Waiting;
+use crate::volumes::Brought;
 use crate::{Error, dns, hosts, local_volume, logs, pull_secrets, resources, termination, volumes};
 
 /// Where things of a Pod are on this node, and what the node is called by.
@@ -47,20 +50,61 @@ impl Worker {
         }
     }
 
-    /// Brings the images that the container's volumes are made of.
-    pub(super) async fn pull_volumes(&mut self, pod: &Pod, container: &Container, sandbox: &v1::PodSandboxConfig) -> Result<(), Waiting> {
+    /// Brings what the container's volumes are made of: images, and what CSI drivers mount.
+    pub(super) async fn bring_volumes(&mut self, pod: &Pod, container: &Container, sandbox: &v1::PodSandboxConfig) -> Result<(), Waiting> {
         let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|volume| is_mounted(&volume.name)) {
-            let Some(stated) = &volume.image else { continue };
-            let reference = stated.reference.clone().unwrap_or_default();
-            let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.cipher, pod, &reference);
-            let wanted = (reference.as_str(), stated.pull_policy.as_deref().unwrap_or("IfNotPresent"));
-            match Box::pin(self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox.clone())).await {
-                Outcome::Present(found) | Outcome::Pulled { reference: found, .. } => drop(self.images.insert(volume.name.clone(), found)),
-                Outcome::Waiting(waiting) => return Err(waiting),
+            let brought = match &volume.image {
+                Some(image) => Some(Brought::Image(Box::pin(self.pull_volume(pod, image, sandbox)).await?)),
+                None => Box::pin(self.mount_volume(pod, volume)).await?.map(Brought::Mount),
+            };
+            if let Some(brought) = brought {
+                self.brought.insert(volume.name.clone(), brought);
             }
         }
         Ok(())
+    }
+
+    async fn pull_volume(&self, pod: &Pod, image: &ImageVolumeSource, sandbox: &v1::PodSandboxConfig) -> Result<String, Waiting> {
+        let reference = image.reference.clone().unwrap_or_default();
+        let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.cipher, pod, &reference);
+        let wanted = (reference.as_str(), image.pull_policy.as_deref().unwrap_or("IfNotPresent"));
+        match self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox.clone()).await {
+            Outcome::Present(found) | Outcome::Pulled { reference: found, .. } => Ok(found),
+            Outcome::Waiting(waiting) => Err(waiting),
+        }
+    }
+
+    /// `None` where the volume is not a driver's.
+    async fn mount_volume(&self, pod: &Pod, volume: &Volume) -> Result<Option<Mounted>, Waiting> {
+        let creating = |message: String| Waiting { reason: "ContainerCreating".into(), message };
+        let failed = |why: Error| creating(format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name));
+        let (state, places) = (self.shared.store.local().state, self.places());
+        let source = self.source(pod, &state, &places, "");
+        let Some(of_driver) = csi::volume_of(&source, volume).map_err(failed)? else { return Ok(None) };
+        let mounted = self.shared.options.csi.mount(&source, &places.pod, &of_driver).await.map_err(failed)?;
+        // Whoever attaches tells if he cannot.
+        mounted.map(Some).ok_or_else(|| creating(String::new()))
+    }
+
+    /// What drivers do for a Pod that runs: volumes that have grown, and those that are to be published again.
+    pub(super) async fn keep_mounts(&self, pod: &Pod) {
+        let (state, places) = (self.shared.store.local().state, self.places());
+        let (source, csi) = (self.source(pod, &state, &places, ""), &self.shared.options.csi);
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            if !matches!(self.brought.get(&volume.name), Some(Brought::Mount(_))) {
+                continue;
+            }
+            let Ok(Some(of_driver)) = csi::volume_of(&source, volume) else { continue };
+            if let Err(why) = csi.expand(&source, &self.shared.store, &places.pod, &of_driver).await {
+                self.note("VolumeResizeFailed", format!("NodeExpandVolume failed for volume {:?} : {why}", of_driver.name), true, "");
+            }
+            if of_driver.stated.requires_republish == Some(true)
+                && let Err(why) = csi.mount(&source, &places.pod, &of_driver).await
+            {
+                debug!(pod = %self.key, %why, "a volume cannot be published again");
+            }
+        }
     }
 
     pub(super) fn container_config(
@@ -77,7 +121,7 @@ impl Worker {
         let state = self.shared.store.local().state;
         let places = self.places();
         let source = self.source(pod, &state, &places, &sandbox.ip);
-        let prepared = volumes::prepare(&source, &places.pod, &self.images).map_err(mount_failed)?;
+        let prepared = volumes::prepare(&source, &places.pod, &self.brought).map_err(mount_failed)?;
         let variables = resolve(&source, container, &prepared).map_err(config_failed)?;
         let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &variables)).collect::<Vec<_>>();
         let mut labels = labels(pod);

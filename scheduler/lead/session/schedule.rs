@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_place::{Budget, Placement, Preemption};
-use skein_reconcile::{Liveness, Mint, Note, Stored, bind, budgets, event, is_gated, placed, preempted, unschedulable, with_volumes};
+use skein_place::{Budget, Placement, Preemption, Reach};
+use skein_reconcile::{
+    Claims, Liveness, Mint, Note, Stored, bind, budgets, event, is_gated, nominate, placed, preempted, reach, unschedulable,
+};
 use tokio::time::Instant;
 
 use super::{BATCH_TRANSACTIONS, RETRY_UNSCHEDULABLE, Session};
@@ -62,9 +64,9 @@ impl Session<'_> {
     }
 
     fn schedule_one(&mut self, pod: &Stored<Pod>, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
-        let placement = match with_volumes(&self.snapshot, &pod.object) {
-            Ok(demanding) => match self.fleet.place(&demanding) {
-                Placement::Unschedulable(why) => return self.make_room(pod, &demanding, &why, budgets, mint),
+        let placement = match reach(&self.snapshot, &pod.object) {
+            Ok(volumes) => match self.fleet.place(&pod.object, &volumes) {
+                Placement::Unschedulable(why) => return self.make_room((pod, &volumes), &why, budgets, mint),
                 placed @ Placement::Node(_) => placed,
             },
             Err(why) => Placement::Unschedulable(format!("0/{} nodes are available: {why}.", self.snapshot.nodes.len())),
@@ -77,15 +79,23 @@ impl Session<'_> {
 
     fn bind_to(&mut self, pod: &Stored<Pod>, node: &str, mint: &mut Mint) -> Option<Transaction> {
         self.fleet.assume(&pod.object, node);
+        let bound = match placed(&self.snapshot, &pod.object, node, mint) {
+            Claims::Bound(writes) => writes,
+            Claims::Asked(writes) => {
+                let mut waiting = nominate(pod, node).unwrap_or_default();
+                waiting.writes.extend(writes);
+                return (!waiting.writes.is_empty()).then_some(waiting);
+            }
+        };
         let message = format!("Successfully assigned {}/{} to {node}", pod.key.namespace(), pod.key.name());
         let mut written = bind(pod, node, mint)?;
-        written.writes.extend(placed(&self.snapshot, &pod.object, node, mint));
+        written.writes.extend(bound);
         Some(told(written, pod, ("Scheduled", message), mint))
     }
 
     /// A Pod that fits nowhere: less important ones may have to go, and their room is kept for it.
-    fn make_room(&mut self, pod: &Stored<Pod>, demanding: &Pod, why: &str, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
-        let (node, victims) = match self.fleet.preempt(demanding, budgets) {
+    fn make_room(&mut self, (pod, volumes): (&Stored<Pod>, &[Reach]), why: &str, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
+        let (node, victims) = match self.fleet.preempt(&pod.object, volumes, budgets) {
             Preemption::Victims { node, pods } => (node, pods),
             Preemption::Hopeless(more) => return refuse(pod, &format!("{why} {more}"), None, mint).into_iter().collect(),
         };

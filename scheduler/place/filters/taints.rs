@@ -23,7 +23,7 @@ pub(crate) fn is_tolerated(taint: &Taint, demand: &Demand) -> bool {
 }
 
 /// `Toleration.ToleratesTaint`.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let same = |wanted: Option<&str>, found: &str| wanted.is_none_or(|w| w.is_empty() || w == found);
     if !same(toleration.effect.as_deref(), &taint.effect) || !same(toleration.key.as_deref(), &taint.key) {
         return false;

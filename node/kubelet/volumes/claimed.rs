@@ -1,0 +1,37 @@
+//! The volume behind a claim of a Pod.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Volume};
+use skein_object::Key;
+
+use crate::Error;
+use crate::env::Source;
+
+/// A claim that is bound, and its volume.
+pub(crate) struct Claimed {
+    pub(crate) claim: Key,
+    /// What of the volume the claim has so far, as it says.
+    pub(crate) capacity: Option<String>,
+    /// The PersistentVolume's name.
+    pub(crate) volume: String,
+    pub(crate) spec: PersistentVolumeSpec,
+    pub(crate) readonly: bool,
+}
+
+/// `None` where the volume is not of a claim.
+pub(crate) fn claimed(source: &Source<'_>, volume: &Volume) -> Result<Option<Claimed>, Error> {
+    let pod = source.pod.metadata.name.as_deref().unwrap_or_default();
+    let stated = volume.persistent_volume_claim.as_ref().map(|claim| (claim.claim_name.clone(), claim.read_only == Some(true)));
+    let own = volume.ephemeral.as_ref().map(|_| (format!("{pod}-{}", volume.name), false));
+    let Some((claim, readonly)) = stated.or(own) else { return Ok(None) };
+    let key = Key::new("persistentvolumeclaims", source.namespace(), &claim);
+    let found = source.state.get(&key).and_then(|e| e.record.typed::<PersistentVolumeClaim>(e.revision));
+    let found = found.ok_or_else(|| Error::Config(format!("persistentvolumeclaim \"{claim}\" not found")))?;
+    let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    let name = found.spec.and_then(|s| s.volume_name).filter(|_| bound);
+    let name = name.ok_or_else(|| Error::Config(format!("persistentvolumeclaim \"{claim}\" is not bound yet")))?;
+    let entry = source.state.get(&Key::new("persistentvolumes", "", &name));
+    let spec = entry.and_then(|e| e.record.typed::<PersistentVolume>(e.revision)).and_then(|v| v.spec);
+    let spec = spec.ok_or_else(|| Error::Config(format!("persistentvolume \"{name}\" not found")))?;
+    let capacity = found.status.and_then(|s| s.capacity).and_then(|c| c.get("storage").map(|quantity| quantity.0.clone()));
+    Ok(Some(Claimed { claim: key, capacity, volume: name, spec, readonly }))
+}
