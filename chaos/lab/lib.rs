@@ -268,6 +268,8 @@ impl Lab {
         arguments.extend(plan.insecure_registries.iter().flat_map(|registry| ["--insecure-registry".into(), registry.clone()]));
         arguments.extend(["--cni-conf-dir".into(), directory.join("cni").display().to_string()]);
         arguments.extend(["--cgroup-root".into(), process::pods_cgroup(node)]);
+        // What the machine lacks is no fault of one node's Pods.
+        arguments.push("--eviction-hard=".into());
         arguments.extend(plan.arguments.iter().cloned());
         let region = (node.index - 1) % plan.regions.max(1) + 1;
         arguments.extend(["--node-labels".into(), format!("topology.kubernetes.io/region=region-{region}")]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{AuditOptions, Ended, LogLimits, OpenIdOptions, Options, Runtime, Token};
+use skein_daemon::{AuditOptions, Ended, LogLimits, OpenIdOptions, Options, Runtime, Threshold, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -62,6 +62,15 @@ pub(crate) struct Arguments {
     /// How many log files are kept of a container
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..))]
     container_log_max_files: u16,
+    /// Pods are driven away when less than this is left of the node's memory, disks (nodefs: volumes and logs; imagefs:
+    /// images), their inodes, or process ids (pid.available); never where it is empty
+    #[arg(
+        long,
+        overrides_with = "eviction_hard",
+        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%",
+        value_parser = thresholds
+    )]
+    eviction_hard: Thresholds,
     /// How long the certificates hold that this node signs while it votes: of nodes, which renew themselves after 70 to
     /// 90 % of it, and at most of CertificateSigningRequests
     #[arg(long, default_value = "720h", value_parser = duration)]
@@ -225,6 +234,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         runtime,
         labels,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
+        eviction_hard: arguments.eviction_hard.0,
         signing_duration: arguments.cluster_signing_duration,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -246,4 +256,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         return Err(why).context("cannot start again");
     }
     Ok(())
+}
+
+#[derive(Clone)]
+struct Thresholds(Vec<Threshold>);
+
+fn thresholds(text: &str) -> Result<Thresholds, String> {
+    let each = text.split(',').filter(|one| !one.trim().is_empty()).map(|one| one.trim().parse::<Threshold>());
+    each.collect::<Result<_, _>>().map(Thresholds).map_err(|why| why.to_string())
 }

@@ -45,7 +45,7 @@ pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
 pub use skein_api::{AuditOptions, OpenIdOptions};
-pub use skein_kubelet::LogLimits;
+pub use skein_kubelet::{LogLimits, Threshold};
 pub use token::Token;
 
 /// How a node is started.
@@ -69,6 +69,8 @@ pub struct Options {
     /// Labels that the Node gets when it registers.
     pub labels: Vec<(String, String)>,
     pub logs: LogLimits,
+    /// When Pods are driven away because the node runs short of something.
+    pub eviction_hard: Vec<Threshold>,
     /// Where it is written down who asked what of the API.
     pub audit: Option<AuditOptions>,
     /// Whose tokens the API believes besides the cluster's own.

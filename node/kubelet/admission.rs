@@ -4,13 +4,15 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
+use crate::eviction::CRITICAL;
 use crate::pod::phase_is_final;
+use crate::pressure::Pressure;
 
 /// The words of the kubelet for a Pod that it will not run.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Refusal {
     pub(crate) reason: &'static str,
-    why: &'static str,
+    why: String,
 }
 
 /// An address (empty: all), a protocol and a port of the node.
@@ -20,7 +22,7 @@ type HostPort<'a> = (&'a str, &'a str, i32);
 
 impl Refusal {
     pub(crate) fn message(&self) -> String {
-        format!("Predicate {} failed: {}", self.reason, self.why)
+        if self.reason == EVICTED { self.why.clone() } else { format!("Predicate {} failed: {}", self.reason, self.why) }
     }
 
     /// The status that ends the Pod.
@@ -37,12 +39,27 @@ impl Refusal {
     }
 }
 
+/// What the reason is when the node is short of something.
+pub(crate) const EVICTED: &str = "Evicted";
+
+/// Whether the node takes new Pods while it is short of something (`pkg/kubelet/eviction`, `Admit`): critical ones always,
+/// where only memory is short those that have asked for some.
+pub(crate) fn fits(pod: &Pod, pressure: &Pressure) -> Result<(), Refusal> {
+    let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= CRITICAL);
+    let best_effort = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) == Some("BestEffort");
+    let holding: Vec<&str> = ["MemoryPressure", "DiskPressure", "PIDPressure"].into_iter().filter(|kind| pressure.holds(kind)).collect();
+    if critical || holding.is_empty() || (holding == ["MemoryPressure"] && !best_effort) {
+        return Ok(());
+    }
+    Err(Refusal { reason: EVICTED, why: format!("The node had condition: [{}]. ", holding.join(" ")) })
+}
+
 /// Whether a new Pod goes together with those that are here.
 pub(crate) fn admit<'a>(pod: &Pod, others: impl IntoIterator<Item = &'a Pod>) -> Result<(), Refusal> {
     let wanted = host_ports(pod);
     let mut taken = others.into_iter().filter(|other| !phase_is_final(other)).flat_map(host_ports);
     if taken.any(|port| wanted.iter().any(|other| clash(*other, port))) {
-        return Err(Refusal { reason: "NodePorts", why: "node(s) didn't have free ports for the requested pod ports" });
+        return Err(Refusal { reason: "NodePorts", why: "node(s) didn't have free ports for the requested pod ports".into() });
     }
     Ok(())
 }
@@ -50,7 +67,7 @@ pub(crate) fn admit<'a>(pod: &Pod, others: impl IntoIterator<Item = &'a Pod>) ->
 /// Whether there is anything to ask: a Pod that was taken on before, or is on its way out, stays.
 pub(crate) fn is_due(pod: &Pod) -> bool {
     let begun = phase_is_final(pod) || pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-    !begun && pod.metadata.deletion_timestamp.is_none() && !host_ports(pod).is_empty()
+    !begun && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {

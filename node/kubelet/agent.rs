@@ -17,7 +17,7 @@ use crate::cri::{self, Runtime};
 use crate::images::Pulls;
 use crate::worker::{Shared, Worker};
 use crate::write::{Note, Wish, pod_writer, tell};
-use crate::{Options, csi, node, rotation};
+use crate::{Options, csi, node, pressure, rotation};
 
 /// Events taken from the history at once.
 const EVENTS_MAX: usize = 4096;
@@ -74,6 +74,7 @@ pub(crate) async fn run(options: Options, store: Store) {
     });
     tokio::spawn(rotation::run(Arc::clone(&shared)));
     let (told, mut tells) = mpsc::channel(TELLS);
+    tokio::spawn(pressure::run(Arc::clone(&shared), told.clone()));
     tokio::spawn(follow(Arc::clone(&shared), told));
     let mut agent = Agent { shared, workers: BTreeMap::new(), cursor: 0 };
     let mut changes = store.subscribe(&["pods"]);
@@ -195,6 +196,7 @@ impl Agent {
         let state = self.shared.store.local().state;
         let is_there = |pod: &Pod| state.get(&key_of(pod)).and_then(|e| e.record.typed::<Pod>(e.revision)).map(|p| p.metadata.uid);
         let others: Vec<Arc<Pod>> = self.workers.values().map(|slot| Arc::clone(&slot.pods.borrow())).collect();
+        admission::fits(pod, &self.shared.options.pressure)?;
         admission::admit(pod, others.iter().filter(|other| is_there(other) == Some(other.metadata.uid.clone())).map(|other| &**other))
     }
 

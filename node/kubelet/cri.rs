@@ -1,7 +1,7 @@
 //! The runtime behind its socket: the calls that the kubelet makes, with Kubernetes' labels on everything.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -9,6 +9,7 @@ use skein_cri as v1;
 use skein_cri::image_service_client::ImageServiceClient;
 use skein_cri::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::Channel;
+use tracing::{info, warn};
 
 use crate::{Error, socket};
 
@@ -159,6 +160,31 @@ impl Runtime {
     pub(crate) async fn image(&self, name: &str) -> Result<Option<v1::Image>, Error> {
         let spec = v1::ImageSpec { image: name.into(), ..Default::default() };
         Ok(self.images.clone().image_status(v1::ImageStatusRequest { image: Some(spec), verbose: false }).await?.into_inner().image)
+    }
+
+    /// Where the runtime keeps images, as far as it says.
+    pub(crate) async fn image_directory(&self) -> Option<PathBuf> {
+        let found = self.images.clone().image_fs_info(v1::ImageFsInfoRequest {}).await.ok()?.into_inner();
+        let place = found.image_filesystems.into_iter().next()?.fs_id?.mountpoint;
+        Some(PathBuf::from(place)).filter(|place| place.exists())
+    }
+
+    /// Removes the images that no container has.
+    pub(crate) async fn remove_unused_images(&self) {
+        let Ok(containers) = self.containers(None).await else { return };
+        let Ok(listed) = self.images.clone().list_images(v1::ListImagesRequest { filter: None }).await else { return };
+        let used = |image: &v1::Image| {
+            let names: Vec<&String> = image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]).collect();
+            let is = |name: &String| names.contains(&name);
+            containers.iter().any(|c| is(&c.image_ref) || is(&c.image_id) || c.image.as_ref().is_some_and(|i| is(&i.image)))
+        };
+        for image in listed.into_inner().images.into_iter().filter(|image| !image.pinned && !used(image)) {
+            let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
+            match self.images.clone().remove_image(v1::RemoveImageRequest { image: Some(spec) }).await {
+                Ok(_) => info!(image = image.id, tags = ?image.repo_tags, "removed an image that nobody uses"),
+                Err(why) => warn!(image = image.id, %why, "an image cannot be removed"),
+            }
+        }
     }
 
     pub(crate) async fn pull(&self, name: &str, auth: Option<v1::AuthConfig>, sandbox: v1::PodSandboxConfig) -> Result<String, Error> {

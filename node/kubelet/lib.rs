@@ -18,12 +18,14 @@ mod csi;
 mod dns;
 mod env;
 mod env_file;
+mod eviction;
 mod hosts;
 mod images;
 mod local_volume;
 mod logs;
 mod node;
 mod pod;
+mod pressure;
 mod probes;
 mod pull_secrets;
 mod resize;
@@ -54,6 +56,8 @@ use skein_store::Handle as Store;
 
 pub use addresses::{Addresses, Known};
 pub use csi::Csi;
+pub use eviction::Threshold;
+pub use pressure::Pressure;
 pub use server::serve;
 pub use stats::Stats;
 
@@ -76,6 +80,9 @@ pub struct Options {
     pub cipher: Arc<OnceLock<Cipher>>,
     /// Where what the node uses is put.
     pub stats: Stats,
+    /// When Pods are driven away because the node runs short of something.
+    pub eviction_hard: Vec<Threshold>,
+    pub pressure: Pressure,
     /// The CSI drivers of this node.
     pub csi: Csi,
     /// Where the addresses of this node's Pods are put.

@@ -94,6 +94,11 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
         json!({"type": kind, "status": status, "reason": reason, "message": message,
             "lastHeartbeatTime": time("lastHeartbeatTime"), "lastTransitionTime": time("lastTransitionTime")})
     };
+    let pressed = |kind: &str, short: [&str; 2], enough: [&str; 2]| {
+        let holds = options.pressure.holds(kind);
+        let [why, what] = if holds { short } else { enough };
+        condition(kind, holds, why, what)
+    };
     let (why, what) = if ready {
         ("KubeletReady", "kubelet is posting ready status")
     } else {
@@ -104,9 +109,12 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
     json!({
         "capacity": capacity, "allocatable": capacity,
         "conditions": [
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            pressed("MemoryPressure", ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+                ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"]),
+            pressed("DiskPressure", ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+                ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"]),
+            pressed("PIDPressure", ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+                ["KubeletHasSufficientPID", "kubelet has sufficient PID available"]),
             condition("Ready", ready, why, what),
         ],
         "addresses": [{"type": "InternalIP", "address": options.address.to_string()}, {"type": "Hostname", "address": options.name}],

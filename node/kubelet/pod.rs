@@ -92,6 +92,8 @@ pub(crate) struct Input<'a> {
     pub(crate) started: &'a BTreeMap<String, bool>,
     /// Containers that should have other resources than they were given, by name.
     pub(crate) resizes: &'a BTreeMap<String, Change>,
+    /// The node has no room for it any more.
+    pub(crate) is_evicted: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -119,7 +121,7 @@ pub(crate) fn step(input: &Input<'_>) -> Step {
         return step;
     }
     let left = deadline_left_ms(input.pod, input.now);
-    if phase_is_final(input.pod) || has_ended(input.pod, observed) || left == Some(0) {
+    if phase_is_final(input.pod) || has_ended(input.pod, observed) || left == Some(0) || input.is_evicted {
         // The sandbox of a Pod that has ended is stopped; its containers stay for their logs.
         if observed.sandbox.is_some() {
             step.actions.push(Action::Terminate);
@@ -336,6 +338,7 @@ mod tests {
             unhealthy: &unhealthy,
             started: &BTreeMap::new(),
             resizes: &BTreeMap::new(),
+            is_evicted: false,
             now: Timestamp::from_second(1000).expect("a time"),
         };
         let text = |action: &Action| match action {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 use skein_object::meta;
 
+use crate::admission::EVICTED;
 use crate::pod::{
     Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar, should_restart,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Input<'a> {
     pub(crate) resizes: &'a BTreeMap<String, Change>,
     /// Why a resize is not done.
     pub(crate) pending: Option<&'a Pending>,
+    /// Why the node drives it away.
+    pub(crate) evicted: Option<&'a str>,
     pub(crate) host_ip: &'a str,
     /// The runtime's name, the scheme of container ids.
     pub(crate) runtime: &'a str,
@@ -126,6 +129,18 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         reason = Some("DeadlineExceeded".into());
         message = Some("Pod was active on the node longer than the specified deadline".into());
     }
+    if let Some(why) = input.evicted.filter(|_| phase == "Failed" && reason.is_none()) {
+        reason = Some(EVICTED.into());
+        message = Some(why.into());
+        // Job controllers tell such an end from a failure of the Pod's own (KEP-3329).
+        let mut target = condition(DISRUPTED, true, "", String::new());
+        target["reason"] = "TerminationByKubelet".into();
+        target["message"] = why.into();
+        if let Some(conditions) = status["conditions"].as_array_mut() {
+            conditions.retain(|c| c["type"] != DISRUPTED);
+            conditions.push(target);
+        }
+    }
     if let Some(reason) = reason {
         status["reason"] = reason.into();
     }
@@ -134,6 +149,8 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
     }
     status
 }
+
+const DISRUPTED: &str = "DisruptionTarget";
 
 /// The conditions that the kubelet says.
 const OWN: [&str; 7] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", PENDING, IN_PROGRESS];
@@ -173,7 +190,7 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
     }
     let Some(spec) = &input.pod.spec else { return "Pending" };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
-    if deadline_left_ms(input.pod, input.now) == Some(0) {
+    if deadline_left_ms(input.pod, input.now) == Some(0) || input.evicted.is_some() {
         return "Failed";
     }
     if has_ended(input.pod, input.observed) {
@@ -315,6 +332,7 @@ mod tests {
             started: &BTreeMap::new(),
             resizes: &BTreeMap::new(),
             pending: None,
+            evicted: None,
             host_ip: "h",
             runtime: "r",
             now: Timestamp::UNIX_EPOCH,

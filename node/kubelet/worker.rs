@@ -75,6 +75,8 @@ pub(crate) struct Worker {
     given: HashMap<String, v1::LinuxContainerResources>,
     /// A resize that is wanted and not done.
     pending: Option<Pending>,
+    /// Why the node drives the Pod away.
+    evicted: Option<String>,
     /// Images and mounts that volumes are made of, by the volume's name.
     brought: BTreeMap<String, Brought>,
 }
@@ -109,6 +111,7 @@ impl Worker {
             volumes_at: Instant::now() + VOLUMES_INTERVAL,
             given: HashMap::new(),
             pending: None,
+            evicted: None,
             brought: BTreeMap::new(),
         }
     }
@@ -139,7 +142,17 @@ impl Worker {
         volumes::remove(&volumes::pod_directory(&self.shared.options.directory, &self.pods.borrow()));
         let _ = std::fs::remove_dir_all(logs::directory(&self.shared.options.directory, &self.pods.borrow()));
         self.shared.options.addresses.forget(&self.key, &self.uid);
+        self.shared.options.pressure.forget(&self.uid);
         self.wishes.send_replace(Wish::Gone);
+    }
+
+    fn hear_of_eviction(&mut self) {
+        if self.evicted.is_none()
+            && let Some(why) = self.shared.options.pressure.evicted(&self.uid)
+        {
+            self.note("Evicted", why.clone(), true, "");
+            self.evicted = Some(why);
+        }
     }
 
     /// Takes away what CSI drivers have mounted for the Pod.
@@ -165,12 +178,14 @@ impl Worker {
         let observed = self.observe().await?;
         self.tell_address(pod, &observed);
         let resizes = self.resizes(pod, &observed);
+        self.hear_of_eviction();
         let decided = step(&pod::Input {
             pod,
             observed: &observed,
             unhealthy: &self.unhealthy,
             started: &self.started,
             resizes: &resizes,
+            is_evicted: self.evicted.is_some(),
             now: Timestamp::now(),
         });
         self.keep_probes(pod, &observed);
@@ -274,6 +289,7 @@ impl Worker {
             started: &self.started,
             resizes,
             pending: self.pending.as_ref(),
+            evicted: self.evicted.as_deref(),
             host_ip: &host_ip,
             runtime: &self.shared.runtime_name,
             now: Timestamp::now(),

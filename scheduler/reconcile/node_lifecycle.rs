@@ -16,6 +16,7 @@ use crate::write::{Note, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
 pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// How long each node has been silent. A node that is missing here has not been heard of by this leader and is given
@@ -69,26 +70,44 @@ fn is_ready(node: &Stored<k8s_openapi::api::core::v1::Node>) -> bool {
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-fn set_taints(object: &mut Value, lost: bool, now: &str) {
-    let condition = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().find(|c| c["type"] == "Ready");
-    let ready = condition.is_some_and(|c| c["status"] == "True");
-    let wanted = match (lost, ready) {
-        (true, _) => Some(UNREACHABLE),
-        (false, false) => Some(NOT_READY),
-        (false, true) => None,
-    };
-    let current = object.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
-    let ours = |taint: &Value| taint["key"] == UNREACHABLE || taint["key"] == NOT_READY;
-    let mut taints: Vec<Value> =
-        current.iter().filter(|t| !ours(t) || Some(t["key"].as_str().unwrap_or_default()) == wanted).cloned().collect();
-    if let Some(key) = wanted {
+/// The taints that say how a node stands (`nodelifecycle`), by its conditions.
+const BY_CONDITION: [(&str, &str, &str); 4] = [
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+];
+
+/// The taints that a node should have of those that are this controller's.
+fn wanted_taints(object: &Value, lost: bool) -> Vec<(&'static str, &'static str)> {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let is = |kind: &str, status: &str| conditions.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == status);
+    let mut wanted = Vec::new();
+    if lost {
+        wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]);
+    } else if !is("Ready", "True") {
         // A node that is merely not ready yet keeps what it runs: only a lost one evicts.
-        let effects: &[&str] = if lost { &["NoSchedule", "NoExecute"] } else { &["NoSchedule"] };
-        taints.retain(|t| !ours(t) || effects.iter().any(|e| t["effect"] == *e));
-        for effect in effects {
-            if !taints.iter().any(|t| t["key"] == key && t["effect"] == *effect) {
-                taints.push(json!({"key": key, "effect": effect, "timeAdded": now}));
-            }
+        wanted.push((NOT_READY, "NoSchedule"));
+    }
+    wanted.extend(BY_CONDITION.iter().filter(|(kind, status, _)| is(kind, status)).map(|(.., key)| (*key, "NoSchedule")));
+    if object.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    wanted
+}
+
+fn set_taints(object: &mut Value, lost: bool, now: &str) {
+    let wanted = wanted_taints(object, lost);
+    let mut taints = object.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
+    let is = |taint: &Value, (key, effect): (&str, &str)| taint["key"] == key && taint["effect"] == effect;
+    let ours = |taint: &Value| {
+        let known = BY_CONDITION.iter().map(|(.., key)| *key).chain([UNREACHABLE, NOT_READY, UNSCHEDULABLE]);
+        known.into_iter().any(|key| taint["key"] == key)
+    };
+    taints.retain(|taint| !ours(taint) || wanted.iter().any(|one| is(taint, *one)));
+    for one in wanted {
+        if !taints.iter().any(|taint| is(taint, one)) {
+            taints.push(json!({"key": one.0, "effect": one.1, "timeAdded": now}));
         }
     }
     if taints.is_empty() {
@@ -147,4 +166,33 @@ fn tolerated_ms(pod: &Pod) -> Option<u64> {
         };
     }
     seconds.map(|s| u64::try_from(s).unwrap_or(0) * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_say_how_a_node_stands() {
+        let check = |spec: Value, conditions: Value, lost: bool, expected: &[(&str, &str)]| {
+            let mut node = json!({"spec": spec, "status": {"conditions": conditions}});
+            set_taints(&mut node, lost, "now");
+            let taints = node.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+            let found: Vec<_> = taints.iter().map(|taint| (text(&taint["key"]), text(&taint["effect"]))).collect();
+            let expected: Vec<_> = expected.iter().map(|(key, effect)| ((*key).to_string(), (*effect).to_string())).collect();
+            assert_eq!(found, expected);
+        };
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        check(json!({}), ready.clone(), false, &[]);
+        check(json!({"unschedulable": true}), ready.clone(), false, &[(UNSCHEDULABLE, "NoSchedule")]);
+        check(json!({}), json!([{"type": "Ready", "status": "False"}]), false, &[(NOT_READY, "NoSchedule")]);
+        let own = json!({"taints": [{"key": "own", "effect": "NoExecute"}, {"key": UNREACHABLE, "effect": "NoExecute"}]});
+        check(own, ready.clone(), false, &[("own", "NoExecute")]);
+        let pressed = json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]);
+        let pressure = ("node.kubernetes.io/disk-pressure", "NoSchedule");
+        check(json!({}), pressed.clone(), false, &[pressure]);
+        check(json!({"taints": [{"key": pressure.0, "effect": pressure.1}]}), ready, false, &[]);
+        check(json!({}), pressed, true, &[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute"), pressure]);
+    }
 }

@@ -67,8 +67,8 @@ impl ImageService for Service {
 
     async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Result<Response<v1::ImageFsInfoResponse>, Status> {
         let (images, containers) = (self.images.directory().to_path_buf(), self.pods.options.directory.join("containers"));
-        let measured = tokio::task::spawn_blocking(move || Ok((stats::filesystem(&images)?, stats::filesystem(&containers)?))).await;
-        let (images, containers) = measured.map_err(|why| Status::internal(why.to_string()))?.map_err(Error::Image)?;
+        let measured = tokio::task::spawn_blocking(move || (stats::filesystem(&images), stats::filesystem(&containers))).await;
+        let (images, containers) = measured.map_err(|why| Status::internal(why.to_string()))?;
         Ok(Response::new(v1::ImageFsInfoResponse { image_filesystems: vec![images], container_filesystems: vec![containers] }))
     }
 }

@@ -49,16 +49,19 @@ impl Service {
         .collect()
     }
 
-    fn container_stats_of(&self, filter: Option<v1::ContainerStatsFilter>) -> Vec<v1::ContainerStats> {
+    async fn container_stats_of(&self, filter: Option<v1::ContainerStatsFilter>) -> Result<Vec<v1::ContainerStats>, Status> {
         let filter = filter.unwrap_or_default();
         let all = self.pods.containers().into_iter().filter(|c| c.runs());
-        all.filter(|c| {
-            view::names(&filter.id, &c.id)
-                && view::names(&filter.pod_sandbox_id, &c.record.sandbox)
-                && view::selects(&filter.label_selector, &c.config.labels)
-        })
-        .map(|c| stats::container(&self.pods, &c))
-        .collect()
+        let chosen: Vec<_> = all
+            .filter(|c| {
+                view::names(&filter.id, &c.id)
+                    && view::names(&filter.pod_sandbox_id, &c.record.sandbox)
+                    && view::selects(&filter.label_selector, &c.config.labels)
+            })
+            .collect();
+        let pods = Arc::clone(&self.pods);
+        let measured = tokio::task::spawn_blocking(move || chosen.iter().map(|c| stats::container(&pods, c)).collect()).await;
+        measured.map_err(|why| Status::internal(why.to_string()))
     }
 
     fn sandbox_stats_of(&self, filter: Option<v1::PodSandboxStatsFilter>) -> Vec<v1::PodSandboxStats> {
@@ -264,14 +267,14 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        Ok(Response::new(v1::ListContainerStatsResponse { stats: self.container_stats_of(request.into_inner().filter) }))
+        Ok(Response::new(v1::ListContainerStatsResponse { stats: self.container_stats_of(request.into_inner().filter).await? }))
     }
 
     async fn stream_container_stats(
         &self,
         request: Request<v1::StreamContainerStatsRequest>,
     ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
-        let container_stats = self.container_stats_of(request.into_inner().filter);
+        let container_stats = self.container_stats_of(request.into_inner().filter).await?;
         Ok(once(v1::StreamContainerStatsResponse { container_stats }))
     }
 

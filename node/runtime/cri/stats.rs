@@ -1,9 +1,8 @@
-//! What Pods and containers use, from their cgroups.
+//! What Pods and containers use, from their cgroups and directories.
 
 use skein_cri as v1;
 use skein_monitor::Usage;
 
-use crate::images::Error;
 use crate::pods::{Container, Pods, Sandbox, now_ns};
 
 pub(super) fn container(pods: &Pods, container: &Container) -> v1::ContainerStats {
@@ -18,6 +17,7 @@ pub(super) fn container(pods: &Pods, container: &Container) -> v1::ContainerStat
         }),
         cpu: Some(cpu),
         memory: Some(memory),
+        writable_layer: Some(filesystem(&container.record.spec.directory.join("upper"))),
         ..Default::default()
     }
 }
@@ -58,13 +58,13 @@ fn measures(usage: &Usage) -> (v1::CpuUsage, v1::MemoryUsage) {
     (cpu, memory)
 }
 
-/// How full the file system is that images and containers share.
-pub(super) fn filesystem(directory: &std::path::Path) -> Result<v1::FilesystemUsage, Error> {
+/// What a directory takes of its file system; it looks at every file.
+pub(super) fn filesystem(directory: &std::path::Path) -> v1::FilesystemUsage {
     let (bytes, inodes) = crate::images::size_of(directory);
-    Ok(v1::FilesystemUsage {
+    v1::FilesystemUsage {
         timestamp: now_ns(),
         fs_id: Some(v1::FilesystemIdentifier { mountpoint: directory.display().to_string() }),
         used_bytes: Some(v1::UInt64Value { value: bytes }),
         inodes_used: Some(v1::UInt64Value { value: inodes }),
-    })
+    }
 }

@@ -1,0 +1,232 @@
+//! Watches what the node has left and what its Pods use, and drives away Pods as [`crate::eviction`] decides.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use skein_cri as v1;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::cri::{CONTAINER_NAME, POD_UID};
+use crate::eviction::{ContainerUse, Observed, Signal, Use, message, met, over_limit, victim};
+use crate::worker::Shared;
+use crate::{logs, pod, volumes};
+
+/// Kubelet's `monitoringInterval`.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// For how long a condition stays after it was last met (`evictionPressureTransitionPeriod`).
+const CONDITION_LASTS: Duration = Duration::from_secs(300);
+
+/// How the node fares. A cheap clone.
+#[derive(Clone, Debug, Default)]
+pub struct Pressure(Arc<Mutex<Standing>>);
+
+#[derive(Debug, Default)]
+struct Standing {
+    /// The Node's conditions that hold, each until when.
+    conditions: BTreeMap<&'static str, Instant>,
+    /// Pods that must go, by uid, and what is said to them.
+    evicted: BTreeMap<String, String>,
+}
+
+// === impl Pressure ===
+
+impl Pressure {
+    fn look<T>(&self, look: impl FnOnce(&mut Standing) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether one of `MemoryPressure`, `DiskPressure` and `PIDPressure` holds.
+    pub(crate) fn holds(&self, condition: &str) -> bool {
+        self.look(|standing| standing.conditions.get(condition).is_some_and(|until| Instant::now() < *until))
+    }
+
+    /// What is said to a Pod that must go.
+    pub(crate) fn evicted(&self, uid: &str) -> Option<String> {
+        self.look(|standing| standing.evicted.get(uid).cloned())
+    }
+
+    pub(crate) fn forget(&self, uid: &str) {
+        self.look(|standing| standing.evicted.remove(uid));
+    }
+}
+
+/// Looks for as long as the daemon runs; `told` wakes the worker of a Pod that must go.
+pub(crate) async fn run(shared: Arc<Shared>, told: mpsc::Sender<String>) {
+    let images = shared.runtime.image_directory().await.unwrap_or_else(|| shared.options.directory.clone());
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        for (uid, why) in look(&shared, &images).await {
+            warn!(pod = uid, why, "evicted");
+            shared.options.pressure.look(|standing| standing.evicted.insert(uid.clone(), why));
+            if told.send(uid).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Who must go now, and why.
+async fn look(shared: &Arc<Shared>, images: &Path) -> Vec<(String, String)> {
+    let options = &shared.options;
+    let observed = observe(&options.directory, images);
+    let short = met(&options.eviction_hard, &observed);
+    let until = Instant::now() + CONDITION_LASTS;
+    let conditions = short.iter().map(|(threshold, _)| (threshold.signal.condition(), until));
+    options.pressure.look(|standing| standing.conditions.extend(conditions));
+    let pods = active(shared);
+    let measured = match measure(shared, &pods).await {
+        Ok(measured) => measured,
+        Err(why) => {
+            warn!(%why, "cannot measure what Pods use");
+            return Vec::new();
+        }
+    };
+    let uid = |used: &Use<'_>| used.pod.metadata.uid.clone().unwrap_or_default();
+    let over: Vec<_> = measured.iter().filter_map(|used| Some((uid(used), over_limit(used)?))).collect();
+    let Some((threshold, _)) = short.first().filter(|_| over.is_empty()) else { return over };
+    if threshold.signal.condition() == "DiskPressure" {
+        info!(resource = threshold.signal.resource(), "images that nobody uses are removed");
+        shared.runtime.remove_unused_images().await;
+    }
+    // What has been given back may be enough.
+    let observed = observe(&options.directory, images);
+    let Some((threshold, found)) = met(&options.eviction_hard, &observed).into_iter().next() else { return Vec::new() };
+    let chosen = victim(threshold.signal, &measured);
+    chosen.map(|used| (uid(used), message((threshold, &found), used))).into_iter().collect()
+}
+
+/// The Pods here that have not ended.
+fn active(shared: &Shared) -> Vec<Pod> {
+    let state = shared.store.local().state;
+    let pods = state.range("pods/", None).filter_map(|(_, entry)| {
+        // Most are other nodes': their specification is enough to know that.
+        let spec = entry.record.field("spec")?;
+        if spec["nodeName"] != shared.options.name.as_str() {
+            return None;
+        }
+        entry.record.typed::<Pod>(entry.revision)
+    });
+    pods.filter(|pod| !pod::phase_is_final(pod) && pod.metadata.deletion_timestamp.is_none()).collect()
+}
+
+fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).map(|kib| kib << 10)
+    };
+    let mut observed = BTreeMap::new();
+    if let (Some(available), Some(capacity)) = (memory("MemAvailable:"), memory("MemTotal:")) {
+        observed.insert(Signal::MemoryAvailable, Observed { available, capacity });
+    }
+    let disks =
+        [(kubelet, Signal::NodefsAvailable, Signal::NodefsInodesFree), (images, Signal::ImagefsAvailable, Signal::ImagefsInodesFree)];
+    for (path, bytes, inodes) in disks {
+        let Ok(found) = nix::sys::statvfs::statvfs(path) else { continue };
+        let size = found.fragment_size();
+        observed.insert(bytes, Observed { available: found.blocks_available() * size, capacity: found.blocks() * size });
+        // Some file systems make inodes as they need them.
+        if found.files() > 0 {
+            observed.insert(inodes, Observed { available: found.files_free(), capacity: found.files() });
+        }
+    }
+    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let running = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let running = running.split(' ').nth(3).and_then(|counts| counts.split('/').nth(1)?.parse::<u64>().ok());
+    if let (Some(capacity), Some(running)) = (number("/proc/sys/kernel/pid_max"), running) {
+        observed.insert(Signal::PidAvailable, Observed { available: capacity.saturating_sub(running), capacity });
+    }
+    observed
+}
+
+/// What each Pod uses.
+async fn measure<'a>(shared: &Shared, pods: &'a [Pod]) -> Result<Vec<Use<'a>>, crate::Error> {
+    let stats = shared.runtime.container_stats().await?;
+    let root = shared.options.directory.clone();
+    let places: Vec<Places> = pods.iter().map(|pod| Places::of(&root, pod)).collect();
+    let found = tokio::task::spawn_blocking(move || places.into_iter().map(Places::measure).collect::<Vec<_>>()).await;
+    let found = found.map_err(|why| crate::Error::Runtime(why.to_string()))?;
+    Ok(pods.iter().zip(found).map(|(pod, disk)| together(pod, disk, &stats)).collect())
+}
+
+fn together<'a>(pod: &'a Pod, disk: OnDisk, stats: &[v1::ContainerStats]) -> Use<'a> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let mut inodes = disk.inodes;
+    let mut containers = Vec::new();
+    for one in stats {
+        let Some(about) = one.attributes.as_ref().filter(|about| about.labels.get(POD_UID).is_some_and(|found| found == uid)) else {
+            continue;
+        };
+        let name = about.labels.get(CONTAINER_NAME).cloned().unwrap_or_default();
+        let value = |value: Option<&v1::UInt64Value>| value.map_or(0, |v| v.value);
+        let layer = one.writable_layer.as_ref();
+        inodes += value(layer.and_then(|layer| layer.inodes_used.as_ref()));
+        containers.push(ContainerUse {
+            memory_bytes: value(one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref())),
+            disk_bytes: value(layer.and_then(|layer| layer.used_bytes.as_ref())) + disk.logs.get(&name).copied().unwrap_or(0),
+            name,
+        });
+    }
+    Use { pod, containers, empty_dirs: disk.empty_dirs, inodes }
+}
+
+/// Where a Pod writes on this node's disk.
+struct Places {
+    empty_dirs: Vec<(String, PathBuf)>,
+    logs: PathBuf,
+}
+
+#[derive(Default)]
+struct OnDisk {
+    empty_dirs: BTreeMap<String, u64>,
+    logs: BTreeMap<String, u64>,
+    inodes: u64,
+}
+
+// === impl Places ===
+
+impl Places {
+    fn of(root: &Path, pod: &Pod) -> Self {
+        let directory = volumes::pod_directory(root, pod).join("volumes");
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let on_disk = volumes.filter(|v| v.empty_dir.as_ref().is_some_and(|stated| stated.medium.as_deref() != Some("Memory")));
+        let empty_dirs = on_disk.map(|volume| (volume.name.clone(), directory.join(&volume.name))).collect();
+        Self { empty_dirs, logs: logs::directory(root, pod) }
+    }
+
+    fn measure(self) -> OnDisk {
+        let mut found = OnDisk::default();
+        for (name, path) in self.empty_dirs {
+            let (bytes, inodes) = size_of(&path);
+            found.empty_dirs.insert(name, bytes);
+            found.inodes += inodes;
+        }
+        for entry in std::fs::read_dir(&self.logs).into_iter().flatten().flatten() {
+            found.logs.insert(entry.file_name().to_string_lossy().into_owned(), size_of(&entry.path()).0);
+        }
+        found
+    }
+}
+
+/// Bytes and inodes at and below a path, of its own file system.
+fn size_of(path: &Path) -> (u64, u64) {
+    let Ok(root) = std::fs::symlink_metadata(path) else { return (0, 0) };
+    let (mut bytes, mut inodes) = (0, 0);
+    let mut open = vec![(path.to_path_buf(), root.clone())];
+    while let Some((path, metadata)) = open.pop() {
+        // 512 whatever the file system's blocks are.
+        bytes += metadata.blocks() * 512;
+        inodes += 1;
+        if metadata.is_dir() {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            open.extend(entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok().filter(|m| m.dev() == root.dev())?))));
+        }
+    }
+    (bytes, inodes)
+}
