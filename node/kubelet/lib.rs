@@ -30,6 +30,7 @@ mod probes;
 mod pull_secrets;
 mod resize;
 mod resources;
+mod restart;
 mod rotation;
 mod secrets;
 mod server;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::resize::Change;
+use crate::restart::{self, restarts};
 
 /// A container as the runtime knows it. Only the newest attempt of each is looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +63,11 @@ pub(crate) enum Action {
     },
     /// Give a container that runs the resources that it should have.
     ResizeContainer {
+        name: String,
+        id: String,
+    },
+    /// End a container because another one's end lets the whole Pod begin anew.
+    EndContainer {
         name: String,
         id: String,
     },
@@ -134,8 +140,27 @@ pub(crate) fn step(input: &Input<'_>) -> Step {
         return step;
     }
     step.again_ms = left;
-    run(input, &mut step);
+    if !begin_anew(input, &mut step) {
+        run(input, &mut step);
+    }
     step
+}
+
+/// Ends and removes all containers where one's end asks for that, which goes last: after a crash in between it still asks.
+fn begin_anew(input: &Input<'_>, step: &mut Step) -> bool {
+    let Some(cause) = restart::of_all(input.pod, input.observed) else { return false };
+    if back_off_left(cause, input.now).1 > 0 {
+        return false;
+    }
+    let running = input.observed.containers.iter().filter(|(_, c)| c.state == State::Running);
+    step.actions.extend(running.map(|(name, c)| Action::EndContainer { name: name.clone(), id: c.id.clone() }));
+    if step.actions.iter().any(|action| matches!(action, Action::EndContainer { .. })) {
+        return true;
+    }
+    let all = input.observed.previous.values().chain(input.observed.containers.values());
+    let others = all.filter(|c| c.id != cause.id).chain([cause]);
+    step.actions.extend(others.map(|c| Action::RemoveContainer { id: c.id.clone() }));
+    true
 }
 
 /// What is left of the Pod's `activeDeadlineSeconds`; 0 when it is over.
@@ -203,8 +228,7 @@ fn run(input: &Input<'_>, step: &mut Step) {
             }
             return;
         }
-        // An init container that failed is repeated unless the Pod never restarts anything.
-        let policy = if policy == "Never" { "Never" } else { "OnFailure" };
+        let policy = init_policy(policy);
         match input.observed.containers.get(&init.name).map(|c| &c.state) {
             _ if initialized => {}
             Some(State::Exited { code: 0, .. }) => {}
@@ -223,11 +247,16 @@ fn run(input: &Input<'_>, step: &mut Step) {
     }
 }
 
+/// An init container that failed is repeated unless the Pod never restarts anything.
+fn init_policy(policy: &str) -> &str {
+    if policy == "Never" { "Never" } else { "OnFailure" }
+}
+
 /// Starts or restarts one container, if it should run and its back-off is over.
 fn consider(input: &Input<'_>, container: &Container, policy: &str, step: &mut Step) {
     let start = |attempt| Action::StartContainer { name: container.name.clone(), attempt };
     let Some(found) = input.observed.containers.get(&container.name) else {
-        step.actions.push(start(0));
+        step.actions.push(start(restart::next_attempt(input.pod, &container.name)));
         return;
     };
     match &found.state {
@@ -243,16 +272,12 @@ fn consider(input: &Input<'_>, container: &Container, policy: &str, step: &mut S
         }
         // Created and never started: the daemon died in between, or starting failed.
         State::Created => step.actions.extend([Action::RemoveContainer { id: found.id.clone() }, start(found.attempt)]),
-        State::Exited { code, finished_at, .. } => {
-            if !should_restart(policy, *code) {
+        State::Exited { code, .. } => {
+            if !restart::restarts(container, policy, *code) {
                 return;
             }
-            let ran = found.started_at.zip(*finished_at).map_or(0, |(from, to)| to.as_second() - from.as_second());
-            let total = back_off_seconds(found.attempt, ran);
-            let since = finished_at.map_or(i64::MAX, |at| input.now.as_millisecond() - at.as_millisecond());
-            let left = i64::try_from(total * 1000).unwrap_or(i64::MAX).saturating_sub(since);
+            let (total, left) = back_off_left(found, input.now);
             if left > 0 {
-                let left = u64::try_from(left).unwrap_or(0);
                 step.again_ms = Some(step.again_ms.map_or(left, |known| known.min(left)));
                 step.backing_off.insert(container.name.clone(), total);
             } else {
@@ -262,20 +287,22 @@ fn consider(input: &Input<'_>, container: &Container, policy: &str, step: &mut S
     }
 }
 
+/// How long a container that has ended waits before its next start, in seconds, and what is left of that in milliseconds.
+fn back_off_left(found: &Observed, now: Timestamp) -> (u64, u64) {
+    let State::Exited { finished_at, .. } = &found.state else { return (0, 0) };
+    let ran = found.started_at.zip(*finished_at).map_or(0, |(from, to)| to.as_second() - from.as_second());
+    let total = back_off_seconds(found.attempt, ran);
+    let since = finished_at.map_or(i64::MAX, |at| now.as_millisecond() - at.as_millisecond());
+    let left = i64::try_from(total * 1000).unwrap_or(i64::MAX).saturating_sub(since);
+    (total, u64::try_from(left).unwrap_or(0))
+}
+
 /// The first restart is immediate, as Kubernetes' is.
 fn back_off_seconds(attempt: u32, ran_seconds: i64) -> u64 {
     if attempt == 0 || ran_seconds >= BACK_OFF_RESET_SECONDS {
         return 0;
     }
     (BACK_OFF_SECONDS_MIN << (attempt - 1).min(10)).min(BACK_OFF_SECONDS_MAX)
-}
-
-pub(crate) fn should_restart(policy: &str, code: i32) -> bool {
-    match policy {
-        "Never" => false,
-        "OnFailure" => code != 0,
-        _ => true,
-    }
 }
 
 pub(crate) fn phase_is_final(pod: &Pod) -> bool {
@@ -287,12 +314,13 @@ pub(crate) fn has_ended(pod: &Pod, observed: &Observation) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
     let ended = |container: &Container| match observed.containers.get(&container.name).map(|c| &c.state) {
-        Some(State::Exited { code, .. }) => !should_restart(policy, *code),
+        Some(State::Exited { code, .. }) => !restarts(container, policy, *code),
         _ => false,
     };
     let failed_init = |container: &Container| {
         let state = observed.containers.get(&container.name).map(|c| &c.state);
-        policy == "Never" && !is_sidecar(container) && matches!(state, Some(State::Exited { code, .. }) if *code != 0)
+        let is_final = |code: i32| code != 0 && !restarts(container, init_policy(policy), code);
+        !is_sidecar(container) && matches!(state, Some(State::Exited { code, .. }) if is_final(*code))
     };
     spec.containers.iter().all(ended) || spec.init_containers.iter().flatten().any(failed_init)
 }
@@ -346,6 +374,7 @@ mod tests {
             Action::StartContainer { name, attempt } => format!("start {name} {attempt}"),
             Action::KillContainer { name, .. } => format!("kill {name}"),
             Action::ResizeContainer { name, .. } => format!("resize {name}"),
+            Action::EndContainer { name, .. } => format!("end {name}"),
             Action::RestartContainer { name, .. } => format!("restart {name}"),
             Action::Terminate => "terminate".into(),
             Action::RemoveContainer { id } => format!("remove {id}"),
@@ -388,6 +417,26 @@ mod tests {
         check(&pod, true, &[("s", exited(1, 0, 1)), done.clone(), ("a", running())], &[], &["start s 1"]);
         // It does not keep the Pod.
         check(&pod, true, &[("s", running()), done, ("a", exited(0, 0, 1))], &[], &["terminate"]);
+    }
+
+    #[test]
+    fn one_containers_end_may_let_all_begin_anew() {
+        let mut pod = pod("Never", false);
+        let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]);
+        let spec = pod.spec.as_mut().expect("a specification");
+        spec.containers[0].restart_policy = Some("Never".into());
+        spec.containers[0].restart_policy_rules = serde_json::from_value(rule).expect("rules");
+        let named = |id: &str, mut container: Observed| {
+            container.id = id.into();
+            container
+        };
+        let (init, cause) = (("i", named("i", exited(0, 0, 9))), ("a", named("a", exited(88, 0, 1))));
+        check(&pod, true, &[init.clone(), cause.clone(), ("b", running())], &[], &["end b"]);
+        // The one that asks goes last.
+        check(&pod, true, &[init.clone(), cause, ("b", named("b", exited(137, 0, 0)))], &[], &["remove b", "remove i", "remove a"]);
+        check(&pod, true, &[init.clone(), ("a", exited(1, 0, 1)), ("b", running())], &[], &[]);
+        // It waits as long as it would alone.
+        check(&pod, true, &[init, ("a", named("a", exited(88, 1, 5))), ("b", running())], &[], &[]);
     }
 
     #[test]

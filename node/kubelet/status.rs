@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerState, Pod};
 use serde_json::{Value, json};
 use skein_object::meta;
 
 use crate::admission::EVICTED;
-use crate::pod::{
-    Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar, should_restart,
-};
+use crate::pod::{Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar};
 use crate::resize::{Change, IN_PROGRESS, PENDING, Pending};
+use crate::restart::{of_all, restarts};
 
 /// Why a container does not run, where the runtime cannot say.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +93,15 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         condition("ContainersReady", ready, why, what),
         condition("PodScheduled", true, "", String::new()),
     ];
+    let begins_anew = !ended && of_all(input.pod, input.observed).is_some();
+    if begins_anew || old.conditions.iter().flatten().any(|c| c.type_ == RESTARTING) {
+        let mut restarting = condition(RESTARTING, begins_anew, "", String::new());
+        if begins_anew {
+            restarting["reason"] = "RestartAllContainersStarted".into();
+            restarting["message"] = "container exited with restart policy rule".into();
+        }
+        conditions.push(restarting);
+    }
     // What others say of the Pod is theirs.
     conditions.extend(old.conditions.iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str())).map(|c| json!(c)));
     if let Some(Pending { condition: kind, reason, message }) = input.pending {
@@ -153,7 +161,9 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
 const DISRUPTED: &str = "DisruptionTarget";
 
 /// The conditions that the kubelet says.
-const OWN: [&str; 7] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", PENDING, IN_PROGRESS];
+const OWN: [&str; 8] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", RESTARTING, PENDING, IN_PROGRESS];
+const RESTARTING: &str = "AllContainersRestarting";
 
 /// Which conditions are still to be met before a Pod is ready although its containers are (KEP-580).
 fn gates_missing(pod: &Pod) -> Option<String> {
@@ -208,10 +218,10 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
     if !initialized {
         return "Pending";
     }
-    let known = spec.containers.iter().filter_map(|c| input.observed.containers.get(&c.name)).collect::<Vec<_>>();
-    let alive = known.iter().any(|c| match &c.state {
+    let known = spec.containers.iter().filter_map(|c| Some((c, input.observed.containers.get(&c.name)?))).collect::<Vec<_>>();
+    let alive = known.iter().any(|(container, found)| match &found.state {
         State::Running => true,
-        State::Exited { code, .. } => should_restart(policy, *code),
+        State::Exited { code, .. } => restarts(container, policy, *code),
         State::Created => false,
     });
     if known.len() == spec.containers.len() && alive { "Running" } else { "Pending" }
@@ -225,10 +235,13 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
         true => succeeded(input, container),
         false => started && input.ready.get(name).copied().unwrap_or(true),
     };
+    // What was told of a container that the runtime has no more is still so.
+    let statuses = input.pod.status.iter().flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses)).flatten();
+    let told = statuses.into_iter().find(|told| told.name == *name).filter(|_| found.is_none());
     let mut status = json!({
         "name": name, "image": found.map_or_else(|| container.image.clone().unwrap_or_default(), |c| c.image.clone()),
         "imageID": found.map(|c| c.image_ref.clone()).unwrap_or_default(), "ready": ready, "started": started,
-        "restartCount": found.map_or(0, |c| c.attempt), "state": {}, "lastState": {},
+        "restartCount": found.map_or(told.map_or(0, |told| told.restart_count.unsigned_abs()), |c| c.attempt), "state": {}, "lastState": {},
     });
     if let Some(found) = found {
         status["containerID"] = id(input, found).into();
@@ -257,8 +270,12 @@ fn container_status(input: &Input<'_>, container: &Container, is_init: bool) -> 
                     status["state"] = json!({"waiting": {"reason": reason}});
                 }
             }
+            let ended =
+                |state: &Option<ContainerState>| state.as_ref().filter(|state| state.terminated.is_some()).map(|state| json!(state));
             if let Some(previous) = previous {
                 status["lastState"] = state(input, previous);
+            } else if let Some(ended) = told.and_then(|told| ended(&told.state).or_else(|| ended(&told.last_state))) {
+                status["lastState"] = ended;
             }
         }
     }

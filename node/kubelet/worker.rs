@@ -322,6 +322,10 @@ impl Worker {
                 }
                 return done.is_ok() && before;
             }
+            Action::EndContainer { name, id } => {
+                self.note("Killing", format!("Stopping container {name}"), false, &name);
+                self.stop_container(pod, &name, &id, stopping::grace(pod)).await
+            }
             Action::RestartContainer { name, id } => {
                 self.note("Killing", format!("Container {name} resize requires restart"), false, &name);
                 self.stop_container(pod, &name, &id, stopping::grace(pod)).await

@@ -4,7 +4,7 @@
 use skein_cluster_tests::{BUSYBOX, Cluster, on_both_runtimes};
 use skein_lab::Runtime;
 
-on_both_runtimes!(containers_find_what_their_pod_says);
+on_both_runtimes!(containers_find_what_their_pod_says, containers_start_again_by_their_own_rules);
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -125,4 +125,53 @@ fn containers_find_what_their_pod_says(runtime: Runtime) {
     let open = r#"{"status":{"conditions":[{"type":"example.com/gate","status":"True"}]}}"#;
     cluster.kubectl("node-2", &["patch", "pod", "gated", "--subresource=status", "--type=strategic", "-p", open]);
     cluster.until("the gate is open", || (condition("Ready") == "True" && condition("example.com/gate") == "True").then_some(()));
+}
+
+fn containers_start_again_by_their_own_rules(runtime: Runtime) {
+    let cluster = Cluster::with_runtime(runtime, &[]);
+    cluster.load_busybox();
+    let rule = |action: &str, code: i32| {
+        format!("restartPolicy: Never, restartPolicyRules: [{{action: {action}, exitCodes: {{operator: In, values: [{code}]}}}}]")
+    };
+    let pod = |name: &str, rest: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  volumes: [{{name: s, emptyDir: {{}}}}]\n{rest}"
+        )
+    };
+    let container = |name: &str, script: &str, more: &str| {
+        format!(
+            "  - {{name: {name}, image: \"{BUSYBOX}\", command: [sh, -c, \"{script}\"], volumeMounts: [{{name: s, mountPath: /s}}]{more}}}\n"
+        )
+    };
+    // One container of a Pod that restarts nothing is started again for one code, and then ends with another.
+    let again =
+        container("main", "echo x >> /s/runs; test $(wc -l < /s/runs) = 2 && exit 3; exit 42", &format!(", {}", rule("Restart", 42)));
+    cluster.apply("node-1", &pod("one", &format!("  containers:\n{again}")));
+    let status = cluster.until("it has ended", || {
+        let status = cluster.kubectl_json("node-2", &["get", "pod", "one"])["status"].clone();
+        (status["phase"] == "Failed").then_some(status)
+    });
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 1);
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+
+    // Another's end lets the whole Pod begin anew, with what comes before its containers.
+    let before = container("before", "echo x >> /s/inits", "");
+    let watcher = container(
+        "watcher",
+        "test -e /s/seen && exec sleep 3600; touch /s/seen; sleep 1; exit 88",
+        &format!(", {}", rule("RestartAllContainers", 88)),
+    );
+    let worker = container("worker", "echo x >> /s/works; exec sleep 3600", "");
+    cluster.apply("node-3", &pod("all", &format!("  initContainers:\n{before}  containers:\n{watcher}{worker}")));
+    cluster.until("all run again", || {
+        let status = cluster.kubectl_json("node-1", &["get", "pod", "all"])["status"].clone();
+        let all = [&status["initContainerStatuses"][0], &status["containerStatuses"][0], &status["containerStatuses"][1]];
+        let again = all.iter().all(|one| one["restartCount"] == 1);
+        (again && all[1]["ready"] == true && all[2]["ready"] == true).then_some(())
+    });
+    assert_eq!(cluster.kubectl("node-2", &["exec", "all", "-c", "worker", "--", "cat", "/s/inits", "/s/works"]).lines().count(), 4);
+    let condition = "jsonpath={.status.conditions[?(@.type=='AllContainersRestarting')].status}";
+    cluster.until("and it says that it is over", || {
+        (cluster.kubectl("node-1", &["get", "pod", "all", "-o", condition]) == "False").then_some(())
+    });
 }

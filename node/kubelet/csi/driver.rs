@@ -58,11 +58,9 @@ impl Driver {
         let mut node = NodeClient::new(socket::channel(endpoint));
         let info = node.node_get_info(bounded(csi::NodeGetInfoRequest {})).await.map_err(failed)?.into_inner();
         let answer = node.node_get_capabilities(bounded(csi::NodeGetCapabilitiesRequest {})).await.map_err(failed)?.into_inner();
-        let kind = |capability: csi::NodeServiceCapability| match capability.r#type {
-            Some(csi::node_service_capability::Type::Rpc(rpc)) => Some(rpc.r#type),
-            None => None,
-        };
-        Ok(Self { node, info, capabilities: answer.capabilities.into_iter().filter_map(kind).collect() })
+        let said = answer.capabilities.into_iter().filter_map(|capability| capability.r#type);
+        let capabilities = said.map(|csi::node_service_capability::Type::Rpc(rpc)| rpc.r#type).collect();
+        Ok(Self { node, info, capabilities })
     }
 
     pub(crate) fn can(&self, capability: Capability) -> bool {
