@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// [default: kubelet in the data directory]
     #[arg(long)]
     kubelet_root_dir: Option<PathBuf>,
+    /// A directory with manifests of Pods that this node runs by itself (static Pods)
+    #[arg(long)]
+    pod_manifest_path: Option<PathBuf>,
     /// A container's log file that has grown over this is rotated
     #[arg(long, default_value = "10Mi", value_parser = bytes)]
     container_log_max_size: u64,
@@ -234,6 +237,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         runtime,
         labels,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
+        manifests: arguments.pod_manifest_path,
         eviction_hard: arguments.eviction_hard.0,
         signing_duration: arguments.cluster_signing_duration,
     };

@@ -69,6 +69,8 @@ pub struct Options {
     /// Labels that the Node gets when it registers.
     pub labels: Vec<(String, String)>,
     pub logs: LogLimits,
+    /// Where manifests of static Pods are, if there are to be any.
+    pub manifests: Option<PathBuf>,
     /// When Pods are driven away because the node runs short of something.
     pub eviction_hard: Vec<Threshold>,
     /// Where it is written down who asked what of the API.

@@ -157,6 +157,7 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, ci
         cluster_dns: found::DNS_SERVICE_IP.into(),
         tokens,
         cipher,
+        manifests: options.manifests.clone(),
         eviction_hard: options.eviction_hard.clone(),
         pressure: skein_kubelet::Pressure::default(),
         csi: skein_kubelet::Csi::new(&options.kubelet_directory),

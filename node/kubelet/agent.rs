@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use skein_cri::{ContainerEventType, PodSandbox};
 use skein_object::Key;
 use skein_store::{Handle as Store, View};
 use tokio::sync::{Notify, mpsc, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admission::{self, Refusal};
 use crate::cri::{self, Runtime};
 use crate::images::Pulls;
+use crate::manifests::{self, Manifests};
 use crate::worker::{Shared, Worker};
 use crate::write::{Note, Wish, pod_writer, tell};
 use crate::{Options, csi, node, pressure, rotation};
@@ -28,6 +30,9 @@ const TELLS: usize = 256;
 /// After the runtime's events broke off, or were not to be had.
 const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 
+/// How often manifests of static Pods are looked at.
+const MANIFESTS_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How often deleted volumes are looked for.
 const VOLUMES_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -39,6 +44,7 @@ const ORPHANS_INTERVAL: Duration = Duration::from_secs(30);
 
 struct Agent {
     shared: Arc<Shared>,
+    statics: Manifests,
     workers: BTreeMap<String, Slot>,
     cursor: u64,
 }
@@ -76,11 +82,12 @@ pub(crate) async fn run(options: Options, store: Store) {
     let (told, mut tells) = mpsc::channel(TELLS);
     tokio::spawn(pressure::run(Arc::clone(&shared), told.clone()));
     tokio::spawn(follow(Arc::clone(&shared), told));
-    let mut agent = Agent { shared, workers: BTreeMap::new(), cursor: 0 };
+    let mut agent = Agent { statics: manifests::read(&shared.options), shared, workers: BTreeMap::new(), cursor: 0 };
     let mut changes = store.subscribe(&["pods"]);
     let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
     let mut volumes = tokio::time::interval(VOLUMES_INTERVAL);
     let mut staged = tokio::time::interval(STAGED_INTERVAL);
+    let mut statics = tokio::time::interval(MANIFESTS_INTERVAL);
     agent.reload(&store.local());
     loop {
         agent.observe();
@@ -88,6 +95,7 @@ pub(crate) async fn run(options: Options, store: Store) {
             changed = changes.changed() => if changed.is_err() { return },
             uid = tells.recv() => agent.wake(uid.as_deref().unwrap_or_default()),
             _ = orphans.tick() => agent.remove_orphans().await,
+            _ = statics.tick(), if agent.shared.options.manifests.is_some() => agent.observe_manifests(),
             _ = volumes.tick() => crate::local_volume::remove_deleted(&agent.shared.options, &store).await,
             _ = staged.tick() => drop(tokio::spawn(agent.shared.options.csi.clone().sweep())),
         }
@@ -115,6 +123,11 @@ async fn follow(shared: Arc<Shared>, told: mpsc::Sender<String>) {
         let _ = told.send(String::new()).await;
         tokio::time::sleep(FOLLOW_RETRY).await;
     }
+}
+
+/// Marks a Pod as one that is to go.
+fn end(pod: &mut Pod) {
+    pod.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::now()));
 }
 
 fn key_of(pod: &Pod) -> Key {
@@ -154,8 +167,7 @@ impl Agent {
                 {
                     if event.after.is_none() && pod.metadata.deletion_timestamp.is_none() {
                         // Removed without grace: its containers go at once.
-                        pod.metadata.deletion_timestamp =
-                            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+                        end(&mut pod);
                         pod.metadata.deletion_grace_period_seconds = Some(0);
                     }
                     self.observe_pod(pod);
@@ -166,7 +178,49 @@ impl Agent {
         self.cursor = self.cursor.max(revision);
     }
 
-    fn observe_pod(&mut self, pod: Pod) {
+    /// Static Pods begin, change and end with their files.
+    fn observe_manifests(&mut self) {
+        let found = manifests::read(&self.shared.options);
+        let gone: Vec<String> = self.statics.keys().filter(|uid| !found.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            self.statics.remove(&uid);
+            if let Some(slot) = self.workers.get(&uid) {
+                let mut pod = (**slot.pods.borrow()).clone();
+                end(&mut pod);
+                drop(slot.pods.send_replace(Arc::new(pod)));
+            }
+        }
+        self.workers.retain(|_, slot| !slot.pods.is_closed());
+        for (uid, manifest) in found {
+            let Some(pod) = manifests::with_status(&manifest, None) else { continue };
+            // One of the same name that is on its way out comes first.
+            let is_same = |other: &Slot| key_of(&other.pods.borrow()) == key_of(&pod);
+            let waits = self.workers.iter().any(|(other, slot)| *other != uid && is_same(slot));
+            if waits || self.workers.contains_key(&uid) && self.statics.contains_key(&uid) {
+                continue;
+            }
+            self.statics.insert(uid, manifest);
+            self.observe_pod(pod);
+        }
+        let (options, store, statics) = (self.shared.options.clone(), self.shared.store.clone(), self.statics.clone());
+        tokio::spawn(async move {
+            if let Err(why) = manifests::mirror(&options, &store, &statics).await {
+                debug!(%why, "static Pods are not shown yet");
+            }
+        });
+    }
+
+    fn observe_pod(&mut self, mut pod: Pod) {
+        match pod.metadata.uid.as_ref().and_then(|uid| self.statics.get(uid)) {
+            // What runs is what the file says; the API only keeps the status.
+            Some(manifest) => {
+                let Some(own) = manifests::with_status(manifest, Some(&pod)) else { return };
+                pod = own;
+            }
+            // What it shows is no more, or was not while nobody answered.
+            None if manifests::is_mirror(&pod) => end(&mut pod),
+            None => {}
+        }
         let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         if node != self.shared.options.name || uid.is_empty() {

@@ -23,6 +23,7 @@ mod hosts;
 mod images;
 mod local_volume;
 mod logs;
+mod manifests;
 mod node;
 mod pod;
 mod pressure;
@@ -81,6 +82,8 @@ pub struct Options {
     pub cipher: Arc<OnceLock<Cipher>>,
     /// Where what the node uses is put.
     pub stats: Stats,
+    /// Where manifests of static Pods are, if there are to be any.
+    pub manifests: Option<PathBuf>,
     /// When Pods are driven away because the node runs short of something.
     pub eviction_hard: Vec<Threshold>,
     pub pressure: Pressure,

@@ -2,7 +2,7 @@
 //! Each container tells by its log or its end; the answers are Kubernetes'.
 
 use skein_cluster_tests::{BUSYBOX, Cluster, on_both_runtimes};
-use skein_lab::Runtime;
+use skein_lab::{Plan, Runtime, Scope};
 
 on_both_runtimes!(containers_find_what_their_pod_says, containers_start_again_by_their_own_rules);
 
@@ -174,4 +174,60 @@ fn containers_start_again_by_their_own_rules(runtime: Runtime) {
     cluster.until("and it says that it is over", || {
         (cluster.kubectl("node-1", &["get", "pod", "all", "-o", condition]) == "False").then_some(())
     });
+}
+
+#[test]
+fn a_node_runs_what_its_own_manifests_say() {
+    let place = std::env::temp_dir().join(format!("skein-manifests-{}", std::process::id()));
+    std::fs::create_dir_all(&place).expect("a directory");
+    let write = |name: &str, script: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers: [{{name: main, image: \"{BUSYBOX}\", command: [sh, -c, \"{script}\"]}}]\n"
+        );
+        std::fs::write(place.join(format!("{name}.yaml")), text).expect("a manifest");
+    };
+    write("own", "echo first; exec sleep 3600");
+    let arguments = vec![format!("--pod-manifest-path={}", place.display())];
+    let cluster = Cluster::build(&Plan { arguments, ..Plan::new(3) });
+    cluster.load_busybox();
+    let names = ["own-node-1", "own-node-2", "own-node-3"];
+    for name in names {
+        cluster.until("the API shows it", || cluster.try_kubectl("node-1", &["get", "pod", name]).ok());
+        cluster.kubectl("node-2", &["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+        assert_eq!(cluster.kubectl("node-3", &["logs", name]).trim(), "first");
+    }
+    // Whoever deletes what the API shows stops nothing.
+    let container =
+        || cluster.try_kubectl("node-1", &["get", "pod", "own-node-2", "-o", "jsonpath={.status.containerStatuses[0].containerID}"]).ok();
+    let before = container().expect("it is shown");
+    cluster.kubectl("node-1", &["delete", "pod", "own-node-2", "--wait=false"]);
+    let deleted = || cluster.try_kubectl("node-1", &["get", "pod", "own-node-2", "-o", "jsonpath={.metadata.deletionTimestamp}"]);
+    cluster.until("it is shown again", || (deleted() == Ok(String::new()) && container().as_deref() == Some(&before)).then_some(()));
+    // Another file is another Pod.
+    write("own", "echo second; exec sleep 3600");
+    cluster.until("all run the new one", || {
+        let all = names.iter().all(|name| cluster.try_kubectl("node-1", &["logs", name]).is_ok_and(|log| log.trim() == "second"));
+        all.then_some(())
+    });
+    // Where nobody answers, a node still runs what its files say, and no more of what they do not.
+    for node in ["node-2", "node-3"] {
+        cluster.lab.kill(node, Scope::Machine).expect("the machine can be killed");
+    }
+    write("alone", "exec sleep 12345");
+    let processes = || {
+        let entries = std::fs::read_dir("/proc").expect("there is /proc").flatten();
+        entries.filter(|e| std::fs::read(e.path().join("cmdline")).is_ok_and(|line| line.starts_with(b"sleep\x0012345\0"))).count()
+    };
+    cluster.until("it runs without a quorum", || (processes() == 1).then_some(()));
+    std::fs::remove_file(place.join("alone.yaml")).expect("the manifest can be removed");
+    cluster.until("it has ended", || (processes() == 0).then_some(()));
+    // A node that comes back forgets what has gone meanwhile.
+    std::fs::remove_file(place.join("own.yaml")).expect("the manifest can be removed");
+    for node in ["node-2", "node-3"] {
+        cluster.lab.start(node).expect("the node can be started");
+    }
+    cluster.until("nothing is left", || {
+        cluster.try_kubectl("node-2", &["get", "pods", "-o", "name"]).is_ok_and(|left| left.is_empty()).then_some(())
+    });
+    let _ = std::fs::remove_dir_all(place);
 }
