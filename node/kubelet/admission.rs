@@ -57,6 +57,9 @@ pub(crate) fn fits(pod: &Pod, pressure: &Pressure) -> Result<(), Refusal> {
 /// Whether a new Pod goes together with those that are here.
 pub(crate) fn admit<'a>(pod: &Pod, others: impl IntoIterator<Item = &'a Pod>) -> Result<(), Refusal> {
     let wanted = host_ports(pod);
+    if wanted.is_empty() {
+        return Ok(());
+    }
     let mut taken = others.into_iter().filter(|other| !phase_is_final(other)).flat_map(host_ports);
     if taken.any(|port| wanted.iter().any(|other| clash(*other, port))) {
         return Err(Refusal { reason: "NodePorts", why: "node(s) didn't have free ports for the requested pod ports".into() });

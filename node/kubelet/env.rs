@@ -11,6 +11,7 @@ use skein_object::cipher::Cipher;
 use skein_object::quantity::Quantity;
 use skein_state::State;
 
+use crate::pod_certificate::Credentials;
 use crate::volumes::Volumes;
 use crate::{Error, Tokens, env_file, pod, secrets, service_env};
 
@@ -23,6 +24,8 @@ pub(crate) struct Source<'a> {
     pub(crate) pod_ip: &'a str,
     pub(crate) tokens: &'a dyn Tokens,
     pub(crate) cipher: &'a OnceLock<Cipher>,
+    /// The Pod's own certificates.
+    pub(crate) credentials: &'a Credentials,
     /// Where volumes behind claims are on this node.
     pub(crate) volumes: &'a Path,
 }

@@ -13,6 +13,7 @@ use skein_store::Handle as Store;
 use tracing::{info, warn};
 
 use crate::cri::Runtime;
+use crate::machine::memory_bytes;
 use crate::{Error, Options, csi};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -104,7 +105,7 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
     } else {
         ("KubeletNotReady", "container runtime network not ready")
     };
-    let capacity = json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_kib()), "pods": PODS_MAX.to_string(),
+    let capacity = json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_bytes("MemTotal").unwrap_or(0) >> 10), "pods": PODS_MAX.to_string(),
         "ephemeral-storage": format!("{}Ki", disk_kib(&options.directory))});
     json!({
         "capacity": capacity, "allocatable": capacity,
@@ -171,12 +172,6 @@ fn file(path: &str) -> String {
 
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn memory_kib() -> u64 {
-    let info = file("/proc/meminfo");
-    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    total.and_then(|t| t.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 /// The size of the file system that holds volumes and logs.

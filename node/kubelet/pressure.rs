@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::cri::{CONTAINER_NAME, POD_UID};
 use crate::eviction::{ContainerUse, Observed, Signal, Use, message, met, over_limit, victim};
+use crate::machine::memory_bytes;
 use crate::worker::Shared;
 use crate::{logs, pod, volumes};
 
@@ -116,13 +117,8 @@ fn active(shared: &Shared) -> Vec<Pod> {
 }
 
 fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).map(|kib| kib << 10)
-    };
     let mut observed = BTreeMap::new();
-    if let (Some(available), Some(capacity)) = (memory("MemAvailable:"), memory("MemTotal:")) {
+    if let (Some(available), Some(capacity)) = (memory_bytes("MemAvailable"), memory_bytes("MemTotal")) {
         observed.insert(Signal::MemoryAvailable, Observed { available, capacity });
     }
     let disks =

@@ -9,6 +9,7 @@ use skein_cri as v1;
 use skein_object::usage::{Amounts, ContainerUsage, NodeUsage, PodUsage};
 
 use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, Runtime};
+use crate::machine::memory_bytes;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -93,12 +94,7 @@ fn node_cpu_ns() -> u64 {
 }
 
 fn node_memory_bytes() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |name: &str| -> u64 {
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
-    };
-    kib("MemTotal:").saturating_sub(kib("MemAvailable:")) << 10
+    memory_bytes("MemTotal").unwrap_or(0).saturating_sub(memory_bytes("MemAvailable").unwrap_or(0))
 }
 
 #[cfg(test)]

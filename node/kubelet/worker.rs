@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use crate::cri::{CONTAINER_NAME, Runtime};
 use crate::images::{Outcome, Pulls};
 use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
+use crate::pod_certificate::{Credentials, pod_has_certificates};
 use crate::probes::{self, Kind, Probing, Verdict};
 use crate::resize::{Change, Pending};
 use crate::status::{self, Waiting};
@@ -79,6 +80,8 @@ pub(crate) struct Worker {
     evicted: Option<String>,
     /// Images and mounts that volumes are made of, by the volume's name.
     brought: BTreeMap<String, Brought>,
+    /// The Pod's own certificates.
+    credentials: Credentials,
 }
 
 // === impl Worker ===
@@ -113,6 +116,7 @@ impl Worker {
             pending: None,
             evicted: None,
             brought: BTreeMap::new(),
+            credentials: Credentials::default(),
         }
     }
 
@@ -520,6 +524,11 @@ impl Worker {
         self.volumes_at = Instant::now() + VOLUMES_INTERVAL;
         if csi::has_volumes(&self.places().pod) {
             Box::pin(self.keep_mounts(pod)).await;
+        }
+        if pod_has_certificates(pod)
+            && let Err(why) = Box::pin(self.keep_credentials(pod)).await
+        {
+            debug!(pod = %self.key, %why, "a certificate cannot be renewed yet");
         }
         let state = self.shared.store.local().state;
         let places = self.places();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use skein_object::Key;
 use skein_state::Event;
 
@@ -64,21 +64,24 @@ fn tolerated_s(taints: &[&Taint], tolerations: &[Toleration]) -> Option<i64> {
     least
 }
 
-/// Nodes whose taints may drive Pods away.
+/// Nodes whose taints may drive Pods away, or did.
 pub(crate) fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> {
-    let is_tainted = |node: &Key| {
-        let node = snapshot.nodes.get(node);
-        node.is_some_and(|node| !no_execute(node.object.spec.iter().flat_map(|s| s.taints.iter().flatten())).is_empty())
-    };
-    let node = match event.key.resource() {
-        "nodes" => Some(event.key.clone()),
+    let drives = |node: &Node| !no_execute(node.spec.iter().flat_map(|s| s.taints.iter().flatten())).is_empty();
+    let is_tainted = |node: &Key| snapshot.nodes.get(node).is_some_and(|node| drives(&node.object));
+    let work = |node: Key| vec![(Controller::TaintEviction, node)];
+    match event.key.resource() {
+        "nodes" => {
+            // Where a taint has gone, what was waited for is forgotten.
+            let was = event.before.as_ref().and_then(|entry| entry.record.typed::<Node>(entry.revision)).is_some_and(|node| drives(&node));
+            if was || is_tainted(&event.key) { work(event.key.clone()) } else { Vec::new() }
+        }
         "pods" => {
             let pod = snapshot.pods.get(&event.key);
-            pod.and_then(|pod| pod.object.spec.as_ref()?.node_name.as_deref().map(|name| Key::new("nodes", "", name)))
+            let node = pod.and_then(|pod| pod.object.spec.as_ref()?.node_name.as_deref()).map(|name| Key::new("nodes", "", name));
+            node.filter(is_tainted).map(work).unwrap_or_default()
         }
-        _ => None,
-    };
-    node.filter(is_tainted).map(|node| (Controller::TaintEviction, node)).into_iter().collect()
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]

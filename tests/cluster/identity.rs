@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use skein_cluster_tests::Cluster;
 use skein_cluster_tests::server::{Options, Server};
+use skein_cluster_tests::{BUSYBOX, Cluster};
 
 /// A provider's key for RS256, made and used by openssl.
 struct Key {
@@ -147,4 +147,77 @@ stringData: {{token-id: {id}, token-secret: 0123456789abcdef, usage-bootstrap-au
             .filter(|e| e.contains("NotFound"))
     });
     assert_eq!(code(1, "lasts1.0123456789abcdef"), 200);
+}
+
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+
+/// Answers the requests that nobody has answered yet as a signer would; how many there are in all.
+fn sign(cluster: &Cluster, lasts: &str) -> usize {
+    let directory = cluster.directory();
+    let file = |name: &str| directory.join(name).display().to_string();
+    let (_, list) = cluster.request(2, "GET", REQUESTS, None);
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    for item in items.iter().filter(|item| item["status"]["conditions"].is_null()) {
+        assert_eq!((&item["spec"]["signerName"], &item["spec"]["podName"]), (&"example.com/test".into(), &"certified".into()));
+        assert_eq!(item["spec"]["unverifiedUserAnnotations"]["example.com/for"], "tests");
+        let der = STANDARD.decode(item["spec"]["stubPKCS10Request"].as_str().expect("a request")).expect("base64");
+        std::fs::write(file("request.der"), der).expect("a file");
+        let asked =
+            ["x509", "-req", "-inform", "DER", "-in", &file("request.der"), "-CA", &file("signer.crt"), "-CAkey", &file("signer.key")];
+        let chain = openssl(&[&asked[..], &["-CAcreateserial", "-days", "1"]].concat(), b"");
+        let name = item["metadata"]["name"].as_str().expect("a name");
+        let now = date("now", "+%Y-%m-%dT%H:%M:%SZ");
+        let status = json!({"status": {
+            "conditions": [{"type": "Issued", "status": "True", "reason": "Signed", "message": "", "lastTransitionTime": now}],
+            "certificateChain": String::from_utf8(chain).expect("text"),
+            "notBefore": now, "beginRefreshAt": now, "notAfter": date(lasts, "+%Y-%m-%dT%H:%M:%SZ"),
+        }});
+        let (code, answer) = cluster.request(3, "PATCH", &format!("{REQUESTS}/{name}/status"), Some(&status.to_string()));
+        assert_eq!(code, 200, "{answer}");
+    }
+    items.len()
+}
+
+#[test]
+fn a_pod_has_certificates_of_its_own_and_new_ones_in_time() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let file = |name: &str| cluster.directory().join(name).display().to_string();
+    openssl(
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=signer",
+            "-keyout",
+            &file("signer.key"),
+            "-out",
+            &file("signer.crt"),
+        ],
+        b"",
+    );
+    let source = "{podCertificate: {signerName: example.com/test, keyType: ECDSAP256, credentialBundlePath: bundle.pem, userAnnotations: {example.com/for: tests}}}";
+    cluster.apply("node-1", &format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: certified}}\nspec:\n  terminationGracePeriodSeconds: 1\n  volumes: [{{name: own, projected: {{sources: [{source}]}}}}]\n  containers: [{{name: main, image: {BUSYBOX}, command: [sleep, '3600'], volumeMounts: [{{name: own, mountPath: /own}}]}}]\n"
+    ));
+    cluster.until("it asks for one", || (sign(&cluster, "+20 seconds") == 1).then_some(()));
+    cluster.kubectl("node-2", &["wait", "--for=condition=Ready", "pod/certified", "--timeout=60s"]);
+    let bundle = || cluster.kubectl("node-3", &["exec", "certified", "--", "cat", "/own/bundle.pem"]);
+    let first = bundle();
+    std::fs::write(file("bundle.pem"), &first).expect("a file");
+    let by_key = openssl(&["pkey", "-in", &file("bundle.pem"), "-pubout"], b"");
+    let by_certificate = openssl(&["x509", "-in", &file("bundle.pem"), "-noout", "-pubkey"], b"");
+    assert!(!by_key.is_empty() && by_key == by_certificate, "{first}");
+    let verified = openssl(&["verify", "-CAfile", &file("signer.crt"), &file("bundle.pem")], b"");
+    assert!(String::from_utf8_lossy(&verified).contains("OK"));
+    // It is to be renewed at once, and the files follow with another key.
+    cluster.until("it asks again", || (sign(&cluster, "+1 day") >= 2).then_some(()));
+    cluster.until("it has another", || (bundle() != first).then_some(()));
+    cluster.kubectl("node-1", &["delete", "pod", "certified"]);
+    cluster.until("what it asked for has gone with it", || {
+        cluster.request(1, "GET", REQUESTS, None).1["items"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
 }

@@ -29,7 +29,7 @@ pub(super) fn files(source: &Source<'_>, volume: &Volume, current: &Path) -> Res
             downward_file(source, &mut files, item, downward.default_mode)?;
         }
     } else if let Some(projected) = &volume.projected {
-        for part in projected.sources.iter().flatten() {
+        for (index, part) in projected.sources.iter().flatten().enumerate() {
             if let Some(map) = &part.config_map {
                 let found = needed(source.config_map(&map.name), map.optional, || format!("configmap \"{}\" not found", map.name))?;
                 project(&mut files, (found, map.optional), map.items.as_deref(), projected.default_mode)?;
@@ -42,10 +42,19 @@ pub(super) fn files(source: &Source<'_>, volume: &Volume, current: &Path) -> Res
                 }
             } else if let Some(token) = &part.service_account_token {
                 let content = service_account::token(source, token, &current.join(&token.path))?;
-                let owner = Owner::of(source.pod);
-                let is_owned = owner.user.is_some() || owner.group.is_some();
-                let mode = if is_owned { TOKEN_MODE } else { mode_of(None, projected.default_mode) };
-                files.insert(token.path.clone(), File { content, mode, user: owner.user });
+                files.insert(token.path.clone(), own_file(source, content, projected.default_mode));
+            } else if let Some(certificate) = &part.pod_certificate {
+                let (key, chain) = source.credentials.get(&volume.name, index)?;
+                let parts = [
+                    (&certificate.credential_bundle_path, format!("{key}{chain}")),
+                    (&certificate.key_path, key.to_string()),
+                    (&certificate.certificate_chain_path, chain.to_string()),
+                ];
+                for (path, content) in parts {
+                    if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+                        files.insert(path.clone(), own_file(source, content.into_bytes(), projected.default_mode));
+                    }
+                }
             } else if let Some(wanted) = &part.cluster_trust_bundle {
                 let content = trust_bundle::content(source.state, wanted)?;
                 files.insert(wanted.path.clone(), File { content, mode: mode_of(None, projected.default_mode), user: None });
@@ -57,6 +66,13 @@ pub(super) fn files(source: &Source<'_>, volume: &Volume, current: &Path) -> Res
         return Err(Error::Config(format!("the type of volume {:?} is not supported yet", volume.name)));
     }
     Ok(files)
+}
+
+/// What proves who the Pod is: read by whoever its containers run as, where that is known, and nobody else.
+fn own_file(source: &Source<'_>, content: Vec<u8>, mode: Option<i32>) -> File {
+    let owner = Owner::of(source.pod);
+    let is_owned = owner.user.is_some() || owner.group.is_some();
+    File { content, mode: if is_owned { TOKEN_MODE } else { mode_of(None, mode) }, user: owner.user }
 }
 
 fn needed(

@@ -14,6 +14,7 @@ use crate::env::{Source, expand, resolve};
 use crate::hosts::Names;
 use crate::images::Outcome;
 use crate::pod::{self, Sandbox};
+use crate::pod_certificate::has_certificates;
 use crate::status::Waiting;
 use crate::volumes::Brought;
 use crate::{Error, dns, hosts, local_volume, logs, pull_secrets, resources, termination, volumes};
@@ -46,6 +47,7 @@ impl Worker {
             pod_ip: if is_in_hosts { &places.host_ip } else { pod_ip },
             tokens: &*options.tokens,
             cipher: &options.cipher,
+            credentials: &self.credentials,
             volumes: &places.local_volumes,
         }
     }
@@ -61,8 +63,23 @@ impl Worker {
             if let Some(brought) = brought {
                 self.brought.insert(volume.name.clone(), brought);
             }
+            if has_certificates(volume) {
+                Box::pin(self.keep_credentials(pod)).await.map_err(|why| creating(why.to_string()))?;
+                if !self.credentials.is_settled(volume) {
+                    return Err(creating(String::new()));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Keeps the Pod's own certificates, where it has some.
+    pub(super) async fn keep_credentials(&mut self, pod: &Pod) -> Result<(), Error> {
+        let mut credentials = std::mem::take(&mut self.credentials);
+        let (state, places) = (self.shared.store.local().state, self.places());
+        let kept = credentials.keep(&self.source(pod, &state, &places, ""), &self.shared.store).await;
+        self.credentials = credentials;
+        kept
     }
 
     async fn pull_volume(&self, pod: &Pod, image: &ImageVolumeSource, sandbox: &v1::PodSandboxConfig) -> Result<String, Waiting> {
@@ -77,7 +94,6 @@ impl Worker {
 
     /// `None` where the volume is not a driver's.
     async fn mount_volume(&self, pod: &Pod, volume: &Volume) -> Result<Option<Mounted>, Waiting> {
-        let creating = |message: String| Waiting { reason: "ContainerCreating".into(), message };
         let failed = |why: Error| creating(format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name));
         let (state, places) = (self.shared.store.local().state, self.places());
         let source = self.source(pod, &state, &places, "");
@@ -197,6 +213,11 @@ impl Worker {
         let said = termination::message(&self.places().pod, stated, (attempt, status.exit_code), &log);
         [status.message.clone(), said].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ")
     }
+}
+
+/// A container waits for its volumes; without a message nothing is wrong.
+fn creating(message: String) -> Waiting {
+    Waiting { reason: "ContainerCreating".into(), message }
 }
 
 /// `SIGUSR1`, `SIGRTMIN+1`.
