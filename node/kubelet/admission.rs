@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::eviction::CRITICAL;
+use crate::eviction::is_critical;
 use crate::pod::phase_is_final;
 use crate::pressure::Pressure;
 
@@ -45,10 +45,9 @@ pub(crate) const EVICTED: &str = "Evicted";
 /// Whether the node takes new Pods while it is short of something (`pkg/kubelet/eviction`, `Admit`): critical ones always,
 /// where only memory is short those that have asked for some.
 pub(crate) fn fits(pod: &Pod, pressure: &Pressure) -> Result<(), Refusal> {
-    let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= CRITICAL);
     let best_effort = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) == Some("BestEffort");
     let holding: Vec<&str> = ["MemoryPressure", "DiskPressure", "PIDPressure"].into_iter().filter(|kind| pressure.holds(kind)).collect();
-    if critical || holding.is_empty() || (holding == ["MemoryPressure"] && !best_effort) {
+    if is_critical(pod) || holding.is_empty() || (holding == ["MemoryPressure"] && !best_effort) {
         return Ok(());
     }
     Err(Refusal { reason: EVICTED, why: format!("The node had condition: [{}]. ", holding.join(" ")) })

@@ -192,11 +192,14 @@ impl Agent {
         }
         self.workers.retain(|_, slot| !slot.pods.is_closed());
         for (uid, manifest) in found {
+            if self.workers.contains_key(&uid) && self.statics.contains_key(&uid) {
+                continue;
+            }
             let Some(pod) = manifests::with_status(&manifest, None) else { continue };
             // One of the same name that is on its way out comes first.
             let is_same = |other: &Slot| key_of(&other.pods.borrow()) == key_of(&pod);
             let waits = self.workers.iter().any(|(other, slot)| *other != uid && is_same(slot));
-            if waits || self.workers.contains_key(&uid) && self.statics.contains_key(&uid) {
+            if waits {
                 continue;
             }
             self.statics.insert(uid, manifest);

@@ -32,7 +32,7 @@ use tracing::warn;
 pub(crate) use driver::Driver;
 pub(crate) use mounting::{Mounted, has_volumes};
 pub(crate) use registration::run;
-pub(crate) use volume::{Volume, is_of_driver, volume_of};
+pub(crate) use volume::{Volume, volume_of};
 
 use crate::Error;
 use crate::volumes::mounts;

@@ -11,7 +11,7 @@ use skein_object::quantity::Quantity;
 use crate::pod::{containers, is_sidecar};
 
 /// Pods of this priority and above are the cluster's own (`SystemCriticalPriority`).
-pub(crate) const CRITICAL: i32 = 2_000_000_000;
+const CRITICAL: i32 = 2_000_000_000;
 
 /// What a node can run short of, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,6 +160,15 @@ fn limit(container: &Container, name: &str) -> Option<u64> {
     amount(container.resources.as_ref().and_then(|r| r.limits.as_ref()), name)
 }
 
+fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+/// Whether a Pod is the cluster's own: it stays, and is taken, whatever the node is short of.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    priority(pod) >= CRITICAL
+}
+
 // === impl Use ===
 
 impl Use<'_> {
@@ -179,19 +188,11 @@ impl Use<'_> {
     fn requested(&self, resource: &str) -> u64 {
         self.pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| request(container, resource)).sum()
     }
-
-    fn priority(&self) -> i32 {
-        self.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
-    }
-
-    fn is_critical(&self) -> bool {
-        self.priority() >= CRITICAL
-    }
 }
 
 /// Why a Pod must go for what it has written, if it must.
 pub(crate) fn over_limit(used: &Use<'_>) -> Option<String> {
-    let spec = used.pod.spec.as_ref().filter(|_| !used.is_critical())?;
+    let spec = used.pod.spec.as_ref().filter(|_| !is_critical(used.pod))?;
     for volume in spec.volumes.iter().flatten() {
         let Some(stated) = volume.empty_dir.as_ref().and_then(|stated| stated.size_limit.as_ref()) else { continue };
         let most = stated.0.parse::<Quantity>().map_or(0, |quantity| u64::try_from(quantity.units()).unwrap_or(0));
@@ -218,9 +219,9 @@ pub(crate) fn over_limit(used: &Use<'_>) -> Option<String> {
 pub(crate) fn victim<'a, 'b>(signal: Signal, uses: &'b [Use<'a>]) -> Option<&'b Use<'a>> {
     let rank = |used: &&Use<'_>| {
         let (found, requested) = (used.used(signal), used.requested(signal.resource()));
-        (found <= requested, used.priority(), Reverse(i128::from(found) - i128::from(requested)))
+        (found <= requested, priority(used.pod), Reverse(i128::from(found) - i128::from(requested)))
     };
-    uses.iter().filter(|used| !used.is_critical()).min_by_key(rank)
+    uses.iter().filter(|used| !is_critical(used.pod)).min_by_key(rank)
 }
 
 /// What is said to a Pod that goes.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Pod, Volume, VolumeMount};
 use skein_cri as v1;
 
-use crate::csi::{self, Mounted};
+use crate::csi::Mounted;
 use crate::env::{Source, expand_strictly};
 use crate::{Error, local_volume};
 
@@ -57,9 +57,11 @@ pub(crate) fn prepare(source: &Source<'_>, directory: &Path, brought: &BTreeMap<
         let place = match brought.get(&volume.name) {
             Some(Brought::Image(image)) => Place::Image(image.clone()),
             Some(Brought::Mount(mounted)) => Place::Directory { path: mounted.path.clone(), readonly: mounted.readonly },
-            // A container that does not mount it does not wait for it.
-            None if volume.image.is_some() || csi::is_of_driver(source, volume) => continue,
-            None => prepare_one(source, volume, directory)?,
+            None => match prepare_one(source, volume, directory)? {
+                Some(place) => place,
+                // A container that does not mount it does not wait for it.
+                None => continue,
+            },
         };
         places.insert(volume.name.clone(), place);
     }
@@ -98,19 +100,26 @@ pub(crate) fn mounts() -> Vec<(PathBuf, bool)> {
     table.lines().filter_map(mount).collect()
 }
 
-fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result<Place, Error> {
-    let writable = |path| Place::Directory { path, readonly: false };
+/// `None` for what must be brought from elsewhere.
+fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result<Option<Place>, Error> {
+    if volume.image.is_some() || volume.csi.is_some() {
+        return Ok(None);
+    }
+    let writable = |path| Some(Place::Directory { path, readonly: false });
     if let Some(host) = &volume.host_path {
         return host::prepare(host).map(writable);
     }
     let owner = Owner::of(source.pod);
     if let Some(claimed) = claimed(source, volume)? {
+        if claimed.is_of_driver() {
+            return Ok(None);
+        }
         let readonly = claimed.readonly;
         let found = local_volume::path(source.volumes, claimed)?;
         if found.takes_owner && !readonly {
             owner.give(&found.path, owner::Mode::ReadWrite)?;
         }
-        return Ok(Place::Directory { path: found.path, readonly });
+        return Ok(Some(Place::Directory { path: found.path, readonly }));
     }
     let path = directory.join("volumes").join(&volume.name);
     if let Some(stated) = &volume.empty_dir {
@@ -124,7 +133,7 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
         memory::prepare(&path, "mode=755")?;
     }
     writer::write(&path, &content::files(source, volume, &path.join(writer::DATA))?, &owner)?;
-    Ok(Place::Directory { path, readonly: true })
+    Ok(Some(Place::Directory { path, readonly: true }))
 }
 
 // === impl Volumes ===

@@ -9,7 +9,7 @@ use skein_csi::volume_capability::access_mode::Mode;
 use skein_csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use skein_object::Key;
 use skein_object::quantity::Quantity;
-use skein_object::volume::{ATTACHMENTS, DRIVERS, LOCAL, attachment_name, unique_name};
+use skein_object::volume::{ATTACHMENTS, DRIVERS, attachment_name, unique_name};
 
 use super::Driver;
 use super::driver::{Call, Capability};
@@ -42,21 +42,13 @@ pub(crate) struct Volume {
     mount_options: Vec<String>,
 }
 
-/// Whether a volume is a CSI driver's, as far as is known.
-pub(crate) fn is_of_driver(source: &Source<'_>, volume: &v1::Volume) -> bool {
-    matches!(volume_of(source, volume), Ok(Some(_)))
-}
-
 /// `None` where the volume is not a CSI driver's.
 pub(crate) fn volume_of(source: &Source<'_>, volume: &v1::Volume) -> Result<Option<Volume>, Error> {
     if let Some(stated) = &volume.csi {
         return ephemeral(source, &volume.name, stated).map(Some);
     }
     let Some(claimed) = claimed(source, volume)? else { return Ok(None) };
-    match &claimed.spec.csi {
-        Some(csi) if csi.driver != LOCAL => persistent(source, claimed).map(Some),
-        _ => Ok(None),
-    }
+    if claimed.is_of_driver() { persistent(source, claimed).map(Some) } else { Ok(None) }
 }
 
 fn ephemeral(source: &Source<'_>, name: &str, stated: &v1::CSIVolumeSource) -> Result<Volume, Error> {

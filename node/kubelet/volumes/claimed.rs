@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Volume};
 use skein_object::Key;
+use skein_object::volume::LOCAL;
 
 use crate::Error;
 use crate::env::Source;
@@ -15,6 +16,15 @@ pub(crate) struct Claimed {
     pub(crate) volume: String,
     pub(crate) spec: PersistentVolumeSpec,
     pub(crate) readonly: bool,
+}
+
+// === impl Claimed ===
+
+impl Claimed {
+    /// Whether a CSI driver mounts it; the built-in provisioner's are directories.
+    pub(crate) fn is_of_driver(&self) -> bool {
+        self.spec.csi.as_ref().is_some_and(|csi| csi.driver != LOCAL)
+    }
 }
 
 /// `None` where the volume is not of a claim.

@@ -59,17 +59,21 @@ impl Service {
                     && view::selects(&filter.label_selector, &c.config.labels)
             })
             .collect();
-        let pods = Arc::clone(&self.pods);
-        let measured = tokio::task::spawn_blocking(move || chosen.iter().map(|c| stats::container(&pods, c)).collect()).await;
-        measured.map_err(|why| Status::internal(why.to_string()))
+        self.measure(move |pods| chosen.iter().map(|c| stats::container(pods, c)).collect()).await
     }
 
-    fn sandbox_stats_of(&self, filter: Option<v1::PodSandboxStatsFilter>) -> Vec<v1::PodSandboxStats> {
+    async fn sandbox_stats_of(&self, filter: Option<v1::PodSandboxStatsFilter>) -> Result<Vec<v1::PodSandboxStats>, Status> {
         let filter = filter.unwrap_or_default();
         let all = self.pods.sandboxes().into_iter();
-        all.filter(|s| view::names(&filter.id, &s.id) && view::selects(&filter.label_selector, &s.config.labels))
-            .map(|s| stats::sandbox(&self.pods, &s))
-            .collect()
+        let chosen: Vec<_> =
+            all.filter(|s| view::names(&filter.id, &s.id) && view::selects(&filter.label_selector, &s.config.labels)).collect();
+        self.measure(move |pods| chosen.iter().map(|s| stats::sandbox(pods, s)).collect()).await
+    }
+
+    /// Measuring looks at every file of a container's layer: no other call waits for that.
+    async fn measure<T: Send + 'static>(&self, measure: impl FnOnce(&Pods) -> T + Send + 'static) -> Result<T, Status> {
+        let pods = Arc::clone(&self.pods);
+        tokio::task::spawn_blocking(move || measure(&pods)).await.map_err(|why| Status::internal(why.to_string()))
     }
 
     /// What an event tells: the Pod and all of its containers as they are now.
@@ -260,7 +264,8 @@ impl RuntimeService for Service {
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Result<Response<v1::ContainerStatsResponse>, Status> {
         let container = self.pods.container(&request.into_inner().container_id)?;
-        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats::container(&self.pods, &container)) }))
+        let stats = self.measure(move |pods| stats::container(pods, &container)).await?;
+        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
@@ -283,21 +288,22 @@ impl RuntimeService for Service {
         request: Request<v1::PodSandboxStatsRequest>,
     ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
         let sandbox = self.pods.sandbox(&request.into_inner().pod_sandbox_id)?;
-        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats::sandbox(&self.pods, &sandbox)) }))
+        let stats = self.measure(move |pods| stats::sandbox(pods, &sandbox)).await?;
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
-        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats: self.sandbox_stats_of(request.into_inner().filter) }))
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats: self.sandbox_stats_of(request.into_inner().filter).await? }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
         request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
-        let pod_sandbox_stats = self.sandbox_stats_of(request.into_inner().filter);
+        let pod_sandbox_stats = self.sandbox_stats_of(request.into_inner().filter).await?;
         Ok(once(v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
     }
 
