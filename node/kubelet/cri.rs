@@ -40,10 +40,13 @@ impl Runtime {
         Ok(format!("{}://{}", answer.runtime_name, answer.runtime_version))
     }
 
-    pub(crate) async fn network_ready(&self) -> Result<bool, Error> {
-        let status = self.runtime.clone().status(v1::StatusRequest { verbose: false }).await?.into_inner().status.unwrap_or_default();
-        let ready = |kind: &str| status.conditions.iter().any(|c| c.r#type == kind && c.status);
-        Ok(ready("RuntimeReady") && ready("NetworkReady"))
+    pub(crate) async fn status(&self) -> Result<v1::StatusResponse, Error> {
+        Ok(self.runtime.clone().status(v1::StatusRequest { verbose: false }).await?.into_inner())
+    }
+
+    /// All images that are there.
+    pub(crate) async fn images(&self) -> Result<Vec<v1::Image>, Error> {
+        Ok(self.images.clone().list_images(v1::ListImagesRequest { filter: None }).await?.into_inner().images)
     }
 
     pub(crate) async fn sandboxes(&self, uid: Option<&str>) -> Result<Vec<v1::PodSandbox>, Error> {
@@ -172,13 +175,13 @@ impl Runtime {
     /// Removes the images that no container has.
     pub(crate) async fn remove_unused_images(&self) {
         let Ok(containers) = self.containers(None).await else { return };
-        let Ok(listed) = self.images.clone().list_images(v1::ListImagesRequest { filter: None }).await else { return };
+        let Ok(listed) = self.images().await else { return };
         let used = |image: &v1::Image| {
             let names: Vec<&String> = image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]).collect();
             let is = |name: &String| names.contains(&name);
             containers.iter().any(|c| is(&c.image_ref) || is(&c.image_id) || c.image.as_ref().is_some_and(|i| is(&i.image)))
         };
-        for image in listed.into_inner().images.into_iter().filter(|image| !image.pinned && !used(image)) {
+        for image in listed.into_iter().filter(|image| !image.pinned && !used(image)) {
             let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
             match self.images.clone().remove_image(v1::RemoveImageRequest { image: Some(spec) }).await {
                 Ok(_) => info!(image = image.id, tags = ?image.repo_tags, "removed an image that nobody uses"),

@@ -45,6 +45,7 @@ mod status;
 mod stream;
 mod termination;
 mod trust_bundle;
+mod users;
 mod volumes;
 mod worker;
 mod write;

@@ -1,12 +1,13 @@
 //! This machine as a Node object: registered once, its status kept true, its network configured.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use skein_command::Write;
+use skein_cri as v1;
 use skein_object::{Key, Record, meta, registry};
 use skein_pod::routes::{self, Routes};
 use skein_store::Handle as Store;
@@ -19,13 +20,17 @@ use crate::{Error, Options, csi};
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Pods that a node takes at most: kubelet's default.
 const PODS_MAX: u32 = 110;
+/// As kubelet shows them (`nodeStatusMaxImages`, `MaxNamesPerImageInNodeStatus`).
+const IMAGES_MAX: usize = 50;
+const IMAGE_NAMES_MAX: usize = 5;
+const IMAGES_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(options: Options, store: Store, runtime: Runtime) {
     let mut routes = Routes::new();
     let mut configured = String::new();
-    let mut version = String::new();
+    let mut offer = Offer::default();
     loop {
-        if let Err(why) = keep(&options, &store, &runtime, &mut version).await {
+        if let Err(why) = keep(&options, &store, &runtime, &mut offer).await {
             tracing::debug!(%why, "the Node object waits");
         }
         configure_network(&options, &store, &mut configured);
@@ -37,12 +42,60 @@ pub(crate) async fn run(options: Options, store: Store, runtime: Runtime) {
     }
 }
 
-/// Registers the node where it is missing, and writes its status when it is not what is observed.
-async fn keep(options: &Options, store: &Store, runtime: &Runtime, version: &mut String) -> Result<(), Error> {
-    let key = Key::new("nodes", "", &options.name);
-    if version.is_empty() {
-        *version = runtime.version().await.unwrap_or_default();
+/// What the runtime offers.
+#[derive(Default)]
+struct Offer {
+    version: String,
+    is_ready: bool,
+    /// `status.runtimeHandlers` and `status.features`.
+    handlers: Value,
+    features: Value,
+    /// `status.images`, and when they were looked at.
+    images: Value,
+    images_at: Option<Instant>,
+}
+
+// === impl Offer ===
+
+impl Offer {
+    async fn refresh(&mut self, runtime: &Runtime) {
+        if self.version.is_empty() {
+            self.version = runtime.version().await.unwrap_or_default();
+        }
+        let said = runtime.status().await.unwrap_or_default();
+        let holds = |kind: &str| said.status.iter().flat_map(|status| &status.conditions).any(|c| c.r#type == kind && c.status);
+        self.is_ready = holds("RuntimeReady") && holds("NetworkReady");
+        let handler = |handler: &v1::RuntimeHandler| {
+            let features = handler.features.unwrap_or_default();
+            json!({"name": handler.name, "features": {
+                "recursiveReadOnlyMounts": features.recursive_read_only_mounts, "userNamespaces": features.user_namespaces,
+            }})
+        };
+        self.handlers = said.runtime_handlers.iter().map(handler).collect();
+        self.features = said.features.map_or(Value::Null, |f| json!({"supplementalGroupsPolicy": f.supplemental_groups_policy}));
+        if self.images_at.is_none_or(|at| at.elapsed() >= IMAGES_INTERVAL)
+            && let Ok(images) = runtime.images().await
+        {
+            self.images = images_status(images);
+            self.images_at = Some(Instant::now());
+        }
     }
+}
+
+/// The largest images, each with its names (`nodestatus.Images`).
+fn images_status(mut images: Vec<v1::Image>) -> Value {
+    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let shown = images.into_iter().take(IMAGES_MAX).map(|image| {
+        let names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).take(IMAGE_NAMES_MAX).collect();
+        json!({"names": names, "sizeBytes": image.size})
+    });
+    shown.collect()
+}
+
+/// Registers the node where it is missing, and writes its status when it is not what is observed.
+async fn keep(options: &Options, store: &Store, runtime: &Runtime, offer: &mut Offer) -> Result<(), Error> {
+    let key = Key::new("nodes", "", &options.name);
+    offer.refresh(runtime).await;
     let view = store.local();
     let Some(entry) = view.state.get(&key) else {
         // The replica may lag: only who has all may say that the node is new.
@@ -54,9 +107,13 @@ async fn keep(options: &Options, store: &Store, runtime: &Runtime, version: &mut
     };
     let old = entry.record.to_value("v1", "Node", entry.revision);
     let has_range = old.pointer("/spec/podCIDR").is_some();
-    let ready = has_range && runtime.network_ready().await.unwrap_or(false);
     let mut new = old.clone();
-    new["status"] = status(options, &old, ready, version);
+    new["status"] = status(options, &old, has_range && offer.is_ready, &offer.version);
+    for (field, value) in [("runtimeHandlers", &offer.handlers), ("features", &offer.features), ("images", &offer.images)] {
+        if value.is_object() || value.as_array().is_some_and(|list| !list.is_empty()) {
+            new["status"][field] = value.clone();
+        }
+    }
     let used = options.csi.in_use();
     if !used.is_empty() {
         new["status"]["volumesInUse"] = json!(used);

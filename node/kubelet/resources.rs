@@ -35,7 +35,12 @@ pub(crate) fn linux_resources(pod: &Pod, container: &Container) -> v1::LinuxCont
 }
 
 /// `profiles` is the directory in which the node's own seccomp profiles are.
-pub(crate) fn security_context(pod: &Pod, container: &Container, profiles: &Path) -> v1::LinuxContainerSecurityContext {
+pub(crate) fn security_context(
+    pod: &Pod,
+    container: &Container,
+    profiles: &Path,
+    users: Option<&v1::IdMapping>,
+) -> v1::LinuxContainerSecurityContext {
     let own = container.security_context.clone().unwrap_or_default();
     let shared = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
     let capabilities = own.capabilities.clone().map(|c| v1::Capability {
@@ -63,7 +68,7 @@ pub(crate) fn security_context(pod: &Pod, container: &Container, profiles: &Path
     v1::LinuxContainerSecurityContext {
         capabilities,
         privileged: own.privileged.unwrap_or(false),
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
         run_as_user: user.map(|value| v1::Int64Value { value }),
         run_as_group: group.map(|value| v1::Int64Value { value }),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
@@ -103,7 +108,8 @@ pub(crate) fn verify_non_root(pod: &Pod, container: &Container, image: &v1::Imag
 }
 
 /// Which namespaces a Pod shares with its node.
-pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+/// `users` are those of a Pod that has its own.
+pub(crate) fn namespaces(pod: &Pod, users: Option<&v1::IdMapping>) -> v1::NamespaceOption {
     let spec = pod.spec.clone().unwrap_or_default();
     let node_or = |host: Option<bool>, other: v1::NamespaceMode| if host == Some(true) { v1::NamespaceMode::Node } else { other };
     let pid = if spec.share_process_namespace == Some(true) { v1::NamespaceMode::Pod } else { v1::NamespaceMode::Container };
@@ -111,6 +117,11 @@ pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
         network: node_or(spec.host_network, v1::NamespaceMode::Pod).into(),
         pid: node_or(spec.host_pid, pid).into(),
         ipc: node_or(spec.host_ipc, v1::NamespaceMode::Pod).into(),
+        userns_options: users.map(|users| v1::UserNamespace {
+            mode: v1::NamespaceMode::Pod.into(),
+            uids: vec![*users],
+            gids: vec![*users],
+        }),
         ..Default::default()
     }
 }

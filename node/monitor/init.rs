@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -11,10 +11,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, access, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
+use nix::unistd::{AccessFlags, Uid, access, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 
 use crate::cgroup::Hierarchies;
 use crate::spec::{Process, Spec};
+use crate::users::Users;
 use crate::{Error, mounts, privileges, wire};
 
 /// Standard input, output and error of the new process; with a terminal they are made in the container.
@@ -25,18 +26,23 @@ pub(crate) struct Stdio {
 }
 
 /// The first process of a container. Returns only why it could not be.
-pub(crate) fn container(spec: &Spec, hierarchies: &Hierarchies, stdio: Option<Stdio>, tell: &OwnedFd) -> Result<Infallible, Error> {
+pub(crate) fn container(
+    spec: &Spec,
+    hierarchies: &Hierarchies,
+    (stdio, users): (Option<Stdio>, Option<&Users>),
+    tell: &OwnedFd,
+) -> Result<Infallible, Error> {
     prepare()?;
     hierarchies.join(&spec.cgroup).map_err(Error::system("cannot enter the cgroup"))?;
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Error::system("cannot make a cgroup namespace"))?;
-    mounts::enter(spec, hierarchies)?;
-    become_process(&spec.process, stdio, tell)
+    mounts::enter(spec, hierarchies, users)?;
+    become_process(&spec.process, stdio, users, tell)
 }
 
 /// A further process of a container, in whose namespaces and cgroup the caller already is.
-pub(crate) fn further(process: &Process, stdio: Option<Stdio>, tell: &OwnedFd) -> Result<Infallible, Error> {
+pub(crate) fn further(process: &Process, (stdio, users): (Option<Stdio>, Option<&Users>), tell: &OwnedFd) -> Result<Infallible, Error> {
     prepare()?;
-    become_process(process, stdio, tell)
+    become_process(process, stdio, users, tell)
 }
 
 /// A session of its own, no signal blocked or ignored, and no life without the monitor.
@@ -50,7 +56,7 @@ fn prepare() -> Result<(), Error> {
     Ok(())
 }
 
-fn become_process(process: &Process, stdio: Option<Stdio>, tell: &OwnedFd) -> Result<Infallible, Error> {
+fn become_process(process: &Process, stdio: Option<Stdio>, users: Option<&Users>, tell: &OwnedFd) -> Result<Infallible, Error> {
     match stdio {
         Some(stdio) => {
             let failed = || Error::system("cannot set standard input and output");
@@ -63,6 +69,10 @@ fn become_process(process: &Process, stdio: Option<Stdio>, tell: &OwnedFd) -> Re
     // Lowering the score takes a privilege that a machine may not give; the container is better than none.
     let _ = std::fs::File::options().write(true).open("/proc/self/oom_score_adj").and_then(|mut f| write!(f, "{}", process.oom_score_adj));
     let identity = privileges::identify(&process.user)?;
+    own_stdio(users.map_or(identity.uid, |users| users.mapping.on_node(identity.uid)));
+    if let Some(users) = users {
+        users.enter()?;
+    }
     let cwd = if process.cwd.is_empty() { "/" } else { &process.cwd };
     if !Path::new(cwd).exists() {
         let made = std::fs::create_dir_all(cwd).and_then(|()| std::os::unix::fs::chown(cwd, Some(identity.uid), Some(identity.gid)));
@@ -80,6 +90,18 @@ fn become_process(process: &Process, stdio: Option<Stdio>, tell: &OwnedFd) -> Re
     // Set last: a change of credentials clears it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Error::system("cannot tie the process to its monitor"))?;
     execute(&process.args, &env)
+}
+
+/// Who is not root could not open `/dev/stdout` otherwise, which is a link to a pipe that the monitor has made.
+fn own_stdio(uid: u32) {
+    let null = nix::sys::stat::stat("/dev/null").map(|null| null.st_rdev).unwrap_or_default();
+    for fd in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        let is_others = nix::sys::stat::fstat(fd).is_ok_and(|found| found.st_rdev != null && found.st_uid != uid);
+        if is_others {
+            // What cannot be given away (a socket, a file system that is read-only) can be used as it is.
+            let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None);
+        }
+    }
 }
 
 /// Makes the container's own terminal, keeps one end, sends the other to the monitor.

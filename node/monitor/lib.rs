@@ -26,12 +26,13 @@ mod privileges;
 mod serve;
 mod spawn;
 mod spec;
+mod users;
 mod wire;
 mod zygote;
 
 pub use cgroup::{Hierarchies, Usage};
 pub use spawn::resize;
-pub use spec::{Bind, Exit, Pod, Process, Propagation, Resources, Spec, Started, User, exit_of, started_of};
+pub use spec::{Bind, Exit, Mapping, Pod, Process, Propagation, Resources, Spec, Started, User, exit_of, started_of};
 pub use wire::{Answer, Event, Failure, Request, SOCKET, receive, send};
 pub use zygote::Zygote;
 

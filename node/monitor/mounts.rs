@@ -21,12 +21,16 @@ use nix::unistd::{chdir, pivot_root, symlinkat};
 use crate::Error;
 use crate::cgroup::Hierarchies;
 use crate::spec::{Bind, Propagation, Spec};
+use crate::users::Users;
+
+/// The group of terminals, `tty` in Debian and elsewhere.
+const TERMINALS: u32 = 5;
 
 /// Device nodes that every container has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the container's root the root of the calling process, which is alone in its mount namespace.
-pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error> {
+pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies, users: Option<&Users>) -> Result<(), Error> {
     let none: Option<&str> = None;
     // Volumes whose mounts go both ways are taken while they still belong to the node's peer groups.
     let mut shared: Vec<Option<OwnedFd>> = Vec::with_capacity(spec.binds.len());
@@ -36,22 +40,23 @@ pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error>
     // Mounts of the node are followed, so that volumes may say so; none of ours goes back, unless a volume shares it.
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(Error::system("cannot separate mounts"))?;
     let root = spec.directory.join("rootfs");
-    overlay(spec, &root)?;
+    let layers = layers(spec, users)?;
+    overlay(spec, &root, (&layers, users))?;
     let nodev = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
     let target =
         open(&root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(Error::system("cannot open the root"))?;
-    kernel(spec, &target, hierarchies, nodev)?;
+    kernel(spec, &target, hierarchies, (nodev, users))?;
     // Outer volumes first, so that one may be mounted within another.
     let mut binds: Vec<(&Bind, Option<OwnedFd>)> = spec.binds.iter().zip(shared).collect();
     binds.sort_by_key(|(bind, _)| bind.destination.components().count());
     for (index, (one, shared)) in binds.into_iter().enumerate() {
         if one.layers.is_empty() {
             match shared {
-                Some(tree) => attach(&target, one, &tree)?,
-                None => bind(&target, one)?,
+                Some(tree) => attach(&target, one, &tree, users)?,
+                None => attach(&target, one, &clone_tree(one)?, users)?,
             }
         } else {
-            image(spec, &target, one, index)?;
+            image((spec, &layers), &target, one, index)?;
         }
     }
     pivot(&root)?;
@@ -68,15 +73,32 @@ pub(crate) fn enter(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), Error>
     Ok(())
 }
 
+/// Where the image's layers are; those of a Pod with its own users belong to these there.
+fn layers(spec: &Spec, users: Option<&Users>) -> Result<PathBuf, Error> {
+    let Some(users) = users else { return Ok(spec.layers_directory.clone()) };
+    let place = spec.directory.join("layers");
+    std::fs::create_dir_all(&place).map_err(Error::system(format!("cannot make {}", place.display())))?;
+    let bind = Bind { mapped: true, ..Bind::new(&spec.layers_directory, &place) };
+    let tree = clone_tree(&bind)?;
+    map_users(&tree, users, &bind)?;
+    let target = open(&place, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(Error::system(format!("cannot open {}", place.display())))?;
+    move_to(&tree, &target).map_err(Error::system(cannot_mount(&bind)))?;
+    Ok(place)
+}
+
 /// The layers by short relative names: all options of a mount share one page.
-fn overlay(spec: &Spec, root: &Path) -> Result<(), Error> {
+fn overlay(spec: &Spec, root: &Path, (layers, users): (&Path, Option<&Users>)) -> Result<(), Error> {
     let make = |name: &str| {
         let path = spec.directory.join(name);
         std::fs::create_dir_all(&path).map_err(Error::system(format!("cannot make {}", path.display()))).map(|()| path)
     };
     let (upper, work) = (make("upper")?, make("work")?);
     make("rootfs")?;
-    chdir(&spec.layers_directory).map_err(Error::system("cannot enter the image store"))?;
+    if let Some(own) = users.map(|users| users.mapping.on_node(0)) {
+        std::os::unix::fs::chown(&upper, Some(own), Some(own)).map_err(Error::system("cannot give the root to the Pod's users"))?;
+    }
+    chdir(layers).map_err(Error::system("cannot enter the image store"))?;
     // Overlay wants at least one lower directory; an image may have none.
     let lower: Vec<&str> = spec.layers.iter().rev().map(String::as_str).collect();
     let lower = if lower.is_empty() { make("empty")?.display().to_string() } else { lower.join(":") };
@@ -89,12 +111,12 @@ fn overlay(spec: &Spec, root: &Path) -> Result<(), Error> {
 }
 
 /// Binds an image's files, which are mounted beside the root for that.
-fn image(spec: &Spec, root: &OwnedFd, one: &Bind, index: usize) -> Result<(), Error> {
+fn image((spec, layers): (&Spec, &Path), root: &OwnedFd, one: &Bind, index: usize) -> Result<(), Error> {
     let make =
         |path: PathBuf| std::fs::create_dir_all(&path).map_err(Error::system(format!("cannot make {}", path.display()))).map(|()| path);
     // Overlay wants two lower directories where there is no upper one.
     let (empty, place) = (make(spec.directory.join("empty"))?, make(spec.directory.join("images").join(index.to_string()))?);
-    chdir(&spec.layers_directory).map_err(Error::system("cannot enter the image store"))?;
+    chdir(layers).map_err(Error::system("cannot enter the image store"))?;
     let lower: Vec<&str> = one.layers.iter().rev().map(String::as_str).collect();
     let options = format!("lowerdir={}:{}", lower.join(":"), empty.display());
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
@@ -108,11 +130,14 @@ fn image(spec: &Spec, root: &OwnedFd, one: &Bind, index: usize) -> Result<(), Er
 }
 
 /// `/proc`, `/dev`, `/sys` and what belongs into them.
-fn kernel(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies, nodev: MsFlags) -> Result<(), Error> {
+fn kernel(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies, (nodev, users): (MsFlags, Option<&Users>)) -> Result<(), Error> {
+    let on_node = |id: u32| users.map_or(id, |users| users.mapping.on_node(id));
+    let (own, terminals) = (on_node(0), on_node(TERMINALS));
     let strict = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     fresh(root, "/proc", "proc", strict, "")?;
-    fresh(root, "/dev", "tmpfs", MsFlags::MS_NOSUID | nodev, "mode=755,size=65536k")?;
-    fresh(root, "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")?;
+    fresh(root, "/dev", "tmpfs", MsFlags::MS_NOSUID | nodev, &format!("mode=755,size=65536k,uid={own},gid={own}"))?;
+    let pts = format!("newinstance,ptmxmode=0666,mode=0620,gid={terminals}");
+    fresh(root, "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, &pts)?;
     fresh(root, "/dev/mqueue", "mqueue", strict, "")?;
     match &spec.shm {
         Some(source) => bind(root, &Bind::new(source, "/dev/shm"))?,
@@ -166,7 +191,7 @@ fn fresh(root: &OwnedFd, path: &str, kind: &str, flags: MsFlags, options: &str) 
 
 /// Binds a volume, file or device.
 fn bind(root: &OwnedFd, bind: &Bind) -> Result<(), Error> {
-    attach(root, bind, &clone_tree(bind)?)
+    attach(root, bind, &clone_tree(bind)?, None)
 }
 
 fn cannot_mount(bind: &Bind) -> String {
@@ -210,7 +235,7 @@ fn mount_of<'a>(table: &'a str, path: &Path) -> (&'a str, bool) {
 
 /// Puts a tree where the container sees it, given its attributes before. A moment in which it could be written to
 /// although it is read-only does not exist.
-fn attach(root: &OwnedFd, bind: &Bind, tree: &OwnedFd) -> Result<(), Error> {
+fn attach(root: &OwnedFd, bind: &Bind, tree: &OwnedFd, users: Option<&Users>) -> Result<(), Error> {
     let what = || cannot_mount(bind);
     let kind = match std::fs::metadata(&bind.source) {
         Ok(metadata) if metadata.is_dir() => Kind::Directory,
@@ -224,10 +249,27 @@ fn attach(root: &OwnedFd, bind: &Bind, tree: &OwnedFd) -> Result<(), Error> {
     let below = if bind.recursive_readonly { readonly } else { 0 };
     set_attributes(tree, nodev | noexec | below, propagation(bind.propagation), true).map_err(Error::system(what()))?;
     set_attributes(tree, readonly, 0, false).map_err(Error::system(what()))?;
+    if let Some(users) = users.filter(|_| bind.mapped) {
+        map_users(tree, users, bind)?;
+    }
+    move_to(tree, &target).map_err(Error::system(what()))
+}
+
+fn move_to(tree: &OwnedFd, target: &OwnedFd) -> nix::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are empty C strings; the descriptors are open.
     let moved = unsafe { libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags) };
-    Errno::result(moved).map(drop).map_err(Error::system(what()))
+    Errno::result(moved).map(drop)
+}
+
+/// Shows the files of a mount as the Pod's own users', by their numbers.
+fn map_users(tree: &OwnedFd, users: &Users, bind: &Bind) -> Result<(), Error> {
+    let namespace = u64::try_from(users.namespace.as_raw_fd()).unwrap_or_default();
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: namespace };
+    change_attributes(tree, &attributes, false).map_err(|why| {
+        let what = format!("failed to set MOUNT_ATTR_IDMAP on {} (its file system may not support idmap mounts)", bind.source.display());
+        Error::system(what)(why)
+    })
 }
 
 fn propagation(kind: Propagation) -> u64 {
@@ -242,11 +284,21 @@ fn set_attributes(tree: &OwnedFd, set: u64, propagation: u64, recursive: bool) -
     if set == 0 && propagation == 0 {
         return Ok(());
     }
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
+    change_attributes(tree, &libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 }, recursive)
+}
+
+fn change_attributes(tree: &OwnedFd, attributes: &libc::mount_attr, recursive: bool) -> nix::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the structure lives through the call and its size is the one given.
     let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size_of::<libc::mount_attr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<libc::mount_attr>(),
+        )
     };
     Errno::result(result).map(drop)
 }

@@ -20,6 +20,7 @@ use crate::cgroup::Hierarchies;
 use crate::init::Stdio;
 use crate::log::{Lines, Log};
 use crate::spec::{Exit, Pod, Process, Resources, Spec, Started};
+use crate::users::Users;
 use crate::wire::{Answer, Event, Failure, Request, SOCKET};
 use crate::zygote::socket_path;
 use crate::{Error, mounts, spawn, wire};
@@ -47,6 +48,8 @@ pub(crate) fn main(pod: Pod, ready: OwnedFd) {
 
 struct Monitor {
     pod: Pod,
+    /// The Pod's user namespace, where it has one.
+    users: Option<Users>,
     hierarchies: Hierarchies,
     signals: SignalFd,
     listener: UnixListener,
@@ -120,7 +123,7 @@ impl Monitor {
         hierarchies.create(&pod.cgroup, &Resources::default()).map_err(Error::system("cannot make the Pod's cgroup"))?;
         hierarchies.create(&own, &Resources::default()).map_err(Error::system("cannot make the monitor's cgroup"))?;
         hierarchies.join(&own).map_err(Error::system("cannot enter the monitor's cgroup"))?;
-        isolate(&pod)?;
+        let users = isolate(&pod)?;
         if pod.own_ipc {
             mounts::pod_shm(&pod.directory.join("shm"))?;
         }
@@ -129,9 +132,10 @@ impl Monitor {
         let _ = std::fs::remove_file(pod.directory.join(SOCKET));
         let listener = UnixListener::bind(socket_path(&directory, SOCKET)).map_err(Error::system("cannot make the monitor's socket"))?;
         listener.set_nonblocking(true).map_err(Error::system("cannot serve"))?;
-        let pause = if pod.shared_pid { Some(spawn::pause()?.1) } else { None };
+        let pause = if pod.shared_pid { Some(spawn::pause(users.as_ref())?.1) } else { None };
         Ok(Self {
             pod,
+            users,
             hierarchies,
             signals,
             listener,
@@ -262,7 +266,8 @@ impl Monitor {
         let log = spec.log.as_ref().map(|path| Log::open(path).map_err(Error::system("cannot open the log"))).transpose()?;
         let target = spec.target.as_ref().and_then(|id| self.containers.get(id)).map(|c| &c.pidfd);
         let among = target.or(self.pause.as_ref()).filter(|_| !spec.host_pid);
-        let (child, pipes) = spawn::container(spec, &self.hierarchies, among).inspect_err(|_| self.hierarchies.remove(&spec.cgroup))?;
+        let (child, pipes) =
+            spawn::container(spec, &self.hierarchies, among, self.users.as_ref()).inspect_err(|_| self.hierarchies.remove(&spec.cgroup))?;
         let started = Started { pid: child.pid.as_raw(), started_at_ns: now_ns() };
         for fd in pipes.stdout.iter().chain(&pipes.stderr).chain(&pipes.stdin).chain(&child.terminal) {
             let _ = fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
@@ -323,7 +328,7 @@ impl Monitor {
             (false, 3) => fds.pop().zip(fds.pop()).zip(fds.pop()).map(|((stderr, stdout), stdin)| Stdio { stdin, stdout, stderr }),
             _ => return Err(Error::Process("exec without its three descriptors".into())),
         };
-        let child = spawn::further(process, &container.cgroup, &self.hierarchies, &container.pidfd, stdio)?;
+        let child = spawn::further(process, (&container.cgroup, &self.hierarchies), &container.pidfd, stdio, self.users.as_ref())?;
         self.execs.insert(child.pid, client);
         Ok((Answer::Started(Started { pid: child.pid.as_raw(), started_at_ns: now_ns() }), child.terminal))
     }
@@ -489,7 +494,7 @@ impl Container {
 }
 
 /// Gives the calling process, and with it the Pod, namespaces of its own.
-fn isolate(pod: &Pod) -> Result<(), Error> {
+fn isolate(pod: &Pod) -> Result<Option<Users>, Error> {
     let mut flags = CloneFlags::empty();
     if pod.own_network {
         flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
@@ -497,7 +502,10 @@ fn isolate(pod: &Pod) -> Result<(), Error> {
     if pod.own_ipc {
         flags |= CloneFlags::CLONE_NEWIPC;
     }
-    unshare(flags).map_err(Error::system("cannot make the Pod's namespaces"))?;
+    let users = match pod.users {
+        Some(mapping) => Some(Users::isolate(mapping, flags)?),
+        None => unshare(flags).map(|()| None).map_err(Error::system("cannot make the Pod's namespaces"))?,
+    };
     if pod.own_network {
         if !pod.hostname.is_empty() {
             nix::unistd::sethostname(&pod.hostname).map_err(Error::system("cannot set the host name"))?;
@@ -508,7 +516,7 @@ fn isolate(pod: &Pod) -> Result<(), Error> {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
         std::fs::write(&path, value).map_err(Error::system(format!("cannot set sysctl {name}")))?;
     }
-    Ok(())
+    Ok(users)
 }
 
 /// The one interface that a network namespace is born with is down.

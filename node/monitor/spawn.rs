@@ -12,6 +12,7 @@ use nix::unistd::{Pid, pipe2};
 use crate::cgroup::Hierarchies;
 use crate::init::{self, Stdio};
 use crate::spec::{Process, Spec};
+use crate::users::Users;
 use crate::{Error, wire};
 
 /// Tells a terminal its size, and whoever runs on it that it has changed.
@@ -37,7 +38,12 @@ pub(crate) struct Pipes {
 }
 
 /// Starts a container's first process. `among`: in the process namespace of this process, rather than in a new one.
-pub(crate) fn container(spec: &Spec, hierarchies: &Hierarchies, among: Option<&OwnedFd>) -> Result<(Child, Pipes), Error> {
+pub(crate) fn container(
+    spec: &Spec,
+    hierarchies: &Hierarchies,
+    among: Option<&OwnedFd>,
+    users: Option<&Users>,
+) -> Result<(Child, Pipes), Error> {
     hierarchies.create(&spec.cgroup, &spec.resources).map_err(Error::system("cannot make the cgroup"))?;
     let (pipes, stdio) = if spec.process.terminal { (Pipes::default(), None) } else { pipes(spec.stdin).map(|(p, s)| (p, Some(s)))? };
     let mut flags = CloneFlags::CLONE_NEWNS;
@@ -52,7 +58,7 @@ pub(crate) fn container(spec: &Spec, hierarchies: &Hierarchies, among: Option<&O
             Some(pidfd) => entered(pidfd, CloneFlags::CLONE_NEWPID, &theirs),
             None => Ok(()),
         };
-        let failed = entered.and_then(|()| init::container(spec, hierarchies, stdio, &theirs));
+        let failed = entered.and_then(|()| init::container(spec, hierarchies, (stdio, users), &theirs));
         init::fail(theirs.as_raw_fd(), &failed.err().unwrap_or_else(|| Error::Process("exec returned".into())));
     };
     drop((theirs, stdio));
@@ -62,10 +68,10 @@ pub(crate) fn container(spec: &Spec, hierarchies: &Hierarchies, among: Option<&O
 /// Starts a further process in the namespaces and the cgroup of a container.
 pub(crate) fn further(
     process: &Process,
-    cgroup: &str,
-    hierarchies: &Hierarchies,
+    (cgroup, hierarchies): (&str, &Hierarchies),
     container: &OwnedFd,
     stdio: Option<Stdio>,
+    users: Option<&Users>,
 ) -> Result<Child, Error> {
     let (ours, theirs) = pair()?;
     let Some(child) = clone(CloneFlags::empty(), Parent::Caller)? else {
@@ -73,7 +79,7 @@ pub(crate) fn further(
         let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
         let joined = hierarchies.join(cgroup).map_err(Error::system("cannot enter the cgroup"));
         let entered = joined.and_then(|()| entered(container, namespaces, &theirs));
-        let failed = entered.and_then(|()| init::further(process, stdio, &theirs));
+        let failed = entered.and_then(|()| init::further(process, (stdio, users), &theirs));
         init::fail(theirs.as_raw_fd(), &failed.err().unwrap_or_else(|| Error::Process("exec returned".into())));
     };
     drop((theirs, stdio));
@@ -81,11 +87,12 @@ pub(crate) fn further(
 }
 
 /// A process that does nothing but hold a process namespace and wait for orphans there.
-pub(crate) fn pause() -> Result<(Pid, OwnedFd), Error> {
+pub(crate) fn pause(users: Option<&Users>) -> Result<(Pid, OwnedFd), Error> {
     match clone(CloneFlags::CLONE_NEWPID, Parent::Caller)? {
         Some(pid) => Ok((pid, pidfd(pid)?)),
         None => {
             let _ = nix::sys::prctl::set_name(c"pause");
+            let _ = users.map_or(Ok(()), Users::enter);
             let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
             // SAFETY: the disposition needs no handler; with it the kernel removes orphans that end.
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
@@ -154,7 +161,7 @@ fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-enum Parent {
+pub(crate) enum Parent {
     /// As after fork.
     Caller,
     /// The caller's own parent becomes that of the child: a sibling.
@@ -162,7 +169,7 @@ enum Parent {
 }
 
 /// Fork with flags. Returns the child's pid, or nothing in the child.
-fn clone(flags: CloneFlags, parent: Parent) -> Result<Option<Pid>, Error> {
+pub(crate) fn clone(flags: CloneFlags, parent: Parent) -> Result<Option<Pid>, Error> {
     let parent = match parent {
         Parent::Caller => 0,
         Parent::Callers => libc::CLONE_PARENT,
@@ -176,7 +183,7 @@ fn clone(flags: CloneFlags, parent: Parent) -> Result<Option<Pid>, Error> {
 }
 
 /// Messages keep their bounds, and the end is seen when the last copy is closed.
-fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(Error::system("cannot make a socket pair"))
 }
 

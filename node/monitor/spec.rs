@@ -22,6 +22,16 @@ pub struct Pod {
     pub sysctls: BTreeMap<String, String>,
     /// The Pod's cgroup, the same path in every hierarchy.
     pub cgroup: String,
+    /// The Pod has users and groups of its own.
+    #[serde(default)]
+    pub users: Option<Mapping>,
+}
+
+/// Which users and groups of the node a Pod's are, from its number 0 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    pub first: u32,
+    pub length: u32,
 }
 
 /// All that it takes to start a container.
@@ -68,6 +78,9 @@ pub struct Bind {
     /// Layers of an image, the lowest first, which are the source; `source` is a path within them.
     #[serde(default)]
     pub layers: Vec<String>,
+    /// Its files belong to the Pod's own users as they do to the node's of the same numbers.
+    #[serde(default)]
+    pub mapped: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +171,7 @@ impl Bind {
             devices: false,
             noexec: false,
             layers: Vec::new(),
+            mapped: false,
         }
     }
 }

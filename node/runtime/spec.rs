@@ -230,7 +230,7 @@ fn binds(config: &v1::ContainerConfig, places: &Places<'_>) -> Result<Vec<Bind>,
     for name in ["hosts", "hostname", "resolv.conf"] {
         let (source, destination) = (places.pod.join(name), format!("/etc/{name}"));
         if source.exists() && !binds.iter().any(|b| b.destination == Path::new(&destination)) {
-            binds.push(Bind::new(&source, &destination));
+            binds.push(Bind { mapped: true, ..Bind::new(&source, &destination) });
         }
     }
     Ok(binds)
@@ -257,6 +257,7 @@ fn bind(mount: &v1::Mount, privileged: bool, images: &BTreeMap<String, Image>) -
     Ok(Bind {
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_read_only,
+        mapped: !mount.uid_mappings.is_empty(),
         propagation,
         devices: privileged,
         ..Bind::new(Path::new(&mount.host_path), &mount.container_path)

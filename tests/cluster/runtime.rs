@@ -114,7 +114,7 @@ fn a_container_gets_what_its_security_context_says_and_no_more() {
         ),
         pod(
             "strict",
-            &format!("{all}; touch /file; mkdir /tmp/x"),
+            &format!("{all}; touch /file; mkdir /tmp/x; echo by name >/dev/stdout; echo by name >/dev/stderr"),
             "  restartPolicy: Never\n  securityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000, seccompProfile: {type: RuntimeDefault}}\n",
             "    securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n",
         ),
@@ -142,6 +142,7 @@ fn a_container_gets_what_its_security_context_says_and_no_more() {
     assert!(strict.contains("NoNewPrivs:\t1") && strict.contains("Seccomp:\t2"), "{strict}");
     assert!(strict.contains("\n1000\n2000\n"), "{strict}");
     assert_eq!(strict.matches("Read-only file system").count(), 2, "{strict}");
+    assert_eq!(strict.matches("by name").count(), 2, "{strict}");
     assert!(logs("added").contains("CapEff:\t0000000000001000"));
     let master = logs("master");
     assert!(
@@ -158,6 +159,69 @@ fn a_container_gets_what_its_security_context_says_and_no_more() {
         let told = field(&cluster, "nothing", ".status.containerStatuses[0].state");
         told.contains("no such file or directory").then_some(())
     });
+}
+
+/// As whom a process runs, as its node sees it.
+fn user_on_node(pid: &str) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("it has a user");
+    users.split_whitespace().next().and_then(|uid| uid.parse().ok()).expect("a number")
+}
+
+#[test]
+fn root_of_a_pod_with_its_own_users_is_nobody_on_the_node() {
+    let cluster = Cluster::with_nodes(1);
+    cluster.load_busybox();
+    let shared = cluster.directory().join("shared");
+    std::fs::create_dir_all(&shared).expect("a directory");
+    let volumes = format!(
+        "  hostUsers: false\n  securityContext: {{fsGroup: 3000}}\n  volumes:\n  - {{name: work, emptyDir: {{}}}}\n  - {{name: shared, hostPath: {{path: {}}}}}\n",
+        shared.display()
+    );
+    let of_container = |more: &str| {
+        format!(
+            "    volumeMounts: [{{name: work, mountPath: /work}}, {{name: shared, mountPath: /shared}}]\n    securityContext: {{capabilities: {{add: [NET_ADMIN]}}{more}}}\n"
+        )
+    };
+    let tells = "cat /proc/self/uid_map; id -u; id -G; touch /tmp/made /work/made; chown 7 /work/made; stat -c %u:%g /tmp/made /work/made /bin; \
+                 ip link set lo down && echo the network is its own; echo by name >/dev/stdout; cat /sys/kernel/debug 2>&1 | head -c 0; sleep";
+    let manifest = [
+        pod("first", &format!("touch /shared/first; {tells} 200001"), &volumes, &of_container("")),
+        pod("second", &format!("{tells} 200002"), &volumes, &of_container(", runAsUser: 1000, runAsGroup: 2000")),
+    ];
+    cluster.apply("node-1", &manifest.concat());
+    for name in ["first", "second"] {
+        cluster.kubectl("node-1", &["wait", &format!("pod/{name}"), "--for=condition=Ready", "--timeout=60s"]);
+    }
+    let said = |name: &str| -> Vec<String> {
+        let log = cluster
+            .until(&format!("{name} has told"), || Some(cluster.kubectl("node-1", &["logs", name])).filter(|log| log.contains("by name")));
+        log.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let first = said("first");
+    let begin: u32 = first[0].split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    assert_eq!(first[0], format!("0 {begin} 65536"));
+    assert_eq!(first[1..], ["0", "0 3000", "0:0", "7:3000", "0:0", "the network is its own", "by name"]);
+    let second = said("second");
+    assert_eq!(second[1..3], ["1000", "2000 3000"]);
+    // On the node they are others, each Pod's its own; files of volumes belong to whom the containers say.
+    let root = user_on_node(&processes("sleep 200001")[0]);
+    let other = user_on_node(&processes("sleep 200002")[0]);
+    assert_eq!(root, begin);
+    assert!(root >= 65_536 && other % 65_536 == 1000 && other / 65_536 != root / 65_536, "{root} {other}");
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(shared.join("first")).expect("it was made"));
+    assert_eq!(owner, 0);
+    assert_eq!(cluster.kubectl("node-1", &["exec", "first", "--", "sh", "-c", "id -u; echo x >/dev/stdout"]), "0\nx\n");
+    // What a later daemon starts of the Pod has the same users.
+    cluster.lab.kill("node-1", Scope::Daemon).expect("the daemon can be killed");
+    cluster.lab.start("node-1").expect("the daemon can be started");
+    cluster.until("the daemon answers", || cluster.try_kubectl("node-1", &["exec", "first", "--", "kill", "1"]).ok());
+    kill_all(&processes("sleep 200001").iter().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>());
+    cluster.until("the container runs again", || {
+        (field(&cluster, "first", ".status.containerStatuses[0].restartCount") == "1" && !processes("sleep 200001").is_empty())
+            .then_some(())
+    });
+    assert_eq!(user_on_node(&processes("sleep 200001")[0]), begin);
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl RuntimeService for Service {
         ];
         let handlers = vec![v1::RuntimeHandler {
             name: String::new(),
-            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true }),
         }];
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_cri as v1;
-use skein_monitor::{Pod, Request};
+use skein_monitor::{Mapping, Pod, Request};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
@@ -57,6 +57,7 @@ impl Pods {
             shared_pid: namespaces.pid() == v1::NamespaceMode::Pod,
             sysctls: sandbox.config.linux.as_ref().map(|l| l.sysctls.clone().into_iter().collect()).unwrap_or_default(),
             cgroup: sandbox.cgroup(),
+            users: users(&namespaces)?,
         };
         let zygote = Arc::clone(&self.zygote);
         let monitor = tokio::task::spawn_blocking(move || zygote.monitor(&pod)).await;
@@ -165,4 +166,19 @@ fn write_files(sandbox: &Sandbox) -> Result<(), Error> {
         text.push_str(&format!("options {}\n", dns.options.join(" ")));
     }
     write("resolv.conf", text)
+}
+
+/// The Pod's own users: one range from 0 on, the same for groups.
+fn users(namespaces: &v1::NamespaceOption) -> Result<Option<Mapping>, Error> {
+    let Some(wanted) = namespaces.userns_options.as_ref().filter(|options| options.mode() != v1::NamespaceMode::Node) else {
+        return Ok(None);
+    };
+    match (wanted.uids.as_slice(), wanted.gids.as_slice()) {
+        ([uids], [gids])
+            if uids == gids && uids.container_id == 0 && uids.length > 0 && uids.host_id.checked_add(uids.length).is_some() =>
+        {
+            Ok(Some(Mapping { first: uids.host_id, length: uids.length }))
+        }
+        _ => Err(Error::Invalid("a user namespace wants one range of users from 0 on, and the same of groups".into())),
+    }
 }
