@@ -1,5 +1,6 @@
 //! Volumes behind claims: directories on this node, of the built-in provisioner or named by the volume.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -9,7 +10,7 @@ use skein_object::{deletion, registry};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
-use crate::volumes::Claimed;
+use crate::volumes::{Claimed, VolumeMode};
 use crate::{Error, Options};
 
 /// Where a claim's data is.
@@ -21,6 +22,7 @@ pub(crate) struct Found {
 
 /// Where a claim's data is, made where it is this node's to make.
 pub(crate) fn path(root: &Path, claimed: Claimed) -> Result<Found, Error> {
+    let mode = claimed.mode();
     let Claimed { volume: name, spec: volume, .. } = claimed;
     if let Some(csi) = volume.csi.filter(|csi| csi.driver == LOCAL) {
         let path = directory(root, &csi.volume_handle)?;
@@ -31,10 +33,12 @@ pub(crate) fn path(root: &Path, claimed: Claimed) -> Result<Found, Error> {
     let stated = volume.local.map(|l| l.path).or(volume.host_path.map(|h| h.path));
     let stated =
         stated.map(PathBuf::from).ok_or_else(|| Error::Config(format!("the type of persistentvolume \"{name}\" is not supported yet")))?;
-    if stated.exists() {
-        Ok(Found { path: stated, takes_owner })
-    } else {
-        Err(Error::Config(format!("path {} does not exist", stated.display())))
+    match std::fs::metadata(&stated) {
+        Err(_) => Err(Error::Config(format!("path {} does not exist", stated.display()))),
+        Ok(found) if mode == VolumeMode::Block && !found.file_type().is_block_device() => {
+            Err(Error::Config(format!("path {} is not a block device", stated.display())))
+        }
+        Ok(_) => Ok(Found { path: stated, takes_owner }),
     }
 }
 

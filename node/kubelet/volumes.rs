@@ -14,14 +14,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Pod, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeDevice, VolumeMount};
 use skein_cri as v1;
 
 use crate::csi::Mounted;
 use crate::env::{Source, expand_strictly};
 use crate::{Error, local_volume};
 
-pub(crate) use claimed::{Claimed, claimed};
+pub(crate) use claimed::{Claimed, VolumeMode, claimed};
 pub(crate) use owner::Owner;
 
 /// Where a Pod's volumes are, by name.
@@ -33,6 +33,10 @@ pub(crate) struct Volumes {
 #[derive(Clone, Debug, PartialEq)]
 enum Place {
     Directory {
+        path: PathBuf,
+        readonly: bool,
+    },
+    Device {
         path: PathBuf,
         readonly: bool,
     },
@@ -56,7 +60,7 @@ pub(crate) fn prepare(source: &Source<'_>, directory: &Path, brought: &BTreeMap<
     for volume in volumes {
         let place = match brought.get(&volume.name) {
             Some(Brought::Image(image)) => Place::Image(image.clone()),
-            Some(Brought::Mount(mounted)) => Place::Directory { path: mounted.path.clone(), readonly: mounted.readonly },
+            Some(Brought::Mount(mounted)) => Place::of(mounted.mode, mounted.path.clone(), mounted.readonly),
             None => match prepare_one(source, volume, directory)? {
                 Some(place) => place,
                 // A container that does not mount it does not wait for it.
@@ -114,12 +118,12 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
         if claimed.is_of_driver() {
             return Ok(None);
         }
-        let readonly = claimed.readonly;
+        let (readonly, mode) = (claimed.readonly, claimed.mode());
         let found = local_volume::path(source.volumes, claimed)?;
-        if found.takes_owner && !readonly {
+        if found.takes_owner && !readonly && mode == VolumeMode::Filesystem {
             owner.give(&found.path, owner::Mode::ReadWrite)?;
         }
-        return Ok(Some(Place::Directory { path: found.path, readonly }));
+        return Ok(Some(Place::of(mode, found.path, readonly)));
     }
     let path = directory.join("volumes").join(&volume.name);
     if let Some(stated) = &volume.empty_dir {
@@ -134,6 +138,17 @@ fn prepare_one(source: &Source<'_>, volume: &Volume, directory: &Path) -> Result
     }
     writer::write(&path, &content::files(source, volume, &path.join(writer::DATA))?, &owner)?;
     Ok(Some(Place::Directory { path, readonly: true }))
+}
+
+// === impl Place ===
+
+impl Place {
+    fn of(mode: VolumeMode, path: PathBuf, readonly: bool) -> Self {
+        match mode {
+            VolumeMode::Filesystem => Self::Directory { path, readonly },
+            VolumeMode::Block => Self::Device { path, readonly },
+        }
+    }
 }
 
 // === impl Volumes ===
@@ -176,6 +191,9 @@ impl Volumes {
                     mount.image_sub_path = within.unwrap_or_default();
                     mount.readonly = true;
                 }
+                Place::Device { .. } => {
+                    return Err(Error::Config(format!("volume {} has volumeMode Block, but is specified in volumeMounts", one.name)));
+                }
                 Place::Directory { path, readonly } => {
                     mount.readonly |= readonly;
                     let path = match within {
@@ -196,6 +214,20 @@ impl Volumes {
             Ok(mount)
         };
         wanted.iter().enumerate().map(mount).collect()
+    }
+
+    /// The devices of one container.
+    pub(crate) fn devices(&self, container: &Container) -> Result<Vec<v1::Device>, Error> {
+        let device = |wanted: &VolumeDevice| match self.places.get(&wanted.name) {
+            Some(Place::Device { path, readonly }) => Ok(v1::Device {
+                container_path: wanted.device_path.clone(),
+                host_path: path.display().to_string(),
+                permissions: if *readonly { "rm".into() } else { "rwm".into() },
+            }),
+            Some(_) => Err(Error::Config(format!("volume {} has volumeMode Filesystem, but is specified in volumeDevices", wanted.name))),
+            None => Err(Error::Config(format!("cannot find volume {:?} to pass into container {:?}", wanted.name, container.name))),
+        };
+        container.volume_devices.iter().flatten().map(device).collect()
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use skein_command::{Action, Expect, Transaction};
 use skein_object::Key;
-use skein_place::Fleet;
+use skein_object::volume::{ATTACHMENTS, NODES};
+use skein_place::{Fleet, Volumes};
 use skein_reconcile::{
-    Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, interested, is_finished, labels_of, reconcile, refused,
+    Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, attached, drivers, held, interested, is_finished, labels_of,
+    reconcile, refused,
 };
-use skein_state::Event;
+use skein_state::{Entry, Event};
 use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
@@ -117,6 +119,9 @@ impl<'a> Session<'a> {
         self.cursor = view.state.revision();
         for node in self.snapshot.nodes.values() {
             self.fleet.observe_node(&node.object);
+            let name = node.key.name();
+            self.fleet.observe_drivers(name, drivers(self.snapshot.state.get(&Key::new(NODES, "", name))));
+            self.fleet.observe_attached(name, attached(&self.snapshot, name));
         }
         for (key, entry) in view.state.range("namespaces/", None) {
             self.fleet.observe_namespace(key.name(), Some(labels_of(entry)));
@@ -176,6 +181,16 @@ impl<'a> Session<'a> {
             }
             "namespaces" => self.fleet.observe_namespace(event.key.name(), event.after.as_ref().map(labels_of)),
             "persistentvolumeclaims" | "persistentvolumes" => self.retry_pending = Instant::now(),
+            NODES => {
+                self.fleet.observe_drivers(event.key.name(), drivers(event.after.as_ref()));
+                self.retry_pending = Instant::now();
+            }
+            ATTACHMENTS => {
+                for node in [&event.before, &event.after].into_iter().flatten().filter_map(node_of) {
+                    self.fleet.observe_attached(&node, attached(&self.snapshot, &node));
+                }
+                self.retry_pending = Instant::now();
+            }
             _ => {}
         }
     }
@@ -193,7 +208,8 @@ impl<'a> Session<'a> {
         } else {
             self.pending.remove(key);
         }
-        self.fleet.observe_pod(&pod.object);
+        let volumes = Volumes { held: held(&self.snapshot, &pod.object), ..Volumes::default() };
+        self.fleet.observe_pod(&pod.object, &volumes);
     }
 
     fn reconcile_some(&mut self, liveness: &Liveness, decided: &mut Vec<Decided>) {
@@ -282,4 +298,9 @@ impl<'a> Session<'a> {
         self.queue.extend(known);
         self.lost = lost;
     }
+}
+
+/// The node that a VolumeAttachment is for.
+fn node_of(attachment: &Entry) -> Option<String> {
+    Some(attachment.record.field("spec")?["nodeName"].as_str()?.to_string())
 }

@@ -1,6 +1,6 @@
 //! What a Pod asks of the fleet, compiled once for all Pods that ask the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint};
@@ -9,7 +9,7 @@ use skein_object::amounts::{Amounts, add, peak};
 use skein_object::quantity::Quantity;
 use skein_object::selector::{Labels, Selector};
 
-use crate::filters::volumes::Reach;
+use crate::filters::volumes::{Held, Reach, Volumes};
 use crate::topology::{HOSTNAME, PodSelector, Spread, Term, ZONE};
 
 /// What a container that states no request weighs in scores (`DefaultMilliCPURequest`, `DefaultMemoryRequest`).
@@ -28,6 +28,7 @@ pub(crate) struct Occupant {
     /// CPU in thousandths and memory in bytes, with the usual amount where nothing is requested.
     pub(crate) weight: (i128, i128),
     pub(crate) host_ports: Vec<(i32, String)>,
+    pub(crate) volumes: BTreeSet<Held>,
     pub(crate) priority: i32,
     pub(crate) start: String,
     pub(crate) is_terminating: bool,
@@ -45,18 +46,20 @@ pub(crate) struct Demand {
     pub(crate) spec: PodSpec,
     pub(crate) spread: Vec<Spread>,
     pub(crate) images: Vec<String>,
-    pub(crate) volumes: Vec<Reach>,
+    pub(crate) reach: Vec<Reach>,
+    pub(crate) drivers: BTreeSet<String>,
 }
 
 // === impl Demand ===
 
 impl Demand {
-    pub(crate) fn of(pod: &Pod, volumes: &[Reach]) -> Self {
+    pub(crate) fn of(pod: &Pod, volumes: &Volumes) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
-        let occupant = Occupant::of(pod);
+        let occupant = Occupant::of(pod, volumes);
         let spread = spread(&spec, &occupant);
         let images = spec.containers.iter().filter_map(|c| c.image.as_deref().map(normalized)).collect();
-        Self { occupant: Arc::new(occupant), spec, spread, images, volumes: volumes.to_vec() }
+        let Volumes { reach, drivers, .. } = volumes.clone();
+        Self { occupant: Arc::new(occupant), spec, spread, images, reach, drivers }
     }
 
     pub(crate) fn tolerations(&self) -> &[Toleration] {
@@ -64,7 +67,7 @@ impl Demand {
     }
 
     /// A text that is equal for Pods that ask the same of the fleet.
-    pub(crate) fn class_of(pod: &Pod, volumes: &[Reach]) -> String {
+    pub(crate) fn class_of(pod: &Pod, volumes: &Volumes) -> String {
         let Some(spec) = &pod.spec else { return String::new() };
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let parts: Vec<_> = containers.map(|c| (&c.image, &c.resources, &c.ports, &c.restart_policy)).collect();
@@ -79,7 +82,7 @@ impl Demand {
 // === impl Occupant ===
 
 impl Occupant {
-    pub(crate) fn of(pod: &Pod) -> Self {
+    pub(crate) fn of(pod: &Pod, volumes: &Volumes) -> Self {
         let spec = pod.spec.as_ref();
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let labels = pod.metadata.labels.clone().unwrap_or_default();
@@ -88,6 +91,7 @@ impl Occupant {
             requests: requests(pod),
             weight: spec.map(weight).unwrap_or_default(),
             host_ports: spec.map(host_ports).unwrap_or_default(),
+            volumes: volumes.held.clone(),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             start: pod.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string()).unwrap_or_default(),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),

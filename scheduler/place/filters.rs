@@ -26,7 +26,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     /// Nothing that other Pods do will change it.
-    pub(crate) fn lasting(text: &'static str) -> Self {
+    pub(crate) fn lasting(text: impl Into<Cow<'static, str>>) -> Self {
         Self { texts: vec![text.into()], by_others: false, key: None }
     }
 
@@ -49,7 +49,7 @@ pub(crate) fn check(node: &NodeInfo, demand: &Demand, gone: &[&Occupant]) -> Res
     affinity::check(node, demand)?;
     ports::check(node, demand, gone)?;
     resources::check(node, demand, gone)?;
-    volumes::check(node, demand)
+    volumes::check(node, demand, gone)
 }
 
 /// What does not depend on what else runs on the node.

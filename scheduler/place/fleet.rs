@@ -1,6 +1,6 @@
 //! The nodes and what is on each, kept incrementally; and for each kind of Pod the nodes in the order of their merit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
@@ -10,7 +10,7 @@ use skein_object::selector::Labels;
 
 use crate::class::Class;
 use crate::demand::{Demand, Occupant, amounts, normalized};
-use crate::filters::volumes::Reach;
+use crate::filters::volumes::{Held, Volumes};
 use crate::topology::Namespaces;
 use crate::{Placement, explain};
 
@@ -53,6 +53,10 @@ pub struct NodeInfo {
     pub(crate) allocatable: Amounts,
     /// Bytes of each image that is there.
     pub(crate) images: BTreeMap<String, i64>,
+    /// CSI drivers that are there, and how many volumes each can take, where it says so.
+    pub(crate) drivers: BTreeMap<String, Option<usize>>,
+    /// Volumes that are attached, whoever uses them.
+    pub(crate) attached: BTreeSet<Held>,
     pub(crate) requested: Amounts,
     pub(crate) weight: (i128, i128),
     pub(crate) pods: BTreeMap<String, Arc<Occupant>>,
@@ -89,6 +93,8 @@ impl Fleet {
                 .iter()
                 .flat_map(|image| image.names.iter().flatten().map(|name| (normalized(name), image.size_bytes.unwrap_or(0))))
                 .collect(),
+            drivers: std::mem::take(&mut known.drivers),
+            attached: std::mem::take(&mut known.attached),
             requested: std::mem::take(&mut known.requested),
             weight: known.weight,
             pods: std::mem::take(&mut known.pods),
@@ -97,6 +103,24 @@ impl Fleet {
             == (&known.labels, &known.taints, known.unschedulable, known.known, &known.allocatable, &known.images);
         *known = seen;
         if !is_same {
+            self.classes.clear();
+        }
+    }
+
+    /// The drivers of a node, each with the number of volumes that it can take.
+    pub fn observe_drivers(&mut self, node: &str, drivers: BTreeMap<String, Option<usize>>) {
+        let known = self.nodes.entry(node.into()).or_default();
+        if known.drivers != drivers {
+            known.drivers = drivers;
+            self.classes.clear();
+        }
+    }
+
+    /// The volumes that are attached to a node.
+    pub fn observe_attached(&mut self, node: &str, attached: BTreeSet<Held>) {
+        let known = self.nodes.entry(node.into()).or_default();
+        if known.attached != attached {
+            known.attached = attached;
             self.classes.clear();
         }
     }
@@ -121,21 +145,21 @@ impl Fleet {
     }
 
     /// A Pod as it is in the snapshot: it occupies its node, or the one that it is nominated for, until it has ended.
-    pub fn observe_pod(&mut self, pod: &Pod) {
+    pub fn observe_pod(&mut self, pod: &Pod, volumes: &Volumes) {
         let status = pod.status.as_ref();
         let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
         let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|node| !node.is_empty());
         let node = bound.or_else(|| nominated(pod).filter(|_| pod.metadata.deletion_timestamp.is_none()));
         match node.filter(|_| phase != "Succeeded" && phase != "Failed") {
-            Some(node) => self.assume(pod, node),
+            Some(node) => self.assume(pod, volumes, node),
             None => self.forget(&key(pod)),
         }
     }
 
     /// Counts a Pod on a node, before or after it is bound there.
-    pub fn assume(&mut self, pod: &Pod, node: &str) {
+    pub fn assume(&mut self, pod: &Pod, volumes: &Volumes, node: &str) {
         let key = key(pod);
-        let occupant = Occupant { is_nominated: nominated(pod) == Some(node) && is_unbound(pod), ..Occupant::of(pod) };
+        let occupant = Occupant { is_nominated: nominated(pod) == Some(node) && is_unbound(pod), ..Occupant::of(pod, volumes) };
         let known = self.pods.get(&key).filter(|known| ***known == *node).and_then(|known| self.nodes[known].pods.get(&key));
         if known.is_some_and(|known| **known == occupant) {
             return;
@@ -159,15 +183,15 @@ impl Fleet {
         self.remember(Change { node, occupant, amount: -1 });
     }
 
-    /// Chooses a node for a Pod from which its volumes can be reached.
-    pub fn place(&mut self, pod: &Pod, volumes: &[Reach]) -> Placement {
+    /// Chooses a node for a Pod and its volumes.
+    pub fn place(&mut self, pod: &Pod, volumes: &Volumes) -> Placement {
         let reserved = self.release(pod);
         let placement = self.with_class((pod, volumes), |class, fleet| match class.choose(fleet) {
             Some(node) => Placement::Node(node.to_string()),
             None => Placement::Unschedulable(explain(fleet.nodes().count(), &class.reasons(fleet))),
         });
         if let (Some(node), Placement::Unschedulable(_)) = (reserved, &placement) {
-            self.assume(pod, node);
+            self.assume(pod, volumes, node);
         }
         placement
     }
@@ -182,7 +206,7 @@ impl Fleet {
     }
 
     /// Runs `look` on the class of a Pod, brought up to date.
-    pub(crate) fn with_class<T>(&mut self, (pod, volumes): (&Pod, &[Reach]), look: impl FnOnce(&Class, &Self) -> T) -> T {
+    pub(crate) fn with_class<T>(&mut self, (pod, volumes): (&Pod, &Volumes), look: impl FnOnce(&Class, &Self) -> T) -> T {
         let name = Demand::class_of(pod, volumes);
         self.placements += 1;
         let known = self.classes.remove(&name).map(|(_, class)| class).filter(|class| class.seen >= self.changes_start);

@@ -16,7 +16,7 @@ mod scores;
 mod topology;
 
 pub use filters::taints::tolerates;
-pub use filters::volumes::Reach;
+pub use filters::volumes::{Held, Reach, Volumes};
 pub use fleet::{Fleet, NodeInfo};
 pub use preempt::{Budget, Preemption};
 
@@ -39,7 +39,7 @@ pub enum Placement {
 pub fn belongs(node: &Node, pod: &Pod) -> bool {
     let mut fleet = Fleet::default();
     fleet.observe_node(node);
-    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod, &[])))
+    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod, &Volumes::default())))
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
@@ -54,6 +54,8 @@ fn explain(nodes: usize, reasons: &BTreeMap<Cow<'static, str>, usize>) -> String
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use serde_json::{Value, json};
 
@@ -77,7 +79,7 @@ mod tests {
     }
 
     fn check(nodes: &[Node], spec: Value, expected: Result<&str, &str>) {
-        let got = fleet(nodes).place(&pod("p", spec), &[]);
+        let got = fleet(nodes).place(&pod("p", spec), &Volumes::default());
         let expected = match expected {
             Ok(name) => Placement::Node(name.into()),
             Err(why) => Placement::Unschedulable(why.into()),
@@ -113,8 +115,8 @@ mod tests {
         let mut chosen = Vec::new();
         for index in 0..6 {
             let pod = pod(&format!("p{index}"), json!({}));
-            let Placement::Node(name) = fleet.place(&pod, &[]) else { panic!("there is room") };
-            fleet.assume(&pod, &name);
+            let Placement::Node(name) = fleet.place(&pod, &Volumes::default()) else { panic!("there is room") };
+            fleet.assume(&pod, &Volumes::default(), &name);
             chosen.push(name);
         }
         assert_eq!(chosen, ["a", "b", "c", "a", "b", "c"]);
@@ -123,10 +125,13 @@ mod tests {
     #[test]
     fn counts_pods_against_the_nodes_limit() {
         let mut fleet = fleet(&[node("a", json!({}))]);
-        (0..3).for_each(|i| fleet.assume(&pod(&format!("p{i}"), json!({})), "a"));
-        assert_eq!(fleet.place(&pod("p", json!({})), &[]), Placement::Unschedulable("0/1 nodes are available: 1 Too many pods.".into()));
+        (0..3).for_each(|i| fleet.assume(&pod(&format!("p{i}"), json!({})), &Volumes::default(), "a"));
+        assert_eq!(
+            fleet.place(&pod("p", json!({})), &Volumes::default()),
+            Placement::Unschedulable("0/1 nodes are available: 1 Too many pods.".into())
+        );
         fleet.forget("n/p0");
-        assert_eq!(fleet.place(&pod("p", json!({})), &[]), Placement::Node("a".into()));
+        assert_eq!(fleet.place(&pod("p", json!({})), &Volumes::default()), Placement::Node("a".into()));
     }
 
     fn zoned(name: &str, zone: &str) -> Node {
@@ -137,9 +142,9 @@ mod tests {
 
     fn run(fleet: &mut Fleet, name: &str, spec: Value) -> String {
         let pod = pod(name, spec);
-        match fleet.place(&pod, &[]) {
+        match fleet.place(&pod, &Volumes::default()) {
             Placement::Node(node) => {
-                fleet.assume(&pod, &node);
+                fleet.assume(&pod, &Volumes::default(), &node);
                 node
             }
             Placement::Unschedulable(why) => why,
@@ -179,7 +184,7 @@ mod tests {
         assert_eq!(run(&mut fleet, "p5", near("b")), "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.");
         let mut other = pod("q", json!({}));
         other.metadata.labels = Some([("app".to_string(), "b".to_string())].into());
-        fleet.assume(&other, "c");
+        fleet.assume(&other, &Volumes::default(), "c");
         assert_eq!(run(&mut fleet, "p6", near("b")), "c");
     }
 
@@ -198,10 +203,13 @@ mod tests {
         let big = |priority: i32| json!({"requests": {"cpu": "1500m"}, "priority": priority});
         assert_eq!((run(&mut fleet, "p1", big(5)), run(&mut fleet, "p2", big(3))), ("a".into(), "b".into()));
         let urgent = pod("urgent", big(9));
-        assert_eq!(fleet.place(&urgent, &[]), Placement::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".into()));
+        assert_eq!(
+            fleet.place(&urgent, &Volumes::default()),
+            Placement::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".into())
+        );
         let preempted =
             |node: &str, pods: &[&str]| Preemption::Victims { node: node.into(), pods: pods.iter().map(|p| (*p).into()).collect() };
-        assert_eq!(fleet.preempt(&urgent, &[], &[]), preempted("b", &["n/p2"]));
+        assert_eq!(fleet.preempt(&urgent, &Volumes::default(), &[]), preempted("b", &["n/p2"]));
         // A budget makes the more important Pod the cheaper victim.
         fleet.assume(
             &{
@@ -209,16 +217,17 @@ mod tests {
                 other.metadata.labels = Some([("app".to_string(), "b".to_string())].into());
                 other
             },
+            &Volumes::default(),
             "b",
         );
         let selector = skein_object::selector::Selector::parse("app=b").expect("a selector");
         let budget = Budget { namespace: "n".into(), selector, allowed: 0 };
-        assert_eq!(fleet.preempt(&urgent, &[], &[budget]), preempted("a", &["n/p1"]));
+        assert_eq!(fleet.preempt(&urgent, &Volumes::default(), &[budget]), preempted("a", &["n/p1"]));
         let hopeless = |why: &str| Preemption::Hopeless(why.into());
         let why = "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
-        assert_eq!(fleet.preempt(&pod("meek", big(1)), &[], &[]), hopeless(why));
+        assert_eq!(fleet.preempt(&pod("meek", big(1)), &Volumes::default(), &[]), hopeless(why));
         let why = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
-        assert_eq!(fleet.preempt(&pod("huge", json!({"requests": {"cpu": "8"}, "priority": 9})), &[], &[]), hopeless(why));
+        assert_eq!(fleet.preempt(&pod("huge", json!({"requests": {"cpu": "8"}, "priority": 9})), &Volumes::default(), &[]), hopeless(why));
     }
 
     #[test]
@@ -227,11 +236,44 @@ mod tests {
         let term = |disk: &str| json!([{"matchExpressions": [{"key": "disk", "operator": "In", "values": [disk]}]}]);
         let on = |disk: &str| Reach::on(serde_json::from_value(term(disk)).expect("terms"), "no disk");
         let pod = pod("p", json!({}));
-        assert_eq!(fleet.place(&pod, &[on("b")]), Placement::Node("b".into()));
-        assert_eq!(fleet.place(&pod, &[on("a")]), Placement::Node("a".into()));
+        let check = |fleet: &mut Fleet, reach: Vec<Reach>, expected: Placement| {
+            assert_eq!(fleet.place(&pod, &Volumes { reach, ..Volumes::default() }), expected);
+        };
+        check(&mut fleet, vec![on("b")], Placement::Node("b".into()));
+        check(&mut fleet, vec![on("a")], Placement::Node("a".into()));
         let nowhere = Placement::Unschedulable("0/2 nodes are available: 2 no disk.".into());
-        assert_eq!(fleet.place(&pod, &[on("a"), on("b")]), nowhere);
-        assert_eq!(fleet.place(&pod, &[Reach::nowhere("no disk")]), nowhere);
+        check(&mut fleet, vec![on("a"), on("b")], nowhere.clone());
+        check(&mut fleet, vec![Reach::nowhere("no disk")], nowhere);
+    }
+
+    #[test]
+    fn drivers_take_so_many_volumes() {
+        let mut fleet = fleet(&[node("a", json!({})), node("b", json!({}))]);
+        fleet.observe_drivers("a", [("d".to_string(), Some(2))].into());
+        let held = |handles: &[&str]| -> BTreeSet<Held> {
+            handles.iter().map(|handle| Held { driver: "d".into(), handle: (*handle).into() }).collect()
+        };
+        let with = |handles: &[&str], drivers: &[&str]| Volumes {
+            held: held(handles),
+            drivers: drivers.iter().map(|driver| (*driver).to_string()).collect(),
+            ..Volumes::default()
+        };
+        let pod = |name: &str| pod(name, json!({}));
+        fleet.observe_drivers("b", [("d".to_string(), Some(0))].into());
+        assert_eq!(fleet.place(&pod("p"), &with(&["1", "2"], &["d"])), Placement::Node("a".into()));
+        fleet.assume(&pod("p"), &with(&["1", "2"], &[]), "a");
+        let full = Placement::Unschedulable("0/2 nodes are available: 2 node(s) exceed max volume count.".into());
+        assert_eq!(fleet.place(&pod("q"), &with(&["3"], &[])), full);
+        // A volume counts once, however many Pods use it.
+        assert_eq!(fleet.place(&pod("q"), &with(&["2"], &[])), Placement::Node("a".into()));
+        // What is still attached counts, too.
+        fleet.forget("n/p");
+        fleet.observe_attached("a", held(&["1", "2"]));
+        assert_eq!(fleet.place(&pod("q"), &with(&["3"], &[])), full);
+        fleet.observe_drivers("b", BTreeMap::new());
+        assert_eq!(fleet.place(&pod("q"), &with(&["3"], &[])), Placement::Node("b".into()));
+        let missing = "0/2 nodes are available: 1 d CSI driver is not installed on the node, 1 node(s) exceed max volume count.";
+        assert_eq!(fleet.place(&pod("q"), &with(&["3"], &["d"])), Placement::Unschedulable(missing.into()));
     }
 
     #[test]
@@ -239,8 +281,8 @@ mod tests {
         let mut fleet = fleet(&[node("a", json!({}))]);
         let mut urgent = pod("urgent", json!({"requests": {"cpu": "1500m"}, "priority": 9}));
         urgent.status = Some(serde_json::from_value(json!({"nominatedNodeName": "a"})).expect("a status"));
-        fleet.observe_pod(&urgent);
+        fleet.observe_pod(&urgent, &Volumes::default());
         assert_eq!(run(&mut fleet, "p", json!({"requests": {"cpu": "1"}})), "0/1 nodes are available: 1 Insufficient cpu.");
-        assert_eq!(fleet.place(&urgent, &[]), Placement::Node("a".into()));
+        assert_eq!(fleet.place(&urgent, &Volumes::default()), Placement::Node("a".into()));
     }
 }

@@ -10,7 +10,7 @@ use skein_object::selector::Selector;
 use crate::class::Class;
 use crate::demand::Occupant;
 use crate::explain;
-use crate::filters::volumes::Reach;
+use crate::filters::volumes::Volumes;
 use crate::fleet::{Fleet, NodeInfo, nominated};
 
 /// Nodes on which victims are sought at least, and of many the share of them.
@@ -48,7 +48,7 @@ struct Candidate {
 
 impl Fleet {
     /// Looks for Pods of lower priority in whose place a Pod that fits nowhere would fit.
-    pub fn preempt(&mut self, pod: &Pod, volumes: &[Reach], budgets: &[Budget]) -> Preemption {
+    pub fn preempt(&mut self, pod: &Pod, volumes: &Volumes, budgets: &[Budget]) -> Preemption {
         let spec = pod.spec.as_ref();
         if spec.and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
             return Preemption::Hopeless("preemption: not eligible due to preemptionPolicy=Never.".into());
@@ -63,7 +63,7 @@ impl Fleet {
         let reserved = self.release(pod);
         let found = self.with_class((pod, volumes), |class, fleet| search(class, fleet, priority, budgets));
         if let (Some(node), Preemption::Hopeless(_)) = (reserved, &found) {
-            self.assume(pod, node);
+            self.assume(pod, volumes, node);
         }
         found
     }

@@ -145,7 +145,7 @@ fn volume_of_claim(snapshot: &Snapshot, claim: &Key) -> Option<String> {
 }
 
 /// Driver and handle of a CSI volume, and whether it may be on one node only.
-fn volume_source(snapshot: &Snapshot, volume: &str) -> Option<(String, String, bool)> {
+pub(crate) fn volume_source(snapshot: &Snapshot, volume: &str) -> Option<(String, String, bool)> {
     let volume = typed::<PersistentVolume>(snapshot.state.get(&Key::new(VOLUMES, "", volume))?)?.spec?;
     let csi = volume.csi.filter(|csi| csi.driver != LOCAL)?;
     let modes = volume.access_modes.unwrap_or_default();

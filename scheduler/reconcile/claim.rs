@@ -16,12 +16,12 @@ use skein_object::volume::{CLAIM_PROTECTION, DIRECTORY, LOCAL, NODE, VOLUME_PROT
 use skein_object::{Key, Resource, meta, registry};
 use skein_state::{Entry, Event};
 
-use crate::ephemeral_volume;
 use crate::garbage::without_finalizer;
 use crate::pods_of::is_finished;
 use crate::snapshot::Snapshot;
 use crate::write::{create, delete, edit_entry};
 use crate::{Controller, Mint};
+use crate::{claim_waits, ephemeral_volume};
 
 pub(crate) const CLAIMS: &str = "persistentvolumeclaims";
 pub(crate) const VOLUMES: &str = "persistentvolumes";
@@ -81,11 +81,12 @@ pub(crate) fn reconcile_claim(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -
         return bind(key, entry, volume_key, volume);
     }
     let node = users().find_map(|pod| pod.object.spec.as_ref()?.node_name.clone().filter(|n| !n.is_empty()));
-    match (local_class(snapshot, &claim), node) {
-        (Some(class), Some(node)) => vec![provision(key, &claim, class, &node, mint)],
-        (Some(_), None) => Vec::new(),
-        (None, _) => class.and_then(|class| ask_provisioner((key, entry), class, waits)).into_iter().collect(),
+    let local = local_class(snapshot, &claim);
+    if let (Some(class), Some(node)) = (local, node) {
+        return vec![provision(key, &claim, class, &node, mint)];
     }
+    let asked = class.filter(|_| local.is_none()).and_then(|class| ask_provisioner((key, entry), class, waits));
+    asked.into_iter().chain(claim_waits::tell(snapshot, (key, &claim), class, users(), mint)).collect()
 }
 
 /// Writes into a claim who is to make a volume for it, once it is known where (`pv_controller.go`, `setClaimProvisioner`).
@@ -150,8 +151,11 @@ pub(crate) fn class_of<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim
     snapshot.state.get(&Key::new(CLASSES, "", name))
 }
 
-/// A claim's class, where the built-in provisioner serves it.
+/// A claim's class, where the built-in provisioner serves it: with directories, not with devices.
 pub(crate) fn local_class<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Option<&'a Entry> {
+    if claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
+        return None;
+    }
     class_of(snapshot, claim).filter(|class| class.record.field("provisioner").is_some_and(|provisioner| provisioner == LOCAL))
 }
 

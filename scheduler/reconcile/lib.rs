@@ -14,6 +14,7 @@ mod autoscaler;
 mod backends;
 mod bootstrap_token;
 mod claim;
+mod claim_waits;
 mod cluster_role;
 mod cron_job;
 mod custom_resource;
@@ -49,6 +50,7 @@ mod stateful_set;
 mod taint_eviction;
 mod usage;
 mod volume_binding;
+mod volume_limits;
 mod write;
 
 use skein_command::Transaction;
@@ -63,7 +65,8 @@ pub use pods_of::{is_finished, refused};
 pub use preemption::{budgets, is_gated, preempted};
 pub use snapshot::{Snapshot, Stored, labels_of};
 pub use usage::Usage;
-pub use volume_binding::{Claims, placed, reach};
+pub use volume_binding::{Claims, placed, volumes};
+pub use volume_limits::{attached, drivers, held};
 pub use write::{Note, bind, event, nominate, unschedulable};
 
 /// Every controller.

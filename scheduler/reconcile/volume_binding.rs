@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::volume::{CAPACITIES, DRIVERS};
 use skein_object::{Key, meta};
-use skein_place::Reach;
+use skein_place::{Reach, Volumes};
 use skein_state::Entry;
 
 use crate::Mint;
@@ -22,6 +22,7 @@ use crate::claim::{
 };
 use crate::pods_of::is_finished;
 use crate::snapshot::Snapshot;
+use crate::volume_limits::{held, required};
 use crate::write::edit_entry;
 
 /// Kubernetes' words for a node that will not do (`volumebinding/binder.go`, `volumerestrictions`).
@@ -92,8 +93,14 @@ fn node_terms(volume: &Entry) -> Option<Value> {
     volume.record.field("spec")?.pointer("/nodeAffinity/required/nodeSelectorTerms").cloned()
 }
 
-/// Where a Pod's volumes can be reached. `Err` says why the Pod must wait wherever it goes.
-pub fn reach(snapshot: &Snapshot, pod: &Pod) -> Result<Vec<Reach>, String> {
+/// What a Pod's volumes ask of its node. `Err` says why the Pod must wait wherever it goes.
+pub fn volumes(snapshot: &Snapshot, pod: &Pod) -> Result<Volumes, String> {
+    let (reach, held) = (reach(snapshot, pod)?, held(snapshot, pod));
+    let drivers = required(snapshot, &held);
+    Ok(Volumes { reach, held, drivers })
+}
+
+fn reach(snapshot: &Snapshot, pod: &Pod) -> Result<Vec<Reach>, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut all = Vec::new();
     for name in claims_of(pod) {

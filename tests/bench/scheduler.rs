@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
-use skein_place::{Fleet, Placement, Preemption};
+use skein_place::{Fleet, Placement, Preemption, Volumes};
 
 /// How long each shape runs, about.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -64,8 +64,8 @@ pub(crate) fn run(mut row: impl FnMut(&str, f64)) -> Result<()> {
             let begin = Instant::now();
             let mut placed = 0u32;
             for pod in &pods {
-                let Placement::Node(node) = fleet.place(pod, &[]) else { bail!("{}: there is no room", shape.name) };
-                fleet.assume(pod, &node);
+                let Placement::Node(node) = fleet.place(pod, &Volumes::default()) else { bail!("{}: there is no room", shape.name) };
+                fleet.assume(pod, &Volumes::default(), &node);
                 placed += 1;
                 if begin.elapsed() > BUDGET {
                     break;
@@ -87,7 +87,7 @@ fn preemptions(nodes: usize) -> Result<f64> {
         meek.metadata.name = Some(format!("meek-{index}"));
         set_cpu(&mut meek, "900m");
         let node = format!("node-{}", index / 4);
-        fleet.assume(&meek, &node);
+        fleet.assume(&meek, &Volumes::default(), &node);
         victims.insert(format!("bench/meek-{index}"), node);
     }
     let begin = Instant::now();
@@ -95,12 +95,14 @@ fn preemptions(nodes: usize) -> Result<f64> {
     while begin.elapsed() < BUDGET && victims.len() > nodes {
         let mut urgent = pod(1_000_000 + count as usize, json!({"priority": 1000}));
         set_cpu(&mut urgent, "3");
-        let Preemption::Victims { node, pods } = fleet.preempt(&urgent, &[], &[]) else { bail!("there is somebody to preempt") };
+        let Preemption::Victims { node, pods } = fleet.preempt(&urgent, &Volumes::default(), &[]) else {
+            bail!("there is somebody to preempt")
+        };
         for victim in pods {
             victims.remove(&victim);
             fleet.forget(&victim);
         }
-        fleet.assume(&urgent, &node);
+        fleet.assume(&urgent, &Volumes::default(), &node);
         count += 1;
     }
     Ok(f64::from(count) / begin.elapsed().as_secs_f64())

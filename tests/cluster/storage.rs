@@ -101,7 +101,7 @@ fn a_drivers_volumes_follow_pods_from_node_to_node() {
     for node in ["node-1", "node-2", "node-3"] {
         cluster.until("the driver is registered", || {
             let found = cluster.kubectl_json("node-2", &["get", "csinode", node]);
-            (found["spec"]["drivers"][0]["nodeID"] == node && found["spec"]["drivers"][0]["allocatable"]["count"] == 8).then_some(())
+            (found["spec"]["drivers"][0]["nodeID"] == node && found["spec"]["drivers"][0]["allocatable"]["count"] == 3).then_some(())
         });
     }
     cluster.kubectl("node-3", &["rollout", "status", "deployment/csi-controller", "-n", "kube-system", "--timeout=60s"]);
@@ -109,6 +109,10 @@ fn a_drivers_volumes_follow_pods_from_node_to_node() {
     // A claim waits for its Pod, and its volume is made for the node that the Pod goes to.
     cluster.apply("node-2", &claim("data"));
     assert_eq!(cluster.kubectl_json("node-2", &["get", "pvc", "data"])["status"]["phase"], "Pending");
+    cluster.until("the claim says what it waits for", || {
+        let told = cluster.kubectl("node-1", &["get", "events", "--field-selector=involvedObject.name=data", "-o", "jsonpath={..message}"]);
+        (told == "waiting for first consumer to be created before binding").then_some(())
+    });
     let data = "persistentVolumeClaim: {claimName: data}";
     cluster.apply("node-3", &pod("writer", "node-2", data, "echo from the writer > /kept/said; stat -c %g /kept/said"));
     wait_ready(&cluster, "node-1", "writer");
@@ -175,6 +179,61 @@ fn a_drivers_volumes_follow_pods_from_node_to_node() {
     });
     let nodes = ["node-1", "node-2", "node-3"];
     assert!(nodes.iter().all(|node| mounts(node).is_empty()));
+    a_volume_is_a_device(&cluster);
+    no_more_volumes_than_a_driver_takes(&cluster);
+}
+
+fn device_pod(name: &str, node: &str, command: &str) -> String {
+    let mounted = pod(name, node, "persistentVolumeClaim: {claimName: raw}", command);
+    let as_device =
+        mounted.replace("volumeMounts: [{name: kept, mountPath: /kept}]", "volumeDevices: [{name: kept, devicePath: /dev/kept}]");
+    as_device.replace("    securityContext: {runAsUser: 1000}\n", "")
+}
+
+/// A volume of mode Block is a device in its container: what is written there is there on the next node, too.
+fn a_volume_is_a_device(cluster: &Cluster) {
+    cluster.apply("node-1", &format!("{}  volumeMode: Block\n", claim("raw")));
+    cluster
+        .apply("node-1", &device_pod("raw", "node-1", "printf words | dd of=/dev/kept conv=fsync; busybox blockdev --getsize64 /dev/kept"));
+    wait_ready(cluster, "node-2", "raw");
+    assert!(cluster.kubectl("node-2", &["logs", "raw"]).ends_with("4194304\n"));
+    cluster.kubectl("node-1", &["patch", "pvc", "raw", "-p", r#"{"spec": {"resources": {"requests": {"storage": "8Mi"}}}}"#]);
+    cluster.until("the device has grown", || {
+        let size = cluster.kubectl("node-3", &["exec", "raw", "--", "busybox", "blockdev", "--getsize64", "/dev/kept"]);
+        (size.trim() == "8388608").then_some(())
+    });
+    let wrong = pod("wrong", "node-1", "persistentVolumeClaim: {claimName: raw}", "true");
+    cluster.apply("node-1", &wrong);
+    cluster.until("a Pod that takes it for files is told", || {
+        let state = cluster.kubectl_json("node-2", &["get", "pod", "wrong"])["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+        (state["message"] == "volume kept has volumeMode Block, but is specified in volumeMounts").then_some(())
+    });
+    cluster.kubectl("node-1", &["delete", "pod", "raw", "wrong", "--timeout=60s"]);
+    cluster.apply("node-1", &device_pod("raw-again", "node-2", "dd if=/dev/kept bs=5 count=1 2>/dev/null; echo"));
+    wait_ready(cluster, "node-3", "raw-again");
+    assert_eq!(cluster.kubectl("node-3", &["logs", "raw-again"]).trim(), "words");
+    cluster.kubectl("node-1", &["delete", "pod", "raw-again", "--timeout=60s"]);
+    cluster.kubectl("node-1", &["delete", "pvc", "raw", "--timeout=60s"]);
+    cluster.until("the volume has gone", || cluster.kubectl("node-1", &["get", "pv", "-o", "name"]).is_empty().then_some(()));
+    for node in ["node-1", "node-2"] {
+        let left = Path::new("/var/lib/skein-lab/nodes").join(node).join("data/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish");
+        let left: Vec<_> = std::fs::read_dir(left).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Each node's driver takes three volumes.
+fn no_more_volumes_than_a_driver_takes(cluster: &Cluster) {
+    let template = "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], storageClassName: test, resources: {requests: {storage: 1Mi}}}}}";
+    let more: String = (0..3).map(|i| format!("  - {{name: more-{i}, {template}}}\n")).collect();
+    let many = pod("many", "node-1", template, "true").replace("  containers:\n", &format!("{more}  containers:\n"));
+    cluster.apply("node-1", &many);
+    cluster.until("the Pod is told", || {
+        let conditions = cluster.kubectl_json("node-2", &["get", "pod", "many"])["status"]["conditions"].clone();
+        let message = conditions[0]["message"].as_str().unwrap_or_default().to_string();
+        message.contains("1 node(s) exceed max volume count").then_some(())
+    });
+    cluster.kubectl("node-1", &["delete", "pod", "many", "--timeout=60s"]);
 }
 
 /// The driver that is used here keeps to the specification.

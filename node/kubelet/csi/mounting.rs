@@ -6,9 +6,17 @@
 //!   pods/UID/volumes/kubernetes.io~csi/NAME/mount                  published for one Pod
 //!   plugins/kubernetes.io/csi/DRIVER/SHA256(HANDLE)/globalmount    staged for the node
 //! ```
+//!
+//! Of a device (`volumeMode: Block`) the notes lie in `pods/UID/volumeDevices`, and the volume itself is in
+//!
+//! ```text
+//!   plugins/kubernetes.io/csi/volumeDevices/publish/NAME/UID
+//!   plugins/kubernetes.io/csi/volumeDevices/staging/NAME
+//! ```
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +31,7 @@ use tracing::{info, warn};
 use super::driver::{Call, Capability, Driver};
 use super::{Csi, Volume};
 use crate::env::Source;
-use crate::volumes::{Owner, failed, mounts_below};
+use crate::volumes::{Owner, VolumeMode, failed, mounts_below};
 use crate::{Error, secrets, service_account};
 
 const NOTES: &str = "vol_data.json";
@@ -33,6 +41,7 @@ const NOTES: &str = "vol_data.json";
 pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     pub(crate) readonly: bool,
+    pub(crate) mode: VolumeMode,
 }
 
 /// What is written down beside a mount: enough to undo it.
@@ -44,6 +53,11 @@ struct Notes {
     /// Whether the node's status names it while it is mounted: `true` or `false`.
     #[serde(default)]
     attachable: String,
+    /// The PersistentVolume's name.
+    #[serde(default, rename = "specVolID")]
+    name: String,
+    #[serde(default)]
+    volume_mode: String,
 }
 
 impl Notes {
@@ -55,8 +69,54 @@ impl Notes {
         self.attachable == "true"
     }
 
+    fn mode(&self) -> VolumeMode {
+        VolumeMode::named(&self.volume_mode)
+    }
+
+    /// Where the driver puts it for one Pod, whose notes are in `directory`.
+    fn published(&self, root: &Path, pod: &Path, directory: &Path) -> PathBuf {
+        match self.mode() {
+            VolumeMode::Filesystem => directory.join("mount"),
+            VolumeMode::Block => devices(root).join("publish").join(&self.name).join(pod.file_name().unwrap_or_default()),
+        }
+    }
+
+    /// Where the driver puts it for the node.
+    fn staged(&self, root: &Path, directory: &Path) -> PathBuf {
+        match self.mode() {
+            VolumeMode::Filesystem => directory.join("globalmount"),
+            VolumeMode::Block => devices(root).join("staging").join(&self.name),
+        }
+    }
+
+    /// Whether the volume is in its place.
+    fn is_at(&self, target: &Path) -> bool {
+        match self.mode() {
+            VolumeMode::Filesystem => !mounts_below(target).is_empty(),
+            VolumeMode::Block => fs::metadata(target).is_ok_and(|found| found.file_type().is_block_device()),
+        }
+    }
+
     fn of(directory: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(directory.join(NOTES)).ok()?).ok()
+    }
+
+    /// What was there is gone: so are its notes, last. Nothing is removed from within a volume that is still there.
+    fn forget(&self, directory: &Path, target: &Path) -> Result<(), Error> {
+        if self.is_at(target) {
+            return Err(Error::Config(format!("{} is still mounted", target.display())));
+        }
+        let left = if target.is_dir() { fs::remove_dir(target) } else { fs::remove_file(target) };
+        match left {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(failed(target)(why)),
+            _ => {}
+        }
+        if self.mode() == VolumeMode::Block {
+            // It goes with its last Pod.
+            let _ = target.parent().map(fs::remove_dir);
+        }
+        fs::remove_file(directory.join(NOTES)).map_err(failed(directory))?;
+        fs::remove_dir(directory).map_err(failed(directory))
     }
 
     fn write(&self, directory: &Path) -> Result<(), Error> {
@@ -72,8 +132,21 @@ impl Notes {
     }
 }
 
-fn published(pod: &Path) -> PathBuf {
-    pod.join("volumes/kubernetes.io~csi")
+/// Where the notes of a Pod's volumes are.
+fn published(pod: &Path, mode: VolumeMode) -> PathBuf {
+    let kind = match mode {
+        VolumeMode::Filesystem => "volumes",
+        VolumeMode::Block => "volumeDevices",
+    };
+    pod.join(kind).join("kubernetes.io~csi")
+}
+
+fn published_all(pod: &Path) -> Vec<PathBuf> {
+    [VolumeMode::Filesystem, VolumeMode::Block].into_iter().flat_map(|mode| children(&published(pod, mode))).collect()
+}
+
+fn devices(root: &Path) -> PathBuf {
+    root.join("plugins/kubernetes.io/csi/volumeDevices")
 }
 
 fn staged(root: &Path, driver: &str, handle: &str) -> PathBuf {
@@ -93,12 +166,12 @@ fn all_staged(root: &Path) -> impl Iterator<Item = (PathBuf, Notes)> {
 /// What is published for any Pod.
 fn all_published(root: &Path) -> impl Iterator<Item = Notes> {
     let pods = children(&root.join("pods"));
-    pods.into_iter().flat_map(|pod| children(&published(&pod))).filter_map(|directory| Notes::of(&directory))
+    pods.into_iter().flat_map(|pod| published_all(&pod)).filter_map(|directory| Notes::of(&directory))
 }
 
 /// Whether a Pod's directory has volumes of drivers.
 pub(crate) fn has_volumes(pod: &Path) -> bool {
-    published(pod).exists()
+    [VolumeMode::Filesystem, VolumeMode::Block].into_iter().any(|mode| published(pod, mode).exists())
 }
 
 /// Volumes that are mounted, as far as they were attached.
@@ -125,12 +198,16 @@ impl Csi {
             driver_name: volume.driver.clone(),
             volume_handle: volume.handle.clone(),
             attachable: volume.is_attachable().to_string(),
+            name: volume.name.clone(),
+            volume_mode: volume.mode.name().into(),
         };
-        let directory = published(pod).join(&volume.name);
+        let directory = published(pod, volume.mode).join(&volume.name);
         notes.write(&directory)?;
-        let staging = self.stage(source, &driver, (&call, volume), &notes).await?;
-        let target = directory.join("mount");
-        if mounts_below(&target).is_empty() || volume.stated.requires_republish == Some(true) {
+        let target = notes.published(&self.root, pod, &directory);
+        let is_there = notes.is_at(&target);
+        let staging = self.stage(source, &driver, (&call, volume), (&notes, is_there)).await?;
+        if !is_there || volume.stated.requires_republish == Some(true) {
+            make_parent(&target)?;
             let mut secret = opened(source, volume.publish_secret.as_ref())?;
             call.attributes.extend(volume.pod_info(source));
             if let Some(tokens) = tokens(source, volume)? {
@@ -142,7 +219,7 @@ impl Csi {
                 owner.give_all(&target)?;
             }
         }
-        Ok(Some(Mounted { path: target, readonly: volume.readonly }))
+        Ok(Some(Mounted { path: target, readonly: volume.readonly, mode: volume.mode }))
     }
 
     /// Says that an attachable volume is in use; whether the cluster knows already.
@@ -160,13 +237,15 @@ impl Csi {
         source: &Source<'_>,
         driver: &Driver,
         (call, volume): (&Call, &Volume),
-        notes: &Notes,
+        (notes, is_published): (&Notes, bool),
     ) -> Result<Option<PathBuf>, Error> {
         let Some(directory) = self.staging(driver, volume) else { return Ok(None) };
-        let target = directory.join("globalmount");
+        let target = notes.staged(&self.root, &directory);
         notes.write(&directory)?;
         fs::create_dir_all(&target).map_err(failed(&target))?;
-        if mounts_below(&target).is_empty() {
+        // A driver need not leave anything at the place of a staged device.
+        let is_staged = notes.is_at(&target) || notes.mode() == VolumeMode::Block && is_published;
+        if !is_staged {
             driver.stage(call, &target, opened(source, volume.stage_secret.as_ref())?).await?;
         }
         Ok(Some(target))
@@ -178,16 +257,16 @@ impl Csi {
 
     /// Takes a Pod's volumes away; `Err` while one is still there.
     pub(crate) async fn release(&self, pod: &Path) -> Result<(), Error> {
-        for directory in children(&published(pod)) {
+        for directory in published_all(pod) {
             let Some(notes) = Notes::of(&directory) else {
                 // Nothing was asked of the driver yet.
                 fs::remove_dir(&directory).map_err(failed(&directory))?;
                 continue;
             };
             let _lock = self.lock(&notes.unique_name()).await;
-            let target = directory.join("mount");
+            let target = notes.published(&self.root, pod, &directory);
             self.driver(&notes.driver_name)?.unpublish(&notes.volume_handle, &target).await?;
-            forget(&directory, &target)?;
+            notes.forget(&directory, &target)?;
             self.unstage_unused(&notes).await?;
         }
         Ok(())
@@ -210,9 +289,9 @@ impl Csi {
         }
         let directory = staged(&self.root, &notes.driver_name, &notes.volume_handle);
         if directory.join(NOTES).exists() {
-            let target = directory.join("globalmount");
+            let target = notes.staged(&self.root, &directory);
             self.driver(&notes.driver_name)?.unstage(&notes.volume_handle, &target).await?;
-            forget(&directory, &target)?;
+            notes.forget(&directory, &target)?;
             info!(volume = notes.volume_handle, driver = notes.driver_name, "unstaged");
         }
         if self.shared(|shared| shared.in_use.remove(&notes.unique_name())) {
@@ -231,8 +310,10 @@ impl Csi {
         let _lock = self.lock(&volume.unique_name()).await;
         let Some(context) = volume.attachment(source)? else { return Ok(()) };
         let call = volume.call(&driver, context, &Owner::of(source.pod));
-        let staging = self.staging(&driver, volume).map(|directory| directory.join("globalmount"));
-        let target = published(pod).join(&volume.name).join("mount");
+        let directory = published(pod, volume.mode).join(&volume.name);
+        let Some(notes) = Notes::of(&directory) else { return Ok(()) };
+        let staging = self.staging(&driver, volume).map(|directory| notes.staged(&self.root, &directory));
+        let target = notes.published(&self.root, pod, &directory);
         let bytes = size.parse::<Quantity>().map_or(0, |quantity| i64::try_from(quantity.units()).unwrap_or(i64::MAX));
         let secret = opened(source, volume.expand_secret.as_ref())?;
         driver.expand(&call, (staging.as_deref(), &target), bytes, secret).await?;
@@ -266,17 +347,10 @@ fn grown(status: &mut serde_json::Value, size: &str) {
     }
 }
 
-/// What was mounted is gone: so are its notes, last. Nothing is removed from within a volume that is still there.
-fn forget(directory: &Path, target: &Path) -> Result<(), Error> {
-    if !mounts_below(target).is_empty() {
-        return Err(Error::Config(format!("{} is still mounted", target.display())));
-    }
-    match fs::remove_dir(target) {
-        Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(failed(target)(why)),
-        _ => {}
-    }
-    fs::remove_file(directory.join(NOTES)).map_err(failed(directory))?;
-    fs::remove_dir(directory).map_err(failed(directory))
+/// A driver may expect that only the last part of its path is missing.
+fn make_parent(target: &Path) -> Result<(), Error> {
+    let parent = target.parent().unwrap_or(target);
+    fs::create_dir_all(parent).map_err(failed(parent))
 }
 
 /// A Secret's data, as drivers take it.
@@ -316,10 +390,12 @@ mod tests {
             driver_name: "d".into(),
             volume_handle: handle.into(),
             attachable: attachable.to_string(),
+            name: handle.into(),
+            volume_mode: String::new(),
         };
         notes(true, "a").write(&staged(&root, "d", "a")).expect("written");
-        notes(true, "b").write(&published(&root.join("pods/u")).join("v")).expect("written");
-        notes(false, "c").write(&published(&root.join("pods/u")).join("w")).expect("written");
+        notes(true, "b").write(&published(&root.join("pods/u"), VolumeMode::Filesystem).join("v")).expect("written");
+        notes(false, "c").write(&published(&root.join("pods/u"), VolumeMode::Block).join("w")).expect("written");
         assert_eq!(found_in_use(&root), BTreeSet::from([unique_name("d", "a"), unique_name("d", "b")]));
         let _ = fs::remove_dir_all(root);
     }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{self, PersistentVolumeSpec, SecretReference};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachment};
 use skein_csi as csi;
 use skein_csi::volume_capability::access_mode::Mode;
-use skein_csi::volume_capability::{AccessMode, AccessType, MountVolume};
+use skein_csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use skein_object::Key;
 use skein_object::quantity::Quantity;
 use skein_object::volume::{ATTACHMENTS, DRIVERS, attachment_name, unique_name};
@@ -15,7 +15,7 @@ use super::Driver;
 use super::driver::{Call, Capability};
 use crate::Error;
 use crate::env::Source;
-use crate::volumes::{Claimed, Owner, claimed};
+use crate::volumes::{Claimed, Owner, VolumeMode, claimed};
 
 /// A Secret by namespace and name.
 type SecretName = (String, String);
@@ -27,6 +27,7 @@ pub(crate) struct Volume {
     /// The PersistentVolume's name; of an ephemeral volume the one that it has in the Pod.
     pub(crate) name: String,
     pub(crate) readonly: bool,
+    pub(crate) mode: VolumeMode,
     pub(crate) stage_secret: Option<SecretName>,
     pub(crate) publish_secret: Option<SecretName>,
     pub(crate) expand_secret: Option<SecretName>,
@@ -64,6 +65,7 @@ fn ephemeral(source: &Source<'_>, name: &str, stated: &v1::CSIVolumeSource) -> R
         handle: format!("csi-{digest}"),
         name: name.into(),
         readonly: stated.read_only == Some(true),
+        mode: VolumeMode::Filesystem,
         stage_secret: None,
         publish_secret: secret,
         expand_secret: None,
@@ -78,13 +80,10 @@ fn ephemeral(source: &Source<'_>, name: &str, stated: &v1::CSIVolumeSource) -> R
 }
 
 fn persistent(source: &Source<'_>, claimed: Claimed) -> Result<Volume, Error> {
-    let growth = growth(&claimed);
+    let (growth, mode) = (growth(&claimed), claimed.mode());
     let Claimed { volume: name, spec, readonly, .. } = claimed;
-    let PersistentVolumeSpec { csi, access_modes, mount_options, volume_mode, .. } = spec;
+    let PersistentVolumeSpec { csi, access_modes, mount_options, .. } = spec;
     let csi = csi.ok_or_else(|| Error::Config(format!("persistentvolume \"{name}\" is no CSI volume")))?;
-    if volume_mode.as_deref() == Some("Block") {
-        return Err(Error::Config(format!("persistentvolume \"{name}\" has volumeMode Block, which is not supported yet")));
-    }
     let secret = |reference: Option<SecretReference>| reference.map(|r| (r.namespace.unwrap_or_default(), r.name.unwrap_or_default()));
     Ok(Volume {
         stated: driver(source, &csi.driver),
@@ -92,6 +91,7 @@ fn persistent(source: &Source<'_>, claimed: Claimed) -> Result<Volume, Error> {
         handle: csi.volume_handle,
         name,
         readonly: readonly || csi.read_only == Some(true),
+        mode,
         stage_secret: secret(csi.node_stage_secret_ref),
         publish_secret: secret(csi.node_publish_secret_ref),
         expand_secret: secret(csi.node_expand_secret_ref),
@@ -152,13 +152,14 @@ impl Volume {
             mount_flags: self.mount_options.clone(),
             volume_mount_group: group.unwrap_or_default(),
         };
+        let access_type = match self.mode {
+            VolumeMode::Filesystem => AccessType::Mount(mount),
+            VolumeMode::Block => AccessType::Block(BlockVolume {}),
+        };
         let mode = access_mode(&self.access_modes, driver.can(Capability::SingleNodeMultiWriter));
         Call {
             handle: self.handle.clone(),
-            capability: csi::VolumeCapability {
-                access_mode: Some(AccessMode { mode: mode.into() }),
-                access_type: Some(AccessType::Mount(mount)),
-            },
+            capability: csi::VolumeCapability { access_mode: Some(AccessMode { mode: mode.into() }), access_type: Some(access_type) },
             attributes: self.attributes.clone(),
             publish_context,
         }
@@ -191,7 +192,7 @@ impl Volume {
             "None" => false,
             _ => !self.file_system.is_empty() && self.access_modes.iter().any(alone),
         };
-        wanted && !self.readonly && !driver.can(Capability::VolumeMountGroup)
+        wanted && self.mode == VolumeMode::Filesystem && !self.readonly && !driver.can(Capability::VolumeMountGroup)
     }
 }
 

@@ -7,6 +7,14 @@ use skein_object::volume::LOCAL;
 use crate::Error;
 use crate::env::Source;
 
+/// How a volume comes to a container: as files, or as a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum VolumeMode {
+    #[default]
+    Filesystem,
+    Block,
+}
+
 /// A claim that is bound, and its volume.
 pub(crate) struct Claimed {
     pub(crate) claim: Key,
@@ -18,12 +26,31 @@ pub(crate) struct Claimed {
     pub(crate) readonly: bool,
 }
 
+// === impl VolumeMode ===
+
+impl VolumeMode {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Filesystem => "Filesystem",
+            Self::Block => "Block",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        if name == Self::Block.name() { Self::Block } else { Self::Filesystem }
+    }
+}
+
 // === impl Claimed ===
 
 impl Claimed {
     /// Whether a CSI driver mounts it; the built-in provisioner's are directories.
     pub(crate) fn is_of_driver(&self) -> bool {
         self.spec.csi.as_ref().is_some_and(|csi| csi.driver != LOCAL)
+    }
+
+    pub(crate) fn mode(&self) -> VolumeMode {
+        VolumeMode::named(self.spec.volume_mode.as_deref().unwrap_or_default())
     }
 }
 

@@ -17,13 +17,19 @@ use crate::pod::{self, Sandbox};
 use crate::pod_certificate::has_certificates;
 use crate::status::Waiting;
 use crate::volumes::Brought;
-use crate::{Error, dns, hosts, local_volume, logs, pull_secrets, resources, termination, volumes};
+use crate::{Error, dns, hosts, local_volume, logs, pull_secrets, resources, termination, users, volumes};
 
 /// Where things of a Pod are on this node, and what the node is called by.
 pub(super) struct Places {
     pub(super) pod: PathBuf,
     host_ip: String,
     local_volumes: PathBuf,
+}
+
+/// The users and groups of the node that are a Pod's own, where it asks for that.
+fn users_of(pod: &Pod, places: &Places) -> Result<Option<v1::IdMapping>, Error> {
+    let has_own = pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+    has_own.then(|| users::mapping(&places.pod)).transpose()
 }
 
 impl Worker {
@@ -54,8 +60,11 @@ impl Worker {
 
     /// Brings what the container's volumes are made of: images, and what CSI drivers mount.
     pub(super) async fn bring_volumes(&mut self, pod: &Pod, container: &Container, sandbox: &v1::PodSandboxConfig) -> Result<(), Waiting> {
-        let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
-        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|volume| is_mounted(&volume.name)) {
+        let is_used = |name: &str| {
+            container.volume_mounts.iter().flatten().any(|mount| mount.name == name)
+                || container.volume_devices.iter().flatten().any(|device| device.name == name)
+        };
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|volume| is_used(&volume.name)) {
             let brought = match &volume.image {
                 Some(image) => Some(Brought::Image(Box::pin(self.pull_volume(pod, image, sandbox)).await?)),
                 None => Box::pin(self.mount_volume(pod, volume)).await?.map(Brought::Mount),
@@ -150,6 +159,10 @@ impl Worker {
             mounts.push(hosts_mount(pod, source.pod_ip, &places).map_err(mount_failed)?);
         }
         mounts.push(termination::prepare(&places.pod, container, attempt).map_err(mount_failed)?);
+        let users = users_of(pod, &places).map_err(config_failed)?;
+        for mount in mounts.iter_mut().filter(|mount| mount.image.is_none()) {
+            (mount.uid_mappings, mount.gid_mappings) = (users.into_iter().collect(), users.into_iter().collect());
+        }
         let mut config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt }),
             image: Some(v1::ImageSpec { image, user_specified_image: container.image.clone().unwrap_or_default(), ..Default::default() }),
@@ -158,6 +171,7 @@ impl Worker {
             working_dir: container.working_dir.clone().unwrap_or_default(),
             envs: variables.iter().map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
             mounts,
+            devices: prepared.devices(container).map_err(config_failed)?,
             labels,
             log_path: logs::file(&container.name, attempt),
             stdin: container.stdin.unwrap_or(false),
@@ -165,7 +179,7 @@ impl Worker {
             tty: container.tty.unwrap_or(false),
             linux: Some(v1::LinuxContainerConfig {
                 resources: Some(resources::linux_resources(pod, container)),
-                security_context: Some(resources::security_context(pod, container, &options.seccomp_profiles())),
+                security_context: Some(resources::security_context(pod, container, &options.seccomp_profiles(), users.as_ref())),
             }),
             ..Default::default()
         };
@@ -177,6 +191,7 @@ impl Worker {
     pub(super) fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, Error> {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let parent = format!("{}/pod{}", self.shared.options.cgroup_root.trim_end_matches('/'), self.uid);
+        let users = users_of(pod, &self.places())?;
         let sysctls = pod.spec.iter().flat_map(|s| s.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()));
         Ok(v1::PodSandboxConfig {
             metadata: Some(v1::PodSandboxMetadata {
@@ -192,7 +207,7 @@ impl Worker {
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: parent,
                 security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(resources::namespaces(pod)),
+                    namespace_options: Some(resources::namespaces(pod, users.as_ref())),
                     ..Default::default()
                 }),
                 sysctls: sysctls.map(|one| (one.name.replace('/', "."), one.value.clone())).collect(),

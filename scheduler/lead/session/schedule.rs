@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_place::{Budget, Placement, Preemption, Reach};
+use skein_place::{Budget, Placement, Preemption, Volumes};
 use skein_reconcile::{
-    Claims, Liveness, Mint, Note, Stored, bind, budgets, event, is_gated, nominate, placed, preempted, reach, unschedulable,
+    Claims, Liveness, Mint, Note, Stored, bind, budgets, event, is_gated, nominate, placed, preempted, unschedulable, volumes,
 };
 use tokio::time::Instant;
 
@@ -64,21 +64,21 @@ impl Session<'_> {
     }
 
     fn schedule_one(&mut self, pod: &Stored<Pod>, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
-        let placement = match reach(&self.snapshot, &pod.object) {
-            Ok(volumes) => match self.fleet.place(&pod.object, &volumes) {
-                Placement::Unschedulable(why) => return self.make_room((pod, &volumes), &why, budgets, mint),
-                placed @ Placement::Node(_) => placed,
-            },
-            Err(why) => Placement::Unschedulable(format!("0/{} nodes are available: {why}.", self.snapshot.nodes.len())),
+        let volumes = match volumes(&self.snapshot, &pod.object) {
+            Ok(volumes) => volumes,
+            Err(why) => {
+                let why = format!("0/{} nodes are available: {why}.", self.snapshot.nodes.len());
+                return refuse(pod, &why, None, mint).into_iter().collect();
+            }
         };
-        match placement {
-            Placement::Node(node) => self.bind_to(pod, &node, mint).into_iter().collect(),
-            Placement::Unschedulable(why) => refuse(pod, &why, None, mint).into_iter().collect(),
+        match self.fleet.place(&pod.object, &volumes) {
+            Placement::Node(node) => self.bind_to((pod, &volumes), &node, mint).into_iter().collect(),
+            Placement::Unschedulable(why) => self.make_room((pod, &volumes), &why, budgets, mint),
         }
     }
 
-    fn bind_to(&mut self, pod: &Stored<Pod>, node: &str, mint: &mut Mint) -> Option<Transaction> {
-        self.fleet.assume(&pod.object, node);
+    fn bind_to(&mut self, (pod, volumes): (&Stored<Pod>, &Volumes), node: &str, mint: &mut Mint) -> Option<Transaction> {
+        self.fleet.assume(&pod.object, volumes, node);
         let bound = match placed(&self.snapshot, &pod.object, node, mint) {
             Claims::Bound(writes) => writes,
             Claims::Asked(writes) => {
@@ -94,7 +94,7 @@ impl Session<'_> {
     }
 
     /// A Pod that fits nowhere: less important ones may have to go, and their room is kept for it.
-    fn make_room(&mut self, (pod, volumes): (&Stored<Pod>, &[Reach]), why: &str, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
+    fn make_room(&mut self, (pod, volumes): (&Stored<Pod>, &Volumes), why: &str, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
         let (node, victims) = match self.fleet.preempt(&pod.object, volumes, budgets) {
             Preemption::Victims { node, pods } => (node, pods),
             Preemption::Hopeless(more) => return refuse(pod, &format!("{why} {more}"), None, mint).into_iter().collect(),
@@ -110,7 +110,7 @@ impl Session<'_> {
                 None => {}
             }
         }
-        self.fleet.observe_pod(&nominee);
+        self.fleet.observe_pod(&nominee, volumes);
         let nominee = Stored { object: Arc::new(nominee), ..pod.clone() };
         transactions.extend(refuse(&nominee, why, Some(&node), mint));
         transactions

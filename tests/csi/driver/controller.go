@@ -44,8 +44,8 @@ func supported(capabilities []*csi.VolumeCapability) error {
 		return invalid("volume_capabilities")
 	}
 	for _, one := range capabilities {
-		if one.GetMount() == nil || one.GetAccessMode() == nil {
-			return invalid("a capability to mount")
+		if one.GetMount() == nil && one.GetBlock() == nil || one.GetAccessMode() == nil {
+			return invalid("a capability to mount or to use as a device")
 		}
 	}
 	return nil

@@ -21,7 +21,7 @@ type nodeService struct {
 }
 
 func (n *nodeService) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: n.node, MaxVolumesPerNode: 8}, nil
+	return &csi.NodeGetInfoResponse{NodeId: n.node, MaxVolumesPerNode: 3}, nil
 }
 
 func (n *nodeService) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
@@ -87,6 +87,9 @@ func (n *nodeService) NodeStageVolume(_ context.Context, r *csi.NodeStageVolumeR
 	if known.Node != n.node || r.PublishContext["attached-to"] != n.node {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %q is attached to %q, not to %q", r.VolumeId, known.Node, n.node)
 	}
+	if r.VolumeCapability.GetBlock() != nil {
+		return &csi.NodeStageVolumeResponse{}, internal(n.store.attach(r.VolumeId, known.Bytes))
+	}
 	return &csi.NodeStageVolumeResponse{}, bind(n.store.content(r.VolumeId), r.StagingTargetPath, false)
 }
 
@@ -98,6 +101,9 @@ func (n *nodeService) NodeUnstageVolume(_ context.Context, r *csi.NodeUnstageVol
 	known, err := n.store.get(r.VolumeId)
 	if err == nil && known.Node != n.node && mounted(r.StagingTargetPath) {
 		return nil, status.Errorf(codes.Internal, "volume %q was detached from %q while it was staged", r.VolumeId, n.node)
+	}
+	if err := detach(r.VolumeId); err != nil {
+		return nil, internal(err)
 	}
 	return &csi.NodeUnstageVolumeResponse{}, unbind(r.StagingTargetPath)
 }
@@ -124,6 +130,13 @@ func (n *nodeService) NodePublishVolume(_ context.Context, r *csi.NodePublishVol
 			return nil, err
 		}
 	}
+	if r.VolumeCapability.GetBlock() != nil {
+		number := loopOf(r.VolumeId)
+		if number < 0 {
+			return nil, status.Errorf(codes.FailedPrecondition, "volume %q is not staged", r.VolumeId)
+		}
+		return &csi.NodePublishVolumeResponse{}, internal(makeNode(r.TargetPath, number))
+	}
 	return &csi.NodePublishVolumeResponse{}, bind(source, r.TargetPath, r.Readonly)
 }
 
@@ -148,6 +161,9 @@ func (n *nodeService) NodeExpandVolume(_ context.Context, r *csi.NodeExpandVolum
 	known, err := n.store.get(r.VolumeId)
 	if err != nil {
 		return nil, err
+	}
+	if r.GetVolumeCapability().GetBlock() != nil {
+		return &csi.NodeExpandVolumeResponse{CapacityBytes: known.Bytes}, internal(n.store.grow(r.VolumeId, known.Bytes))
 	}
 	if !mounted(r.VolumePath) {
 		return nil, status.Errorf(codes.NotFound, "nothing is mounted at %s", r.VolumePath)
