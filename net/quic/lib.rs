@@ -9,11 +9,13 @@
 
 pub mod authority;
 mod endpoint;
+mod issued;
 mod request;
 mod tasks;
 
 pub use authority::{Authority, Identity, Subject};
 pub use endpoint::{Endpoint, Incoming, Options, Stream};
+pub use issued::{Flaw, Issued, Proof};
 pub use request::{Names, SigningRequest};
 
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ pub(crate) mod eviction;
 pub(crate) mod log;
 pub(crate) mod measured;
 mod metrics;
+mod pod_certificate;
 pub(crate) mod proxy;
 pub(crate) mod quota;
 pub(crate) mod review;
@@ -17,10 +18,12 @@ pub(crate) mod token;
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::admission::{self, Surroundings, pod_security};
+use skein_object::field::Errors;
 use skein_object::meta::{self, Birth};
 use skein_object::{Key, Resource, Status, registry};
 
 use crate::Context;
+use crate::admit::Caller;
 use crate::route::Target;
 
 /// What the admission plugins of Kubernetes add to a new object, or why they refuse it.
@@ -59,6 +62,16 @@ pub(crate) fn admit_creation(context: &Context, target: &Target, object: &mut Va
     Ok(())
 }
 
+/// Why the admission plugins of Kubernetes refuse a new object that is valid.
+pub(crate) fn judge_creation(context: &Context, target: &Target, object: &Value) -> Result<(), Status> {
+    if target.resource.stored() != "pods" {
+        return Ok(());
+    }
+    let state = context.store.local().state;
+    let judged = admission::judge_pod(object, &target.namespace, &|key| state.show(key));
+    judged.map_err(|why| Status::forbidden(&target.resource, meta::name(object), &why))
+}
+
 /// Why the admission plugins of Kubernetes refuse a change.
 pub(crate) fn admit_update(context: &Context, resource: &Resource, new: &Value, old: &Value) -> Result<(), Status> {
     if resource.stored() != "persistentvolumeclaims" {
@@ -66,6 +79,31 @@ pub(crate) fn admit_update(context: &Context, resource: &Resource, new: &Value, 
     }
     let state = context.store.local().state;
     admission::expansion(new, old, &|key| state.show(key)).map_err(|why| Status::forbidden(resource, meta::name(new), &why))
+}
+
+/// Says what is wrong with a new object that only more than its schema tells.
+pub(crate) fn check_creation(resource: &Resource, object: &Value, errors: &mut Errors) {
+    if resource.stored() == pod_certificate::REQUESTS && errors.is_empty() {
+        pod_certificate::check(object, errors);
+    }
+}
+
+/// The same of a status that somebody writes.
+pub(crate) fn check_status(resource: &Resource, new: &Value, old: &Value, errors: &mut Errors) {
+    if resource.stored() == pod_certificate::REQUESTS && errors.is_empty() {
+        pod_certificate::check_answer(new, old, jiff::Timestamp::now(), errors);
+    }
+}
+
+/// Whether the caller may write what he writes to a status.
+pub(crate) fn may_write_status(context: &Context, caller: &Caller, resource: &Resource, change: (&Value, &Value)) -> Result<(), Status> {
+    let (new, old) = change;
+    match resource.stored() {
+        pod_certificate::REQUESTS => {
+            pod_certificate::may_answer(context, caller, new, old).map_err(|errors| Status::invalid(resource, meta::name(old), errors))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is made together with a new object: a namespace has its default ServiceAccount from the first moment.

@@ -107,8 +107,7 @@ impl Credentials {
             for (index, projection) in wanted(volume) {
                 let credential = self.0.entry((volume.name.clone(), index)).or_default();
                 credential.hear(source, now);
-                let is_due = credential.issued.as_ref().is_none_or(|issued| now >= issued.refresh_at);
-                if credential.refused.is_none() && credential.asked.is_none() && is_due {
+                if credential.is_due(now) {
                     credential.asked = Some(ask(source, store, projection, now).await?);
                 }
             }
@@ -120,6 +119,11 @@ impl Credentials {
 // === impl Credential ===
 
 impl Credential {
+    /// Whether a signer is to be asked: there is no certificate, or it is time for the next one.
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.refused.is_none() && self.asked.is_none() && self.issued.as_ref().is_none_or(|issued| now >= issued.refresh_at)
+    }
+
     fn hear(&mut self, source: &Source<'_>, now: Timestamp) {
         let Some(asked) = &self.asked else { return };
         let entry = source.state.get(&asked.request);
@@ -273,6 +277,20 @@ mod tests {
                 refresh_at: begin.parse().expect("a time"),
             }),
         );
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_time() {
+        let refresh_at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let before = refresh_at.checked_sub(SignedDuration::from_secs(1)).expect("a time");
+        let issued = || Some(Issued { key: String::new(), chain: String::new(), refresh_at });
+        let check = |credential: Credential, now: Timestamp, expected: bool| assert_eq!(credential.is_due(now), expected, "{credential:?}");
+        check(Credential::default(), before, true);
+        check(Credential { issued: issued(), ..Credential::default() }, before, false);
+        check(Credential { issued: issued(), ..Credential::default() }, refresh_at, true);
+        check(Credential { refused: Some(String::new()), ..Credential::default() }, refresh_at, false);
+        let asked = Some(Asked { key: String::new(), request: Key::new(REQUESTS, "n", "r"), at: before });
+        check(Credential { issued: issued(), asked, ..Credential::default() }, refresh_at, false);
     }
 
     #[test]

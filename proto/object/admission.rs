@@ -40,8 +40,16 @@ pub fn pod(pod: &mut Value, namespace: &str, around: &Surroundings<'_>) -> Resul
     limits::pod(pod, &ranges(namespace, around.list))?;
     runtime_class::complete(pod, around.get)?;
     prioritise(pod, around)?;
-    account(pod, namespace, around)?;
-    let home = (around.get)(&Key::new("namespaces", "", namespace)).unwrap_or_default();
+    account(pod, namespace, around)
+}
+
+/// Why a Pod that is complete and valid may not be.
+pub fn judge_pod(pod: &Value, namespace: &str, get: &dyn Fn(&Key) -> Option<Value>) -> Result<(), String> {
+    if pod.get("spec").is_none_or(|spec| !spec.is_object()) {
+        return Ok(());
+    }
+    runtime_class::judge(pod, get)?;
+    let home = get(&Key::new("namespaces", "", namespace)).unwrap_or_default();
     pod_security::violation(pod_security::Mode::Enforce, &home, pod).map_or(Ok(()), Err)
 }
 

@@ -4,12 +4,14 @@
 mod column;
 pub mod conversion;
 mod defaulting;
+mod ratchet;
 mod rules;
 mod validation;
 
 use serde_json::{Map, Value, json};
 
 use self::conversion::Conversion;
+use self::ratchet::Change;
 use crate::field::{Errors, Path};
 use crate::names::NameRule;
 use crate::registry::{Resource, Subresource, intern};
@@ -144,9 +146,10 @@ impl Custom {
     /// The schema first; its rules where the object fits it.
     pub(crate) fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
         let mut found = Errors::default();
-        validation::validate(&self.schema, object, &mut found);
+        let change = Change::new(object, old);
+        validation::validate(&self.schema, change, &mut found);
         if found.is_empty() {
-            rules::check(&self.schema, object, old, &Path::default(), &mut found);
+            rules::check(&self.schema, change, &Path::default(), &mut found);
         }
         errors.extend(found);
     }

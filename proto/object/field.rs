@@ -76,6 +76,11 @@ impl Errors {
         self.0.len()
     }
 
+    /// Forgets what was found after the first `count`.
+    pub fn truncate(&mut self, count: usize) {
+        self.0.truncate(count);
+    }
+
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }

@@ -56,6 +56,8 @@ pub struct Resource {
     /// What an update carries over from the object as it was, whatever the client says (PrepareForUpdate).
     pub(crate) carry_over: fn(&mut Value, &Value),
     pub(crate) validate: Validate,
+    /// The rules of what somebody writes to the status: the object as it becomes, and as it was.
+    pub(crate) validate_status: fn(&Value, &Value, &mut Errors),
     /// Fields that a `fieldSelector` may name, besides metadata.name and metadata.namespace.
     pub selectable: Cow<'static, [&'static str]>,
     pub(crate) columns: fn() -> Vec<Column>,
@@ -200,6 +202,14 @@ impl Resource {
         match &self.custom {
             Some(custom) => custom.validate(object, old, errors),
             None => (self.validate)(object, old, errors),
+        }
+    }
+
+    /// The rules of a write to the status alone.
+    pub fn check_status(&self, object: &Value, old: &Value, errors: &mut Errors) {
+        match &self.custom {
+            Some(custom) => custom.validate(object, Some(old), errors),
+            None => (self.validate_status)(object, old, errors),
         }
     }
 
@@ -358,6 +368,7 @@ pub(crate) fn entry(group: &'static str, version: &'static str, kind: &'static s
         prepare: |_| {},
         carry_over: |_, _| {},
         validate: |_, _, _| {},
+        validate_status: |_, _, _| {},
         selectable: Cow::Borrowed(&[]),
         columns: crate::table::name_and_age,
         sealed: None,

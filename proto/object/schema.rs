@@ -95,6 +95,7 @@ pub fn settle(shape: Shape<'_>, value: &mut Value) {
         Value::Object(map) => {
             for (name, child) in map.iter_mut() {
                 match shape.field(name) {
+                    Some(_) if go::is_judged_when_empty(None, shape, name) => {}
                     Some(_) if child.as_array().is_some_and(Vec::is_empty) && shape.declares(name) && shape.writes_null(name) => {
                         *child = Value::Null;
                     }

@@ -276,7 +276,8 @@ fn of_template(snapshot: &Snapshot, made: Made<'_>, mint: &mut Mint) -> Result<(
     // As in the API, defaults come first: requests that follow from limits count.
     pods().fill_defaults(&mut pod);
     let forbidden = |why: String| format!("pods \"{}\" is forbidden: {why}", named_in_errors);
-    admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix }).map_err(forbidden)?;
+    admission::pod(&mut pod, namespace, &Surroundings { get: &get, list: &list, suffix: &suffix }).map_err(&forbidden)?;
+    admission::judge_pod(&pod, namespace, &get).map_err(&forbidden)?;
     let charges = resource_quota::charges(snapshot, pods(), namespace, &pod).map_err(forbidden)?;
     let mut transaction = create(pods(), namespace, pod, mint);
     // Before the Pod, so that a refusal names the quota.

@@ -151,35 +151,33 @@ stringData: {{token-id: {id}, token-secret: 0123456789abcdef, usage-bootstrap-au
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
 
-/// Answers the requests that nobody has answered yet as a signer would; how many there are in all.
-fn sign(cluster: &Cluster, lasts: &str) -> usize {
+/// The one request that there is, once it is there.
+fn request(cluster: &Cluster) -> Option<serde_json::Value> {
+    let (_, list) = cluster.request(2, "GET", REQUESTS, None);
+    list["items"].as_array()?.first().cloned()
+}
+
+/// What a signer would answer to a request, and until when the kubelet is to keep that.
+fn answer(cluster: &Cluster, request: &serde_json::Value, refresh: &str) -> serde_json::Value {
     let directory = cluster.directory();
     let file = |name: &str| directory.join(name).display().to_string();
-    let (_, list) = cluster.request(2, "GET", REQUESTS, None);
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    for item in items.iter().filter(|item| item["status"]["conditions"].is_null()) {
-        assert_eq!((&item["spec"]["signerName"], &item["spec"]["podName"]), (&"example.com/test".into(), &"certified".into()));
-        assert_eq!(item["spec"]["unverifiedUserAnnotations"]["example.com/for"], "tests");
-        let der = STANDARD.decode(item["spec"]["stubPKCS10Request"].as_str().expect("a request")).expect("base64");
-        std::fs::write(file("request.der"), der).expect("a file");
-        let asked =
-            ["x509", "-req", "-inform", "DER", "-in", &file("request.der"), "-CA", &file("signer.crt"), "-CAkey", &file("signer.key")];
-        let chain = openssl(&[&asked[..], &["-CAcreateserial", "-days", "1"]].concat(), b"");
-        let name = item["metadata"]["name"].as_str().expect("a name");
-        let now = date("now", "+%Y-%m-%dT%H:%M:%SZ");
-        let status = json!({"status": {
-            "conditions": [{"type": "Issued", "status": "True", "reason": "Signed", "message": "", "lastTransitionTime": now}],
-            "certificateChain": String::from_utf8(chain).expect("text"),
-            "notBefore": now, "beginRefreshAt": now, "notAfter": date(lasts, "+%Y-%m-%dT%H:%M:%SZ"),
-        }});
-        let (code, answer) = cluster.request(3, "PATCH", &format!("{REQUESTS}/{name}/status"), Some(&status.to_string()));
-        assert_eq!(code, 200, "{answer}");
-    }
-    items.len()
+    let der = STANDARD.decode(request["spec"]["stubPKCS10Request"].as_str().expect("a request")).expect("base64");
+    std::fs::write(file("request.der"), der).expect("a file");
+    let asked = ["x509", "-req", "-inform", "DER", "-in", &file("request.der"), "-CA", &file("signer.crt"), "-CAkey", &file("signer.key")];
+    let chain = openssl(&[&asked[..], &["-CAcreateserial", "-days", "1"]].concat(), b"");
+    let said = openssl(&["x509", "-noout", "-dates", "-dateopt", "iso_8601"], &chain);
+    let said = String::from_utf8_lossy(&said).replace(' ', "T");
+    let time = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)).expect("a time").to_string();
+    let format = "+%Y-%m-%dT%H:%M:%SZ";
+    json!({"status": {
+        "conditions": [{"type": "Issued", "status": "True", "reason": "Signed", "message": "", "lastTransitionTime": date("now", format)}],
+        "certificateChain": String::from_utf8(chain).expect("text"),
+        "notBefore": time("notBefore="), "notAfter": time("notAfter="), "beginRefreshAt": date(refresh, format),
+    }})
 }
 
 #[test]
-fn a_pod_has_certificates_of_its_own_and_new_ones_in_time() {
+fn a_pod_has_certificates_of_its_own() {
     let cluster = Cluster::start();
     cluster.load_busybox();
     let file = |name: &str| cluster.directory().join(name).display().to_string();
@@ -203,19 +201,41 @@ fn a_pod_has_certificates_of_its_own_and_new_ones_in_time() {
     cluster.apply("node-1", &format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: certified}}\nspec:\n  terminationGracePeriodSeconds: 1\n  volumes: [{{name: own, projected: {{sources: [{source}]}}}}]\n  containers: [{{name: main, image: {BUSYBOX}, command: [sleep, '3600'], volumeMounts: [{{name: own, mountPath: /own}}]}}]\n"
     ));
-    cluster.until("it asks for one", || (sign(&cluster, "+20 seconds") == 1).then_some(()));
+    let asked = cluster.until("it asks for one", || request(&cluster));
+    assert_eq!((&asked["spec"]["signerName"], &asked["spec"]["podName"]), (&"example.com/test".into(), &"certified".into()));
+    assert_eq!(asked["spec"]["unverifiedUserAnnotations"]["example.com/for"], "tests");
+    let place = format!("{REQUESTS}/{}/status", asked["metadata"]["name"].as_str().expect("a name"));
+    let say = |status: &serde_json::Value| cluster.request(3, "PATCH", &place, Some(&status.to_string()));
+    // A signer cannot answer for another key, nor with times that are not the certificate's.
+    let right = answer(&cluster, &asked, "+1 hour");
+    let mut wrong = right.clone();
+    wrong["status"]["certificateChain"] = String::from_utf8(std::fs::read(file("signer.crt")).expect("a file")).expect("text").into();
+    let refused = say(&wrong);
+    assert_eq!(refused.0, 422, "{}", refused.1);
+    assert!(refused.1["message"].as_str().is_some_and(|why| why.contains("not issued to the requested public key")), "{}", refused.1);
+    let early = say(&answer(&cluster, &asked, "+5 minutes"));
+    assert!(early.1["message"].as_str().is_some_and(|why| why.contains("at least 10 minutes after status.notBefore")), "{}", early.1);
+    // Who may write statuses may still not sign for every signer.
+    cluster.kubectl(
+        "node-1",
+        &["create", "role", "writer", "--verb=get,patch", "--resource=podcertificaterequests.certificates.k8s.io/status"],
+    );
+    cluster.kubectl("node-1", &["create", "rolebinding", "writer", "--role=writer", "--user=somebody"]);
+    let name = asked["metadata"]["name"].as_str().expect("a name");
+    let patch = ["patch", "podcertificaterequest", name, "--subresource=status", "--type=merge", "--as=somebody", "-p", &right.to_string()]
+        .map(String::from);
+    let unasked = cluster.try_kubectl("node-2", &patch.iter().map(String::as_str).collect::<Vec<_>>()).expect_err("he may not");
+    assert!(unasked.contains("User \"somebody\" is not permitted to \"sign\" for signer \"example.com/test\""), "{unasked}");
+    let (code, said) = say(&right);
+    assert_eq!(code, 200, "{said}");
     cluster.kubectl("node-2", &["wait", "--for=condition=Ready", "pod/certified", "--timeout=60s"]);
-    let bundle = || cluster.kubectl("node-3", &["exec", "certified", "--", "cat", "/own/bundle.pem"]);
-    let first = bundle();
+    let first = cluster.kubectl("node-3", &["exec", "certified", "--", "cat", "/own/bundle.pem"]);
     std::fs::write(file("bundle.pem"), &first).expect("a file");
     let by_key = openssl(&["pkey", "-in", &file("bundle.pem"), "-pubout"], b"");
     let by_certificate = openssl(&["x509", "-in", &file("bundle.pem"), "-noout", "-pubkey"], b"");
     assert!(!by_key.is_empty() && by_key == by_certificate, "{first}");
     let verified = openssl(&["verify", "-CAfile", &file("signer.crt"), &file("bundle.pem")], b"");
     assert!(String::from_utf8_lossy(&verified).contains("OK"));
-    // It is to be renewed at once, and the files follow with another key.
-    cluster.until("it asks again", || (sign(&cluster, "+1 day") >= 2).then_some(()));
-    cluster.until("it has another", || (bundle() != first).then_some(()));
     cluster.kubectl("node-1", &["delete", "pod", "certified"]);
     cluster.until("what it asked for has gone with it", || {
         cluster.request(1, "GET", REQUESTS, None).1["items"].as_array().is_some_and(Vec::is_empty).then_some(())

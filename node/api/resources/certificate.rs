@@ -9,6 +9,7 @@ use skein_object::registry::Subresource;
 use skein_object::{Status, meta};
 use skein_quic::SigningRequest;
 
+use crate::authenticate::User;
 use crate::route::{Attributes, Target};
 use crate::{Context, authorize};
 
@@ -56,8 +57,17 @@ pub(crate) fn may_decide(context: &Context, target: &Target) -> Result<(), Statu
     };
     let request = context.store.local().state.show(&target.key()).unwrap_or_default();
     let signer = request.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
+    if may(context, &target.caller.user, verb, signer) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
+    Err(Status::forbidden(&target.resource, &target.name, &why))
+}
+
+/// Whether a user may do something for a signer, or for all of its domain.
+pub(super) fn may(context: &Context, user: &User, verb: &str, signer: &str) -> bool {
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-    let may = |name: &str| {
+    [signer, &domain].into_iter().any(|name| {
         let attributes = Attributes::Resource {
             verb,
             group: "certificates.k8s.io",
@@ -67,11 +77,6 @@ pub(crate) fn may_decide(context: &Context, target: &Target) -> Result<(), Statu
             subresource: "",
             fields: "",
         };
-        authorize::is_allowed(context, &target.caller.user, &attributes)
-    };
-    if may(signer) || may(&domain) {
-        return Ok(());
-    }
-    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
-    Err(Status::forbidden(&target.resource, &target.name, &why))
+        authorize::is_allowed(context, user, &attributes)
+    })
 }

@@ -70,6 +70,7 @@ pub(super) async fn create(context: &Context, target: &Target, object: Value, or
         }
         restrict(context, &target.caller, &action, &candidate, &Value::Null)?;
         check(&candidate, target)?;
+        resources::judge_creation(context, target, &candidate)?;
         let claims = resources::service::claims(context, resource, &mut candidate, None)?;
         if let Some(admission) = &admission {
             admission.judge(&candidate, &Value::Null).await?;
@@ -155,6 +156,7 @@ fn check(object: &Value, target: &Target) -> Result<(), Status> {
     let mut errors = Errors::default();
     meta::validate(object, &target.resource, &mut errors);
     target.resource.check(object, None, &mut errors);
+    resources::check_creation(&target.resource, object, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&target.resource, meta::name(object), errors)) }
 }
 

@@ -98,8 +98,10 @@ pub(crate) async fn mutate(
         }
         let new = settle(mutation, changed, &old)?;
         restrict(context, &mutation.caller, &action, &new, &old)?;
-        if mutation.subresource.is_none() {
-            resources::admit_update(context, resource, &new, &old)?;
+        match mutation.subresource {
+            None => resources::admit_update(context, resource, &new, &old)?,
+            Some(Subresource::Status) => resources::may_write_status(context, &mutation.caller, resource, (&new, &old))?,
+            Some(_) => {}
         }
         if let Some(admission) = &admission {
             admission.judge(&new, &old).await?;
@@ -185,6 +187,10 @@ fn settle(mutation: &Mutation, mut changed: Value, old: &Value) -> Result<Value,
         None => resource.check(&changed, Some(old), &mut errors),
         Some(Subresource::EphemeralContainers) => skein_object::validate::pod::ephemeral(&changed, old, &mut errors),
         Some(Subresource::Resize) => skein_object::resize::validate(&changed, old, &mut errors),
+        Some(Subresource::Status) => {
+            resource.check_status(&changed, old, &mut errors);
+            resources::check_status(resource, &changed, old, &mut errors);
+        }
         Some(_) => {}
     }
     if errors.is_empty() { Ok(changed) } else { Err(Status::invalid(resource, mutation.key.name(), errors)) }

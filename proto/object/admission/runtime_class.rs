@@ -6,23 +6,15 @@ use crate::Key;
 use crate::quantity::Quantity;
 
 pub(super) fn complete(pod: &mut Value, get: &dyn Fn(&Key) -> Option<Value>) -> Result<(), String> {
-    let Some(name) = pod["spec"]["runtimeClassName"].as_str().map(String::from) else {
-        return match pod["spec"].get("overhead").filter(|overhead| !overhead.is_null()) {
-            Some(_) => Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into()),
-            None => Ok(()),
-        };
-    };
-    let class = get(&Key::new("runtimeclasses.node.k8s.io", "", &name));
-    let class = class.ok_or_else(|| format!("pod rejected: RuntimeClass {name:?} not found"))?;
+    let Some(class) = class_of(pod, get)? else { return Ok(()) };
     let spec = &mut pod["spec"];
     let overhead = class.pointer("/overhead/podFixed").filter(|overhead| !overhead.is_null());
     match (overhead, spec.get("overhead").filter(|stated| !stated.is_null())) {
         (Some(overhead), Some(stated)) if amounts(overhead) != amounts(stated) => {
             return Err("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".into());
         }
-        (None, Some(_)) => return Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into()),
         (Some(overhead), _) => spec["overhead"] = overhead.clone(),
-        (None, None) => {}
+        (None, _) => {}
     }
     for (key, value) in class.pointer("/scheduling/nodeSelector").and_then(Value::as_object).into_iter().flatten() {
         match spec["nodeSelector"].get(key) {
@@ -47,6 +39,22 @@ pub(super) fn complete(pod: &mut Value, get: &dyn Fn(&Key) -> Option<Value>) -> 
     Ok(())
 }
 
+/// Only a class gives a Pod overhead.
+pub(super) fn judge(pod: &Value, get: &dyn Fn(&Key) -> Option<Value>) -> Result<(), String> {
+    let has_overhead = |value: Option<&Value>| value.is_some_and(|overhead| !overhead.is_null());
+    let of_class = class_of(pod, get)?.is_some_and(|class| has_overhead(class.pointer("/overhead/podFixed")));
+    if has_overhead(pod["spec"].get("overhead")) && !of_class {
+        return Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into());
+    }
+    Ok(())
+}
+
+fn class_of(pod: &Value, get: &dyn Fn(&Key) -> Option<Value>) -> Result<Option<Value>, String> {
+    let Some(name) = pod["spec"]["runtimeClassName"].as_str() else { return Ok(None) };
+    let class = get(&Key::new("runtimeclasses.node.k8s.io", "", name));
+    class.map(Some).ok_or_else(|| format!("pod rejected: RuntimeClass {name:?} not found"))
+}
+
 /// Names and amounts, however they are written.
 fn amounts(map: &Value) -> Vec<(&String, Option<Quantity>)> {
     let mut found: Vec<_> =
@@ -67,7 +75,7 @@ mod tests {
         let check = |spec: Value, expected: Result<Value, &str>| {
             let mut pod = json!({"spec": spec});
             let get = |key: &Key| (key.name() == "c").then(|| class.clone());
-            let found = complete(&mut pod, &get).map(|()| pod["spec"].clone());
+            let found = complete(&mut pod, &get).and_then(|()| judge(&pod, &get)).map(|()| pod["spec"].clone());
             assert_eq!(found.as_ref().map_err(String::as_str), expected.as_ref().map_err(|why| *why));
         };
         let full = json!({"runtimeClassName": "c", "overhead": {"cpu": "10m"}, "nodeSelector": {"a": "b"},

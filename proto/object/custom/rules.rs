@@ -1,63 +1,73 @@
 //! `x-kubernetes-validations`: rules in CEL (KEP-2876), at any place of a structural schema.
 //!
-//! A rule sees `self`, and in updates `oldSelf`, where the value has one: elements of lists only by their keys. A rule
-//! that calls a function which is not in [`crate::expression`] is not evaluated.
+//! A rule sees `self`, and in updates `oldSelf`, where the value has one, or always as an optional value where it says
+//! `optionalOldSelf`. A rule that calls a function which is not in [`crate::expression`] is not evaluated.
+
+use std::sync::Arc;
 
 use cel::Program;
+use cel::objects::OptionalValue;
 use serde_json::Value;
+
+use super::ratchet::Change;
 
 use crate::expression::{self, Cel, Failure, VISITS_MAX, compile, cost, to_cel};
 use crate::field::{Errors, Path, Problem};
-use crate::schema::{ListType, Shape};
 
-/// Checks all rules of a schema; `old` is what an update starts from.
-pub(super) fn check(schema: &Value, value: &Value, old: Option<&Value>, path: &Path, errors: &mut Errors) {
+/// Checks all rules of a schema.
+pub(super) fn check(schema: &Value, change: Change<'_>, path: &Path, errors: &mut Errors) {
     for rule in schema.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten() {
-        apply(rule, schema, value, old, path, errors);
+        apply(rule, schema, change, path, errors);
     }
-    match value {
+    match change.new {
         Value::Object(map) => {
             for (name, child) in map {
                 let below = schema.get("properties").and_then(|p| p.get(name));
                 let below = below.or_else(|| schema.get("additionalProperties").filter(|a| a.is_object()));
                 if let Some(below) = below.filter(|_| name != "metadata" || !path.is_root()) {
-                    check(below, child, old.and_then(|o| o.get(name)), &path.child(name), errors);
+                    check(below, change.field(name, child), &path.child(name), errors);
                 }
             }
         }
         Value::Array(list) => {
             let Some(items) = schema.get("items") else { return };
             for (index, child) in list.iter().enumerate() {
-                check(items, child, counterpart(schema, child, old), &path.index(index), errors);
+                check(items, change.item(schema, child), &path.index(index), errors);
             }
         }
         _ => {}
     }
 }
 
-/// The element of the old list that has the same keys.
-fn counterpart<'a>(schema: &Value, child: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
-    let ListType::Map(keys) = Shape::new(schema).list_type() else { return None };
-    old?.as_array()?.iter().find(|other| keys.iter().all(|key| other.get(*key) == child.get(*key)))
-}
-
-fn apply(rule: &Value, schema: &Value, value: &Value, old: Option<&Value>, path: &Path, errors: &mut Errors) {
+fn apply(rule: &Value, schema: &Value, change: Change<'_>, path: &Path, errors: &mut Errors) {
+    let value = change.new;
     let text = |field: &str| rule.get(field).and_then(Value::as_str).filter(|t| !t.is_empty());
     let source = text("rule").unwrap_or_default();
     let Ok(program) = compile(source) else { return };
-    if old.is_none() && program.references().has_variable("oldSelf") {
+    let (is_of_transition, is_optional) = (program.references().has_variable("oldSelf"), rule["optionalOldSelf"] == true);
+    if is_of_transition && change.old.is_none() && !is_optional {
         return;
     }
+    let old = match change.old.map(|old| to_cel(schema, old)) {
+        old if is_optional => Some(Cel::Opaque(Arc::new(old.map_or_else(OptionalValue::none, OptionalValue::of)))),
+        old => old,
+    };
     let message = text("message").map_or_else(|| format!("failed rule: {source}"), String::from);
     if cost(source, value) > VISITS_MAX {
         let why = "call cost exceeds limit for rule (try adding maxItems, maxProperties and maxLength)";
         return errors.add(path, Problem::Omitted(format!("{why}: {source}")));
     }
-    match evaluate(&program, schema, value, old) {
+    let evaluate = |program: &Program| {
+        let mut variables = vec![("self", to_cel(schema, value))];
+        variables.extend(old.clone().map(|old| ("oldSelf", old)));
+        expression::evaluate(program, &variables)
+    };
+    match evaluate(&program) {
         Ok(Cel::Bool(true)) | Err(Failure::Unsupported) => {}
+        Ok(Cel::Bool(false)) if !is_of_transition && change.is_settled() => {}
         Ok(Cel::Bool(false)) => {
             let computed = text("messageExpression").and_then(|expression| compile(expression).ok());
-            let computed = computed.and_then(|program| match evaluate(&program, schema, value, old) {
+            let computed = computed.and_then(|program| match evaluate(&program) {
                 Ok(Cel::String(text)) if !text.trim().is_empty() => Some(text.to_string()),
                 _ => None,
             });
@@ -79,12 +89,6 @@ fn apply(rule: &Value, schema: &Value, value: &Value, old: Option<&Value>, path:
     }
 }
 
-fn evaluate(program: &Program, schema: &Value, value: &Value, old: Option<&Value>) -> Result<Cel, Failure> {
-    let mut variables = vec![("self", to_cel(schema, value))];
-    variables.extend(old.map(|old| ("oldSelf", to_cel(schema, old))));
-    expression::evaluate(program, &variables)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +105,7 @@ mod tests {
                 "names": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self.startsWith('a')"}]}}}}}});
         let mut errors = Errors::default();
         let old = old.map(|spec| json!({"spec": spec}));
-        check(&schema, &json!({"spec": spec}), old.as_ref(), &Path::default(), &mut errors);
+        check(&schema, Change::new(&json!({"spec": spec}), old.as_ref()), &Path::default(), &mut errors);
         assert_eq!(errors.to_string(), expected);
     }
 
@@ -125,5 +129,30 @@ mod tests {
             "spec.min: Forbidden: failed rule: self.min == oldSelf.min",
         );
         check_spec(json!({"max": 3}), None, "spec: Invalid value: \"object\": no such key: min evaluating rule: min must not be above max");
+    }
+
+    #[test]
+    fn what_was_there_before_is_not_judged_again() {
+        let schema = json!({"type": "object", "properties": {
+            "name": {"type": "string", "x-kubernetes-validations": [{"rule": "self.startsWith('a')"}]},
+            "list": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self.startsWith('a')"}]}},
+            "once": {"type": "string", "x-kubernetes-validations": [
+                {"rule": "oldSelf.hasValue() || self == 'new'", "optionalOldSelf": true}]}}});
+        let check_change = |new: Value, old: Value, expected: &str| {
+            let mut errors = Errors::default();
+            check(&schema, Change::new(&new, Some(&old)), &Path::default(), &mut errors);
+            assert_eq!(errors.to_string(), expected);
+        };
+        check_change(json!({"name": "b", "list": []}), json!({"name": "b"}), "[]");
+        check_change(json!({"name": "b"}), json!({"name": "c"}), "name: Invalid value: \"b\": failed rule: self.startsWith('a')");
+        // Elements cannot be told apart, but the whole list is as it was.
+        check_change(json!({"list": ["b"], "name": "a"}), json!({"list": ["b"]}), "[]");
+        check_change(
+            json!({"list": ["b", "a"]}),
+            json!({"list": ["b"]}),
+            "list[0]: Invalid value: \"b\": failed rule: self.startsWith('a')",
+        );
+        check_change(json!({"once": "old"}), json!({"once": "older"}), "[]");
+        check_change(json!({"once": "old"}), json!({}), "once: Invalid value: \"old\": failed rule: oldSelf.hasValue() || self == 'new'");
     }
 }

@@ -5,14 +5,24 @@ use std::sync::Arc;
 use regex::Regex;
 use serde_json::Value;
 
+use super::ratchet::Change;
 use crate::field::{Errors, Path, Problem};
 use crate::kept::Kept;
 
-pub(super) fn validate(schema: &Value, object: &Value, errors: &mut Errors) {
-    visit(schema, object, &Path::default(), true, errors);
+pub(super) fn validate(schema: &Value, object: Change<'_>, errors: &mut Errors) {
+    visit(schema, object, &Path::default(), errors);
 }
 
-fn visit(schema: &Value, value: &Value, path: &Path, is_root: bool, errors: &mut Errors) {
+fn visit(schema: &Value, change: Change<'_>, path: &Path, errors: &mut Errors) {
+    let before = errors.len();
+    judge(schema, change, path, errors);
+    if errors.len() > before && change.is_unchanged() {
+        errors.truncate(before);
+    }
+}
+
+fn judge(schema: &Value, change: Change<'_>, path: &Path, errors: &mut Errors) {
+    let value = change.new;
     if value.is_null() && schema.get("nullable") == Some(&Value::Bool(true)) {
         return;
     }
@@ -26,13 +36,13 @@ fn visit(schema: &Value, value: &Value, path: &Path, is_root: bool, errors: &mut
         errors.unsupported(path, value.clone(), &supported.iter().map(String::as_str).collect::<Vec<_>>());
     }
     match value {
-        Value::Object(map) => object(schema, map, path, is_root, errors),
-        Value::Array(list) => array(schema, list, path, errors),
+        Value::Object(map) => object(schema, map, change, path, errors),
+        Value::Array(list) => array(schema, list, change, path, errors),
         Value::String(text) => string(schema, text, path, errors),
         Value::Number(number) => numeric(schema, number, path, errors),
         _ => {}
     }
-    combinations(schema, value, path, errors);
+    combinations(schema, change.anew(), path, errors);
 }
 
 fn is_of_type(schema: &Value, value: &Value) -> bool {
@@ -64,7 +74,7 @@ fn wrong_type(schema: &Value, value: &Value, path: &Path, errors: &mut Errors) {
     errors.invalid(path, got, &format!("{path} in body must be of type {wanted}: {got:?}"));
 }
 
-fn object(schema: &Value, map: &serde_json::Map<String, Value>, path: &Path, is_root: bool, errors: &mut Errors) {
+fn object(schema: &Value, map: &serde_json::Map<String, Value>, change: Change<'_>, path: &Path, errors: &mut Errors) {
     for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         if !map.contains_key(name) {
             errors.required(&path.child(name), "");
@@ -79,18 +89,18 @@ fn object(schema: &Value, map: &serde_json::Map<String, Value>, path: &Path, is_
     }
     let properties = schema.get("properties").and_then(Value::as_object);
     for (name, child) in map {
-        if is_root && name == "metadata" {
+        if path.is_root() && name == "metadata" {
             continue;
         }
         if let Some(property) = properties.and_then(|p| p.get(name)) {
-            visit(property, child, &path.child(name), false, errors);
+            visit(property, change.field(name, child), &path.child(name), errors);
         } else if let Some(additional) = schema.get("additionalProperties").filter(|a| a.is_object()) {
-            visit(additional, child, &path.child(name), false, errors);
+            visit(additional, change.field(name, child), &path.child(name), errors);
         }
     }
 }
 
-fn array(schema: &Value, list: &[Value], path: &Path, errors: &mut Errors) {
+fn array(schema: &Value, list: &[Value], change: Change<'_>, path: &Path, errors: &mut Errors) {
     let count = |field: &str| schema.get(field).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     if let Some(most) = count("maxItems").filter(|most| list.len() > *most) {
         errors.add(path, Problem::TooMany { found: list.len(), most });
@@ -121,7 +131,7 @@ fn array(schema: &Value, list: &[Value], path: &Path, errors: &mut Errors) {
             }
         }
         if let Some(items) = schema.get("items") {
-            visit(items, item, &path, false, errors);
+            visit(items, change.item(schema, item), &path, errors);
         }
     }
 }
@@ -184,14 +194,15 @@ fn numeric(schema: &Value, number: &serde_json::Number, path: &Path, errors: &mu
     }
 }
 
-fn combinations(schema: &Value, value: &Value, path: &Path, errors: &mut Errors) {
+fn combinations(schema: &Value, change: Change<'_>, path: &Path, errors: &mut Errors) {
+    let value = change.new;
     let branches = |field: &str| schema.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let holds = |branch: &Value| {
         let mut found = Errors::default();
-        visit(branch, value, path, false, &mut found);
+        visit(branch, change, path, &mut found);
         found.is_empty()
     };
-    branches("allOf").iter().for_each(|branch| visit(branch, value, path, false, errors));
+    branches("allOf").iter().for_each(|branch| visit(branch, change, path, errors));
     let any = branches("anyOf");
     if !any.is_empty() && !any.iter().any(holds) {
         errors.invalid(path, shown(value), &format!("{path} in body must validate at least one schema (anyOf)"));

@@ -20,6 +20,16 @@ pub fn policy(policy: &mut Value) {
     }
 }
 
+/// An empty list of rules goes unsaid, unless it is all that there is: then validation tells.
+pub fn prepare_ingress(ingress: &mut Value) {
+    if let Some(spec) = object(ingress, "spec")
+        && spec.contains_key("defaultBackend")
+        && spec.get("rules").and_then(Value::as_array).is_some_and(Vec::is_empty)
+    {
+        spec.shift_remove("rules");
+    }
+}
+
 pub fn ingress_class(class: &mut Value) {
     if let Some(parameters) = class.pointer_mut("/spec/parameters").and_then(Value::as_object_mut) {
         fill(parameters, "scope", "Cluster");

@@ -172,6 +172,11 @@ fn is_empty_object(value: &Value) -> bool {
     value.as_object().is_some_and(Map::is_empty)
 }
 
+/// Whether a default is what Go has where nothing is said.
+fn is_zero(default: &Value) -> bool {
+    *default == "" || *default == 0 || *default == false || is_empty_object(default)
+}
+
 /// What differs between `old` and `new`.
 pub(super) fn compare(old: &Value, new: &Value, shape: Option<Shape<'_>>) -> Comparison {
     let mut comparison = Comparison::default();
@@ -205,7 +210,7 @@ fn differ(old: Option<&Value>, new: Option<&Value>, shape: Option<Shape<'_>>, pa
         let below = before.get(step).or(after.get(step)).and_then(|(_, below)| *below);
         // What Go holds by value, or writes even if it is empty, is there wherever its parent is.
         let empty = match below {
-            Some(below) if is_map && below.default().is_some_and(|d| !d.is_null()) => below.default().cloned(),
+            Some(below) if is_map && below.default().is_some_and(is_zero) => below.default().cloned(),
             // A set is left out when it is empty, required or not.
             Some(below) if is_map && below.list_type() != ListType::Set && shape.is_some_and(|s| s.writes_null(&step[2..])) => {
                 Some(Value::Array(Vec::new()))

@@ -89,6 +89,9 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             selectable: Cow::Borrowed(&["spec.signerName", "spec.podName", "spec.nodeName"]),
+            default: defaults::access::pod_certificate_request,
+            validate: validate::pod_certificate::request,
+            validate_status: validate::pod_certificate::status,
             columns: table::access::pod_certificate_request,
             ..entry("certificates.k8s.io", "v1", "PodCertificateRequest", "podcertificaterequests")
         },

@@ -16,6 +16,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::workload::deployment,
             prepare: defaults::workload::forget_disabled,
             validate: validate::workload::deployment,
+            validate_status: validate::status::deployment,
             columns: table::apps::deployment,
             ..entry("apps", "v1", "Deployment", "deployments")
         },
@@ -27,6 +28,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::workload::replica_set,
             prepare: defaults::workload::forget_disabled,
             validate: validate::workload::replica_set,
+            validate_status: validate::status::replica_set,
             selectable: Cow::Borrowed(&["status.replicas"]),
             columns: table::apps::replica_set,
             ..entry("apps", "v1", "ReplicaSet", "replicasets")
@@ -40,6 +42,7 @@ pub(super) fn resources() -> Vec<Resource> {
             prepare: defaults::workload::forget_disabled,
             carry_over: defaults::workload::count_template,
             validate: validate::workload::daemon_set,
+            validate_status: validate::status::daemon_set,
             columns: table::apps::daemon_set,
             ..entry("apps", "v1", "DaemonSet", "daemonsets")
         },
@@ -51,6 +54,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::workload::stateful_set,
             prepare: defaults::workload::forget_disabled,
             validate: validate::workload::stateful_set,
+            validate_status: validate::status::stateful_set,
             name_rule: NameRule::Label,
             columns: table::apps::stateful_set,
             ..entry("apps", "v1", "StatefulSet", "statefulsets")

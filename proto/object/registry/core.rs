@@ -54,6 +54,7 @@ pub(super) fn resources() -> Vec<Resource> {
             prepare: defaults::prepare_namespace,
             selectable: Cow::Borrowed(&["status.phase"]),
             validate: validate::namespace,
+            validate_status: validate::status::namespace,
             columns: table::core::namespace,
             deleted_is_shown: true,
             ..entry("", "v1", "Namespace", "namespaces")
@@ -87,6 +88,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::pod::pod,
             prepare: defaults::pod::forget_disabled,
             validate: validate::pod::pod,
+            validate_status: validate::status::pod,
             selectable: Cow::Borrowed(&[
                 "spec.nodeName",
                 "spec.restartPolicy",
@@ -109,6 +111,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::workload::replication_controller,
             prepare: defaults::workload::prepare_replication_controller,
             validate: validate::workload::replication_controller,
+            validate_status: validate::status::replica_set,
             selectable: Cow::Borrowed(&["status.replicas"]),
             columns: table::apps::replication_controller,
             ..entry("", "v1", "ReplicationController", "replicationcontrollers")
@@ -136,6 +139,7 @@ pub(super) fn resources() -> Vec<Resource> {
             default: defaults::service::service,
             prepare: defaults::service::prepare_service,
             validate: validate::service::service,
+            validate_status: validate::status::service,
             selectable: Cow::Borrowed(&["spec.clusterIP", "spec.type"]),
             carry_over: defaults::service::carry_over_service,
             columns: table::core::service,

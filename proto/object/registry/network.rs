@@ -28,7 +28,9 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: Cow::Borrowed(&["ing"]),
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
+            prepare: defaults::network::prepare_ingress,
             validate: validate::network::ingress,
+            validate_status: validate::status::ingress,
             columns: table::network::ingress,
             ..entry("networking.k8s.io", "v1", "Ingress", "ingresses")
         },

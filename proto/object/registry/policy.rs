@@ -35,6 +35,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             default: defaults::policy::autoscaler,
             validate: validate::autoscaler::autoscaler,
+            validate_status: validate::status::autoscaler,
             columns: table::policy::autoscaler,
             has_generation: true,
             ..entry("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
@@ -52,6 +53,7 @@ pub(super) fn resources() -> Vec<Resource> {
             has_generation: true,
             default: defaults::policy::autoscaler_v1,
             validate: validate::autoscaler::autoscaler,
+            validate_status: validate::status::autoscaler,
             ..entry("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
         },
         Resource {
@@ -59,6 +61,7 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: Cow::Borrowed(&[Subresource::Status]),
             has_generation: true,
             validate: validate::policy::disruption_budget,
+            validate_status: validate::status::disruption_budget,
             columns: table::policy::disruption_budget,
             name_rule: NameRule::Any,
             ..entry("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")

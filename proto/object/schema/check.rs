@@ -99,6 +99,11 @@ impl Checker {
         match shape.reference().and_then(|name| name.rsplit('.').next()) {
             Some("Quantity") => return self.quantity(value, at),
             _ if shape.is_raw() => return,
+            // Go reads nothing where neither stands.
+            Some("JSONSchemaPropsOrArray") if !value.is_object() && !value.is_array() => {
+                *value = Value::Null;
+                return;
+            }
             Some("JSONSchemaPropsOrBool") if !value.is_object() && !value.is_boolean() => {
                 return self.findings.mismatched.push("boolean or JSON schema expected".into());
             }
@@ -147,8 +152,11 @@ impl Checker {
             }
         }
         if is_struct && !is_custom {
+            let around = at.above.map(|above| above.shape);
+            let is_judged =
+                |key: &str, child: &Value| child.as_array().is_some_and(Vec::is_empty) && go::is_judged_when_empty(around, shape, key);
             let says_nothing = |key: &str, child: &Value| shape.field(key).is_some_and(|below| go::says_nothing(shape, key, below, child));
-            map.retain(|key, child| !says_nothing(key, child));
+            map.retain(|key, child| !says_nothing(key, child) || is_judged(key, child));
         }
     }
 

@@ -40,6 +40,26 @@ pub(super) fn is_always_written(shape: Shape<'_>, field: &str) -> bool {
     declared(shape, field).is_always_written.unwrap_or_else(|| shape.requires(field))
 }
 
+/// Lists that say something when they are empty, for validation to find: within what, in which definition, which field.
+const JUDGED_WHEN_EMPTY: [(&str, &str, &str); 6] = [
+    ("", "api.autoscaling.v2.HPAScalingRules", "policies"),
+    ("", "api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values"),
+    ("", "api.batch.v1.SuccessPolicy", "rules"),
+    ("", "api.networking.v1.IngressSpec", "rules"),
+    ("api.core.v1.PodSpec", "api.core.v1.ResourceRequirements", "claims"),
+    ("", "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionSpec", "versions"),
+];
+
+/// Whether an empty list is to be kept until it is judged.
+pub(super) fn is_judged_when_empty(around: Option<Shape<'_>>, shape: Shape<'_>, field: &str) -> bool {
+    let name = |shape: Shape<'_>| shape.reference().map(|name| name.strip_prefix("io.k8s.").unwrap_or(name).to_string());
+    JUDGED_WHEN_EMPTY.iter().any(|(within, of, named)| {
+        *named == field
+            && name(shape).is_some_and(|name| name == *of)
+            && (within.is_empty() || around.and_then(name).is_some_and(|name| name == *within))
+    })
+}
+
 /// Whether a value of a field is like none: zero or empty, and Go's type cannot tell it from nothing.
 pub(super) fn says_nothing(shape: Shape<'_>, field: &str, below: Shape<'_>, value: &Value) -> bool {
     let is_zero = match value {

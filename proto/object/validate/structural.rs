@@ -25,6 +25,10 @@ pub(super) fn root(schema: &Value, path: &Path, errors: &mut Errors) {
 fn visit(at: &At<'_>, place: Place, errors: &mut Errors) {
     let kind = at.str("type");
     kinds(at, place, errors);
+    let is_whole = place == Place::Root || at.flag("x-kubernetes-embedded-resource");
+    if let Some(default) = at.given("default").filter(|default| is_whole && default.value.is_object()) {
+        default.require(&["apiVersion", "kind"], errors);
+    }
     for field in FOREIGN.into_iter().filter(|field| at.given(field).is_some()) {
         errors.forbidden(&at.child(field), &format!("{field} is not supported"));
     }

@@ -426,20 +426,12 @@ fn trust_bundle(at: &At<'_>, errors: &mut Errors) {
 fn pod_certificate(at: &At<'_>, errors: &mut Errors) {
     const KEYS: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
     super::access::signer_name(at.str("signerName"), &at.child("signerName"), errors);
-    for (key, _) in at.entries("userAnnotations") {
-        let lower = key.to_lowercase();
-        match names::qualified_name(&lower) {
-            Ok(()) if !lower.contains('/') => {
-                errors.invalid(&at.child("userAnnotations"), lower, "must be a domain-prefixed key (such as \"acme.io/foo\")");
-            }
-            verdict => errors.judge(&at.child("userAnnotations"), lower, verdict),
-        }
-    }
+    super::pod_certificate::user_annotations(at, "userAnnotations", errors);
     at.id(&["user"], errors);
     if !KEYS.contains(&at.str("keyType")) {
         errors.unsupported(&at.child("keyType"), at.str("keyType"), &KEYS);
     }
-    let most = if at.str("signerName").starts_with("kubernetes.io/") { 24 * 3600 } else { 91 * 24 * 3600 };
+    let most = super::pod_certificate::seconds_max(at.str("signerName"));
     at.number("maxExpirationSeconds", 3600..=i64::MAX, "if provided, maxExpirationSeconds must be >= 3600", errors);
     at.number("maxExpirationSeconds", i64::MIN..=most, &format!("if provided, maxExpirationSeconds must be <= {most}"), errors);
     let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"];
