@@ -22,6 +22,7 @@ mod convert;
 mod derived;
 mod discovery;
 mod fairness;
+mod kubelet_port;
 mod metrics;
 mod negotiate;
 mod openapi;
@@ -46,10 +47,11 @@ use skein_store::Handle;
 use tokio::sync::watch;
 
 pub use admit::Admitter;
+pub use aggregate::Servers;
 pub use audit::{Error as AuditError, Options as AuditOptions};
 pub use authenticate::oidc::{Error as OpenIdError, Options as OpenIdOptions};
 pub use authenticate::{Audience, Bound, TokenError, TokenKey};
-pub use server::{Error, Options, Service};
+pub use server::{Error, KubeletPort, Options, Service};
 
 /// A response's body: whole or streamed.
 pub type Body = BoxBody<Bytes, std::io::Error>;

@@ -23,13 +23,15 @@ use tracing::{debug, warn};
 use crate::authenticate::{User, oidc};
 use crate::request_info::RequestInfo;
 use crate::resources::service::Range;
-use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, audit, body, respond, route};
+use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, audit, body, kubelet_port, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Options {
     pub bind: SocketAddr,
+    /// Where this node's kubelet is asked, if it has a port of its own.
+    pub kubelet: Option<KubeletPort>,
     /// What the node shows, and whom it believes; it renews itself.
     pub identity: watch::Receiver<Identity>,
     pub store: Handle,
@@ -45,6 +47,12 @@ pub struct Options {
     pub audit: Option<audit::Options>,
     /// Whose tokens are believed besides the cluster's own.
     pub openid: Option<oidc::Options>,
+}
+
+pub struct KubeletPort {
+    pub bind: SocketAddr,
+    /// This node's name.
+    pub node: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +73,7 @@ pub enum Error {
 
 pub struct Service {
     listener: TcpListener,
+    kubelet: Option<(TcpListener, Arc<str>)>,
     identity: watch::Receiver<Identity>,
     acceptor: TlsAcceptor,
     audit: Option<audit::Log>,
@@ -79,9 +88,18 @@ impl Service {
         Admitter::new(self.context.clone())
     }
 
+    /// Other servers, for what does not come through this API.
+    pub fn servers(&self) -> aggregate::Servers {
+        aggregate::Servers::new(self.context.clone())
+    }
+
     pub async fn bind(mut options: Options) -> Result<Self, Error> {
         let range = Range::parse(&options.cluster_ip_range).ok_or(Error::Range(options.cluster_ip_range))?;
-        let listener = TcpListener::bind(options.bind).await.map_err(|source| Error::Bind { address: options.bind, source })?;
+        let listener = listen(options.bind).await?;
+        let kubelet = match options.kubelet {
+            Some(KubeletPort { bind, node }) => Some((listen(bind).await?, node.into())),
+            None => None,
+        };
         let acceptor = TlsAcceptor::from(Arc::new(tls_config(&options.identity.borrow_and_update())?));
         let context = Context {
             store: options.store,
@@ -100,16 +118,20 @@ impl Service {
             cluster_ip_range: range,
         };
         let audit = options.audit.as_ref().map(audit::Log::open).transpose()?;
-        Ok(Self { listener, identity: options.identity, acceptor, audit, context })
+        Ok(Self { listener, kubelet, identity: options.identity, acceptor, audit, context })
     }
 
     pub async fn run(mut self) {
         tokio::spawn(aggregate::watch_availability(self.context.clone()));
         loop {
-            match self.listener.accept().await {
+            let (accepted, door) = tokio::select! {
+                accepted = self.listener.accept() => (accepted, Door::Api),
+                (accepted, node) = accept_for_kubelet(self.kubelet.as_ref()) => (accepted, Door::Kubelet(node)),
+            };
+            match accepted {
                 Ok((stream, from)) => {
                     self.follow_identity();
-                    let client = Client { from: from.ip(), audit: self.audit.clone(), context: self.context.clone() };
+                    let client = Client { from: from.ip(), door, audit: self.audit.clone(), context: self.context.clone() };
                     tokio::spawn(serve(stream, self.acceptor.clone(), client));
                 }
                 // Out of file descriptors: connections that end give some back.
@@ -132,6 +154,18 @@ impl Service {
     }
 }
 
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
+}
+
+/// Never, where the kubelet has no port.
+async fn accept_for_kubelet(kubelet: Option<&(TcpListener, Arc<str>)>) -> (std::io::Result<(TcpStream, SocketAddr)>, Arc<str>) {
+    match kubelet {
+        Some((listener, node)) => (listener.accept().await, Arc::clone(node)),
+        None => std::future::pending().await,
+    }
+}
+
 fn tls_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let failed = |e: &dyn std::fmt::Display| Error::Tls(e.to_string());
@@ -149,10 +183,19 @@ fn tls_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     Ok(config)
 }
 
+/// Which port a connection has come to.
+#[derive(Clone)]
+enum Door {
+    Api,
+    /// That of the kubelet of this node.
+    Kubelet(Arc<str>),
+}
+
 /// Where a connection comes from, and what its requests need. A cheap clone.
 #[derive(Clone)]
 struct Client {
     from: IpAddr,
+    door: Door,
     audit: Option<audit::Log>,
     context: Context,
 }
@@ -173,11 +216,14 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, client: Client) {
 
 /// Reads the body before anything is decided: an answer that comes while a client still sends may never be read by it.
 async fn answer(client: Client, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
-    let Client { from, audit, context } = client;
+    let Client { from, door, audit, context } = client;
     let (head, incoming) = request.into_parts();
     let asker = user.of_request(&context, &head.headers).await;
     let is_known = asker.as_ref().is_ok_and(|user| user.is_in("system:authenticated"));
     let content = body::read(incoming, if is_known { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX }).await?;
+    if let Door::Kubelet(node) = door {
+        return kubelet_port::answer(&context, &node, &asker?, http::Request::from_parts(head, content)).await;
+    }
     let user = asker.clone().and_then(|asker| asker.acting_for(&context, &head.headers));
     let takes_gzip = head.method == Method::GET && takes_gzip(&head.headers);
     let info = RequestInfo::of(&head.method, &head.uri);

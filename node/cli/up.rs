@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Port of the Kubernetes API (TCP)
     #[arg(long, default_value_t = 6443)]
     api_port: u16,
+    /// Port of the node's kubelet, for what scrapes metrics there (TCP); 0 for none
+    #[arg(long, default_value_t = 10250)]
+    kubelet_port: u16,
     /// Port for other nodes (UDP)
     #[arg(long, default_value_t = 6444)]
     peer_port: u16,
@@ -230,6 +233,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         directory: arguments.data_dir,
         address: arguments.address,
         api_port: arguments.api_port,
+        kubelet_port: Some(arguments.kubelet_port).filter(|port| *port != 0),
         peer_port: arguments.peer_port,
         dns_port: arguments.dns_port,
         join,

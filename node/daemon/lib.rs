@@ -59,6 +59,7 @@ pub struct Options {
     /// The address that other nodes and clients reach this node at.
     pub address: IpAddr,
     pub api_port: u16,
+    pub kubelet_port: Option<u16>,
     pub peer_port: u16,
     /// Where this node answers DNS; Pods reach it by the ClusterIP of `kube-system/kube-dns`.
     pub dns_port: u16,

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use serde_json::Value;
+use skein_api::KubeletPort;
 use skein_lead::Reports;
 use skein_object::cipher::Cipher;
 use skein_object::{Key, Record, Status};
@@ -87,6 +89,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     }
     let api = skein_api::Service::bind(skein_api::Options {
         bind: SocketAddr::new(options.address, options.api_port),
+        kubelet: options.kubelet_port.map(|port| KubeletPort { bind: SocketAddr::new(options.address, port), node: node.name.clone() }),
         identity,
         store: store.clone(),
         kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
@@ -99,8 +102,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     })
     .await?;
     let admission = Arc::new(MadeByControllers(api.admitter()));
+    let servers = Arc::new(AskedByControllers(api.servers()));
     tokio::spawn(api.run());
-    tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission));
+    tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission, servers));
     tokio::spawn(keeper::run(store.clone(), directory, reports.clone()));
     tokio::spawn(handover::run(store.clone(), node.name.clone()));
     tokio::spawn(report::send(
@@ -144,10 +148,21 @@ impl skein_lead::Admission for MadeByControllers {
     }
 }
 
+/// What controllers ask of other servers goes the way that clients' requests go.
+struct AskedByControllers(skein_api::Servers);
+
+#[async_trait]
+impl skein_lead::Servers for AskedByControllers {
+    async fn get(&self, user: &str, group: (&str, &[&str]), path: &str) -> Result<Value, String> {
+        self.0.get(user, group, path).await
+    }
+}
+
 fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, cipher: Arc<OnceLock<Cipher>>) -> skein_kubelet::Options {
     skein_kubelet::Options {
         name: options.name.clone(),
         address: options.address,
+        port: options.kubelet_port,
         directory: options.kubelet_directory.clone(),
         runtime_endpoint: options.runtime.endpoint.clone(),
         cni_directory: options.runtime.cni_directory.clone(),

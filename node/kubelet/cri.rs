@@ -135,6 +135,10 @@ impl Runtime {
         Ok(self.runtime.clone().list_container_stats(v1::ListContainerStatsRequest { filter: None }).await?.into_inner().stats)
     }
 
+    pub(crate) async fn sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>, Error> {
+        Ok(self.runtime.clone().list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest { filter: None }).await?.into_inner().stats)
+    }
+
     /// What happens to containers, as it happens. Not every runtime tells.
     pub(crate) async fn events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, Error> {
         Ok(self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await?.into_inner())

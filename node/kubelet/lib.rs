@@ -19,12 +19,14 @@ mod dns;
 mod env;
 mod env_file;
 mod eviction;
+mod exposition;
 mod hosts;
 mod images;
 mod local_volume;
 mod logs;
 mod machine;
 mod manifests;
+mod metrics;
 mod node;
 mod pod;
 mod pod_certificate;
@@ -43,6 +45,7 @@ mod socket;
 mod stats;
 mod status;
 mod stream;
+mod summary;
 mod termination;
 mod trust_bundle;
 mod users;
@@ -70,6 +73,8 @@ pub use stats::Stats;
 pub struct Options {
     pub name: String,
     pub address: IpAddr,
+    /// At which this kubelet is asked, where it is.
+    pub port: Option<u16>,
     /// Volumes and logs of Pods.
     pub directory: PathBuf,
     pub runtime_endpoint: PathBuf,

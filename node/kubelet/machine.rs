@@ -1,4 +1,9 @@
-//! What this machine says of its memory.
+//! What this machine says of its size.
+
+/// Processors, and bytes of memory.
+pub(crate) fn size() -> (usize, u64) {
+    (std::thread::available_parallelism().map_or(1, usize::from), memory_bytes("MemTotal").unwrap_or(0))
+}
 
 /// A line of `/proc/meminfo` (`MemTotal`), in bytes.
 pub(crate) fn memory_bytes(name: &str) -> Option<u64> {

@@ -14,8 +14,7 @@ use skein_store::Handle as Store;
 use tracing::{info, warn};
 
 use crate::cri::Runtime;
-use crate::machine::memory_bytes;
-use crate::{Error, Options, csi};
+use crate::{Error, Options, csi, machine};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Pods that a node takes at most: kubelet's default.
@@ -114,6 +113,9 @@ async fn keep(options: &Options, store: &Store, runtime: &Runtime, offer: &mut O
             new["status"][field] = value.clone();
         }
     }
+    if let Some(port) = options.port {
+        new["status"]["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": port}});
+    }
     let used = options.csi.in_use();
     if !used.is_empty() {
         new["status"]["volumesInUse"] = json!(used);
@@ -162,7 +164,8 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
     } else {
         ("KubeletNotReady", "container runtime network not ready")
     };
-    let capacity = json!({"cpu": cpus().to_string(), "memory": format!("{}Ki", memory_bytes("MemTotal").unwrap_or(0) >> 10), "pods": PODS_MAX.to_string(),
+    let (cpus, memory) = machine::size();
+    let capacity = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory >> 10), "pods": PODS_MAX.to_string(),
         "ephemeral-storage": format!("{}Ki", disk_kib(&options.directory))});
     json!({
         "capacity": capacity, "allocatable": capacity,
@@ -225,10 +228,6 @@ fn update_routes(options: &Options, store: &Store, current: &mut Routes) {
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_string()
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The size of the file system that holds volumes and logs.

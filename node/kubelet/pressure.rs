@@ -143,12 +143,12 @@ fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
 
 /// What each Pod uses.
 async fn measure<'a>(shared: &Shared, pods: &'a [Pod]) -> Result<Vec<Use<'a>>, crate::Error> {
-    let stats = shared.runtime.container_stats().await?;
+    let look = shared.options.stats.look().unwrap_or_default();
     let root = shared.options.directory.clone();
     let places: Vec<Places> = pods.iter().map(|pod| Places::of(&root, pod)).collect();
     let found = tokio::task::spawn_blocking(move || places.into_iter().map(Places::measure).collect::<Vec<_>>()).await;
     let found = found.map_err(|why| crate::Error::Runtime(why.to_string()))?;
-    Ok(pods.iter().zip(found).map(|(pod, disk)| together(pod, disk, &stats)).collect())
+    Ok(pods.iter().zip(found).map(|(pod, disk)| together(pod, disk, &look.stats)).collect())
 }
 
 fn together<'a>(pod: &'a Pod, disk: OnDisk, stats: &[v1::ContainerStats]) -> Use<'a> {

@@ -1,5 +1,6 @@
-//! What the kubelet answers the API, on whichever node that is: `/containerLogs/NAMESPACE/POD/CONTAINER`, and the
-//! streams `/exec/…`, `/attach/…` and `/portForward/NAMESPACE/POD`, which it hands on to the runtime's own server.
+//! What the kubelet answers the API, on whichever node that is, and whoever asks at its own port:
+//! `/containerLogs/NAMESPACE/POD/CONTAINER`, the streams `/exec/…`, `/attach/…` and `/portForward/NAMESPACE/POD`, which
+//! it hands on to the runtime's own server, `/pods`, and what is to be scraped: `/metrics…` and `/stats/summary`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use skein_store::{Duplex, Handle as Store};
 
 use crate::cri::{CONTAINER_NAME, Runtime};
 use crate::logs::{self, Query};
-use crate::{Options, stream};
+use crate::{Options, machine, metrics, stream, summary};
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -54,8 +55,50 @@ async fn answer(options: &Options, store: &Store, request: Request<Incoming>) ->
             Some(usage) => Response::new(Full::new(Bytes::from(usage.encode_to_vec())).map_err(|never| match never {}).boxed()),
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "nothing has been measured yet".into()),
         },
+        ["stats", "summary"] | ["metrics", ..] => Box::pin(measured(options, store, &parts)).await,
+        ["pods"] => json(&pods(options, store)),
+        ["healthz"] => plain(StatusCode::OK, "ok".into()),
         _ => plain(StatusCode::NOT_FOUND, "404 page not found".into()),
     }
+}
+
+/// What was measured last, as it is asked for.
+async fn measured(options: &Options, store: &Store, parts: &[&str]) -> Response<Body> {
+    let Some(look) = options.stats.look() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "nothing has been measured yet".into());
+    };
+    let state = store.local().state;
+    match parts {
+        ["stats", "summary"] => json(&summary::summary(options, &state, &look, &summary::volumes(options, &state).await)),
+        ["metrics"] => text(metrics::own(&look, &options.name, &summary::volumes(options, &state).await)),
+        ["metrics", "resource"] => text(metrics::resource(&look)),
+        ["metrics", "cadvisor"] => text(metrics::cadvisor(&look, &options.cgroup_root, machine::size())),
+        ["metrics", "probes"] => text(String::new()),
+        _ => plain(StatusCode::NOT_FOUND, "404 page not found".into()),
+    }
+}
+
+/// The Pods of this node, as a list.
+fn pods(options: &Options, store: &Store) -> serde_json::Value {
+    let resource = skein_object::registry::by_key("pods").expect("the registry has Pods");
+    let state = store.local().state;
+    let all = state.range("pods/", None).map(|(_, entry)| resource.show(&entry.record, entry.revision));
+    let here: Vec<serde_json::Value> = all.filter(|pod| pod["spec"]["nodeName"] == options.name.as_str()).collect();
+    serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": here})
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
+    typed("application/json", value.to_string())
+}
+
+fn text(page: String) -> Response<Body> {
+    typed("text/plain; version=0.0.4; charset=utf-8", page)
+}
+
+fn typed(kind: &'static str, content: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(content)).map_err(|never| match never {}).boxed());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
 }
 
 async fn container_logs(options: &Options, store: &Store, key: &Key, container: &str, query: Query) -> Result<Body, String> {

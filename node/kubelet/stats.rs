@@ -1,4 +1,5 @@
-//! What this node and its containers use, measured every few seconds for `kubectl top` and the autoscaler.
+//! What this node and its containers use, measured every few seconds: for `kubectl top` and the autoscaler as rates, for
+//! whoever scrapes this kubelet as counters.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use skein_cri as v1;
 use skein_object::usage::{Amounts, ContainerUsage, NodeUsage, PodUsage};
 
+use crate::Error;
 use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, Runtime};
 use crate::machine::memory_bytes;
 
@@ -18,7 +20,25 @@ const TICK_NS: u64 = 10_000_000;
 
 /// The newest measurement. A cheap clone.
 #[derive(Clone, Debug, Default)]
-pub struct Stats(Arc<Mutex<Option<Arc<NodeUsage>>>>);
+pub struct Stats(Arc<Mutex<Newest>>);
+
+#[derive(Debug, Default)]
+struct Newest {
+    usage: Option<Arc<NodeUsage>>,
+    look: Option<Arc<Look>>,
+}
+
+/// What was seen at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) at_ms: i64,
+    pub(crate) node_cpu_ns: u64,
+    pub(crate) node_memory_bytes: u64,
+    pub(crate) stats: Vec<v1::ContainerStats>,
+    /// Of the Pods' sandboxes; not every runtime tells.
+    pub(crate) sandboxes: Vec<v1::PodSandboxStats>,
+    pub(crate) containers: Vec<v1::Container>,
+}
 
 /// Counters at one moment, from which the next look makes rates.
 #[derive(Default)]
@@ -33,7 +53,11 @@ struct Counters {
 impl Stats {
     /// `None` until there are two looks to compare.
     pub fn newest(&self) -> Option<Arc<NodeUsage>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).usage.clone()
+    }
+
+    pub(crate) fn look(&self) -> Option<Arc<Look>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).look.clone()
     }
 
     /// Measures for as long as the daemon runs.
@@ -41,17 +65,49 @@ impl Stats {
         let mut before = Counters::default();
         let mut looked = Timestamp::UNIX_EPOCH;
         loop {
-            if let Ok(found) = runtime.container_stats().await {
-                let now = Timestamp::now();
-                let window_ms = now.as_millisecond() - looked.as_millisecond();
-                let (usage, counters) = rates(&before, &found, node_cpu_ns(), now, window_ms);
-                if looked != Timestamp::UNIX_EPOCH {
-                    *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(usage));
-                }
+            if let Ok(look) = Look::of(&runtime).await {
+                let now = Timestamp::from_millisecond(look.at_ms).unwrap_or_default();
+                let window_ms = look.at_ms - looked.as_millisecond();
+                let (usage, counters) = rates(&before, &look.stats, look.node_cpu_ns, now, window_ms);
+                let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                newest.usage = (looked != Timestamp::UNIX_EPOCH).then(|| Arc::new(usage));
+                newest.look = Some(Arc::new(look));
                 (before, looked) = (counters, now);
             }
             tokio::time::sleep(INTERVAL).await;
         }
+    }
+}
+
+// === impl Look ===
+
+impl Look {
+    async fn of(runtime: &Runtime) -> Result<Self, Error> {
+        // A Pod's counts hold those of its containers. A runtime that cannot tell them is asked for the containers alone.
+        let sandboxes = runtime.sandbox_stats().await.unwrap_or_default();
+        let of_containers = |sandbox: &v1::PodSandboxStats| sandbox.linux.iter().flat_map(|l| l.containers.clone()).collect::<Vec<_>>();
+        let mut stats: Vec<v1::ContainerStats> = sandboxes.iter().flat_map(of_containers).collect();
+        if stats.is_empty() {
+            stats = runtime.container_stats().await?;
+        }
+        Ok(Self {
+            at_ms: Timestamp::now().as_millisecond(),
+            node_cpu_ns: node_cpu_ns(),
+            node_memory_bytes: node_memory_bytes(),
+            stats,
+            sandboxes,
+            containers: runtime.containers(None).await?,
+        })
+    }
+
+    /// Each running container with what it uses.
+    pub(crate) fn measured(&self) -> impl Iterator<Item = (&v1::Container, &v1::ContainerStats)> {
+        let running = i32::from(v1::ContainerState::ContainerRunning);
+        self.stats.iter().filter_map(move |stats| {
+            let id = &stats.attributes.as_ref()?.id;
+            let container = self.containers.iter().find(|container| container.id == *id && container.state == running)?;
+            Some((container, stats))
+        })
     }
 }
 

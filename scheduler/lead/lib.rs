@@ -8,6 +8,7 @@
 //!     └───────────────────────────────────────── applied ◀────────────────────────────────────────────┘
 //! ```
 
+mod adapters;
 mod alarms;
 mod liveness;
 mod session;
@@ -15,6 +16,7 @@ mod session;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde_json::Value;
 use skein_object::{Key, Record};
 use skein_store::Handle;
 use tokio::sync::Notify;
@@ -28,8 +30,15 @@ pub trait Admission: Send + Sync + 'static {
     async fn admit(&self, user: &str, key: &Key, record: &Record) -> Result<Option<Record>, String>;
 }
 
+/// Asks servers behind the aggregation layer.
+#[async_trait]
+pub trait Servers: Send + Sync + 'static {
+    /// What the server of the first of a group's versions that there is answers to a GET of a path below it.
+    async fn get(&self, user: &str, (group, versions): (&str, &[&str]), path: &str) -> Result<Value, String>;
+}
+
 /// Leads whenever this node is elected; returns when the store stops.
-pub async fn run(store: Handle, reports: Reports, admission: Arc<dyn Admission>) {
+pub async fn run(store: Handle, reports: Reports, admission: Arc<dyn Admission>, servers: Arc<dyn Servers>) {
     loop {
         let mut term = None;
         store
@@ -49,7 +58,7 @@ pub async fn run(store: Handle, reports: Reports, admission: Arc<dyn Admission>)
             end.notify_one();
         });
         tokio::select! {
-            () = session::lead(&store, term, &reports, &*admission) => {}
+            () = session::lead(&store, term, &reports, (&*admission, &servers)) => {}
             () = lost.notified() => {}
         }
         watching.abort();

@@ -3,6 +3,7 @@
 mod schedule;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,9 +20,10 @@ use skein_store::{Handle, View};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
+use crate::adapters::Asked;
 use crate::alarms::Alarms;
 use crate::liveness::TICK_MS;
-use crate::{Admission, Reports};
+use crate::{Admission, Reports, Servers};
 
 /// What goes into one log entry at most, in transactions; about 1 MiB of Pods.
 const BATCH_TRANSACTIONS: usize = 256;
@@ -59,14 +61,16 @@ struct Session<'a> {
     lost: BTreeSet<String>,
     memory: Memory,
     usage: Usage,
+    asked: Asked,
     admission: &'a dyn Admission,
+    servers: &'a Arc<dyn Servers>,
 }
 
 /// Leads until the store stops; the caller drops it when the term ends.
-pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports, admission: &dyn Admission) {
+pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports, (admission, servers): (&dyn Admission, &Arc<dyn Servers>)) {
     // Everything that earlier leaders committed must be seen before the first decision.
     let Ok(view) = store.read().await else { return };
-    let mut session = Session::begin(store, admission, (term, &view));
+    let mut session = Session::begin(store, (admission, servers), (term, &view));
     // Every node counts from now on, so that the first look at each already has an opinion.
     store.members().iter().for_each(|member| reports.expect(&member.member.name));
     let mut changes = store.watch();
@@ -90,7 +94,7 @@ pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports, admission
 // === impl Session ===
 
 impl<'a> Session<'a> {
-    fn begin(store: &'a Handle, admission: &'a dyn Admission, (term, view): (u64, &View)) -> Self {
+    fn begin(store: &'a Handle, (admission, servers): (&'a dyn Admission, &'a Arc<dyn Servers>), (term, view): (u64, &View)) -> Self {
         let now = Instant::now();
         let mut session = Self {
             store,
@@ -105,7 +109,9 @@ impl<'a> Session<'a> {
             lost: BTreeSet::new(),
             memory: Memory::default(),
             usage: Usage::default(),
+            asked: Asked::default(),
             admission,
+            servers,
         };
         session.reload(view);
         session
@@ -215,6 +221,7 @@ impl<'a> Session<'a> {
     fn reconcile_some(&mut self, liveness: &Liveness, decided: &mut Vec<Decided>) {
         let mut mint = Mint::new(Timestamp::now(), rand::random(), liveness.clone());
         mint.usage = self.usage.clone();
+        mint.adapters = self.asked.answers();
         mint.memory = std::mem::take(&mut self.memory);
         while decided.len() < BATCH_TRANSACTIONS {
             let Some((controller, key)) = self.queue.pop_first() else { break };
@@ -226,6 +233,7 @@ impl<'a> Session<'a> {
             decided.extend(outcome.transactions.into_iter().map(|t| (Some((controller, key.clone())), t)));
         }
         self.memory = mint.memory;
+        mint.questions.into_iter().for_each(|question| self.asked.ask(question, self.servers));
     }
 
     /// Asks admission about every new object that a controller makes; of one that may not be an Event tells.

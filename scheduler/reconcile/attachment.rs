@@ -48,6 +48,9 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
     }
     let used = in_use(snapshot, key);
     for (attachment_key, attachment) in existing.values().filter(|(_, attachment)| attachment.spec.node_name == node) {
+        if !is_own(attachment_key.name()) {
+            continue;
+        }
         let spec = &attachment.spec;
         let volume = spec.source.persistent_volume_name.as_deref().unwrap_or_default();
         let is_needed = wanted.contains_key(volume);
@@ -151,6 +154,11 @@ pub(crate) fn volume_source(snapshot: &Snapshot, volume: &str) -> Option<(String
     let modes = volume.access_modes.unwrap_or_default();
     let is_exclusive = modes.iter().all(|mode| mode == "ReadWriteOnce" || mode == "ReadWriteOncePod");
     Some((csi.driver, csi.volume_handle, is_exclusive))
+}
+
+/// Whether this controller has made an attachment, as its name tells: others' are for them to remove.
+fn is_own(name: &str) -> bool {
+    name.strip_prefix("csi-").is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn is_attachable(snapshot: &Snapshot, driver: &str) -> bool {

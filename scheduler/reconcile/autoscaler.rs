@@ -5,18 +5,20 @@
 //! ```
 //!
 //! Resource metrics come from the nodes' reports. Metrics of Pods, objects and external systems come from adapters behind
-//! the aggregation layer; where there is none, the status says so as Kubernetes does.
+//! the aggregation layer: what must be asked is noted, and the look is taken when there are answers.
 
 mod behavior;
+mod foreign;
 mod metric;
 
-use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec};
+use k8s_openapi::api::autoscaling::v2::{CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::selector::Selector;
 use skein_object::{Key, Resource, registry, scale};
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit_entry, event, event_once, set_condition};
 use crate::{Mint, Outcome};
 
@@ -26,6 +28,8 @@ pub(crate) const AUTOSCALERS: &str = "horizontalpodautoscalers.autoscaling";
 
 /// How often an autoscaler looks (`--horizontal-pod-autoscaler-sync-period`).
 const PERIOD_MS: u64 = 15_000;
+/// How long it waits for the answers of adapters before it looks again whether they are there.
+const ANSWER_MS: u64 = 200;
 
 const COMPONENT: &str = "horizontal-pod-autoscaler";
 
@@ -55,6 +59,9 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let mut transactions = Vec::new();
     let verdict = match target(snapshot, key, &spec) {
         Ok((target, of)) => {
+            if !has_answers(snapshot, key, &spec, &of, mint) {
+                return Outcome { again_ms: Some(ANSWER_MS), ..Outcome::default() };
+            }
             let verdict = judge(snapshot, key, &spec, &of, mint);
             transactions.extend(rescale(snapshot, &target, &verdict, (key, &uid), mint));
             verdict
@@ -73,6 +80,44 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     let written = edit_entry(resource, key, entry, |object| write_status(object, &verdict, metadata.generation, &now));
     transactions.extend(written);
     Outcome { transactions, again_ms: Some(PERIOD_MS) }
+}
+
+/// Whether adapters have answered all that this autoscaler asks; notes what they must be asked.
+fn has_answers(snapshot: &Snapshot, key: &Key, spec: &HorizontalPodAutoscalerSpec, of: &scale::Scale, mint: &mut Mint) -> bool {
+    let asked = around(snapshot, key, spec, of, mint, &[], |around| {
+        let questions = spec.metrics.iter().flatten().filter_map(|metric| foreign::question(metric, around));
+        questions.filter(|question| around.adapters.fresh(question, around.now.as_millisecond()).is_none()).collect::<Vec<_>>()
+    });
+    let is_answered = asked.is_empty();
+    mint.questions.extend(asked);
+    is_answered
+}
+
+/// Runs `look` on what this autoscaler's metrics are held against.
+fn around<T>(
+    snapshot: &Snapshot,
+    key: &Key,
+    spec: &HorizontalPodAutoscalerSpec,
+    of: &scale::Scale,
+    mint: &Mint,
+    pods: &[&Stored<Pod>],
+    look: impl FnOnce(&metric::Around<'_>) -> T,
+) -> T {
+    let resource_of = |object: &CrossVersionObjectReference| {
+        snapshot.resource_of_kind(object.api_version.as_deref().unwrap_or("v1"), &object.kind).map(|resource| resource.qualified())
+    };
+    look(&metric::Around {
+        pods,
+        usage: &mint.usage,
+        adapters: &mint.adapters,
+        now: mint.now,
+        namespace: key.namespace(),
+        selector: &of.selector,
+        resource_of: &resource_of,
+        current: of.wanted,
+        found: of.found,
+        tolerances: metric::tolerances(spec),
+    })
 }
 
 /// The workload that is scaled, and its scale.
@@ -161,13 +206,11 @@ fn proposals(
     };
     let pods: Vec<_> =
         snapshot.pods_in(key.namespace()).filter(|pod| selector.matches_optional(pod.object.metadata.labels.as_ref())).collect();
-    let around =
-        metric::Around { pods: &pods, usage: &mint.usage, now: mint.now, current: of.wanted, tolerances: metric::tolerances(spec) };
     let mut best: Option<(i64, String)> = None;
     let mut failed: Option<(&str, String)> = None;
     let mut shown = Vec::new();
     for metric in spec.metrics.iter().flatten() {
-        match metric::propose(metric, &around) {
+        match around(snapshot, key, spec, of, mint, &pods, |around| metric::propose(metric, around)) {
             Ok(proposal) => {
                 if best.as_ref().is_none_or(|(most, _)| proposal.replicas > *most) {
                     best = Some((proposal.replicas, proposal.name));

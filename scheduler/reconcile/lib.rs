@@ -8,8 +8,10 @@
 //!   Event ──▶ interested(event) ──▶ (controller, key) ──▶ reconcile ──▶ transactions ──▶ lead proposes
 //! ```
 
+mod adapters;
 mod api_service;
 mod attachment;
+mod attributes_class;
 mod autoscaler;
 mod backends;
 mod bootstrap_token;
@@ -59,6 +61,7 @@ use skein_object::custom::DEFINITIONS;
 use skein_object::quota::QUOTAS;
 use skein_state::Event;
 
+pub use adapters::{Adapters, Answer, Group, Question, values_of};
 pub use mint::{Memory, Mint};
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
 pub use pods_of::{is_finished, refused};
@@ -74,6 +77,7 @@ pub use write::{Note, bind, event, nominate, unschedulable};
 pub enum Controller {
     ApiService,
     Attachment,
+    AttributesClass,
     Autoscaler,
     BootstrapToken,
     ClusterRole,
@@ -173,6 +177,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::NodeRange => node_range::reconcile(snapshot, key).into(),
         Controller::ResourceQuota => resource_quota::reconcile(snapshot, key).into(),
         Controller::NodeServices => node_services::reconcile(snapshot, key, mint).into(),
+        Controller::AttributesClass => attributes_class::reconcile(snapshot, key).into(),
         Controller::Attachment => attachment::reconcile(snapshot, key, mint).into(),
         Controller::EphemeralVolume => ephemeral_volume::reconcile(snapshot, key, mint).into(),
         Controller::TaintEviction => taint_eviction::reconcile(snapshot, key, mint),
@@ -201,7 +206,11 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
         "jobs.batch" => vec![(Controller::Job, key.clone())],
         disruption::BUDGETS => vec![(Controller::Disruption, key.clone())],
         "statefulsets.apps" => vec![(Controller::StatefulSet, key.clone())],
-        claim::CLAIMS | claim::VOLUMES => claim::interested(snapshot, event),
+        claim::CLAIMS | claim::VOLUMES => {
+            let classes = attributes_class::ending(snapshot).into_iter().map(|class| (Controller::AttributesClass, class));
+            claim::interested(snapshot, event).into_iter().chain(classes).collect()
+        }
+        attributes_class::CLASSES => vec![(Controller::AttributesClass, key.clone())],
         "cronjobs.batch" => vec![(Controller::CronJob, key.clone())],
         // Names that become free may be another's.
         DEFINITIONS => {

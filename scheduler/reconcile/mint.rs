@@ -1,10 +1,11 @@
 //! What controllers need beside the snapshot and must not make themselves: the time, ids, and how nodes fare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use skein_object::Key;
 
+use crate::adapters::{Adapters, Question};
 use crate::autoscaler::History;
 use crate::taint_eviction::Waits;
 use crate::{Liveness, Usage};
@@ -15,6 +16,9 @@ pub struct Mint {
     pub liveness: Liveness,
     /// What Pods use.
     pub usage: Usage,
+    /// What adapters have answered, and what they must be asked.
+    pub adapters: Adapters,
+    pub questions: BTreeSet<Question>,
     /// What controllers remember from one pass to the next.
     pub memory: Memory,
     seed: u64,
@@ -30,7 +34,15 @@ pub struct Memory {
 
 impl Mint {
     pub fn new(now: Timestamp, seed: u64, liveness: Liveness) -> Self {
-        Self { now, liveness, usage: Usage::default(), memory: Memory::default(), seed }
+        Self {
+            now,
+            liveness,
+            usage: Usage::default(),
+            adapters: Adapters::default(),
+            questions: BTreeSet::new(),
+            memory: Memory::default(),
+            seed,
+        }
     }
 
     /// A random (version 4) UUID from the seed.

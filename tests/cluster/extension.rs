@@ -1,8 +1,8 @@
 //! Custom resources, through any node.
 
 use serde_json::{Value, json};
-use skein_cluster_tests::Cluster;
 use skein_cluster_tests::server::{Asked, Options, Server};
+use skein_cluster_tests::{BUSYBOX, Cluster};
 
 const WIDGETS: &str = "
 apiVersion: apiextensions.k8s.io/v1
@@ -256,6 +256,102 @@ fn things(asked: &Asked) -> Value {
     }
 }
 
+/// A Service that leads to a server of this test.
+fn leads_to(name: &str, server: &Server) -> String {
+    let (host, port) = server.address.split_once(':').expect("an address and a port");
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{ports: [{{port: 443, targetPort: {port}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{port: {port}}}]
+endpoints: [{{addresses: [\"{host}\"]}}]
+---
+"
+    )
+}
+
+/// That a group is that server's.
+fn registration(service: &str, (group, version): (&str, &str), server: &Server) -> String {
+    format!(
+        "
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {{name: {version}.{group}}}
+spec: {{group: {group}, version: {version}, groupPriorityMinimum: 1000, versionPriority: 10, caBundle: {}, service: {{name: {service}, namespace: default}}}}
+---
+",
+        server.bundle
+    )
+}
+
+/// An adapter: how long a queue is, and how many requests a Service has.
+fn measures(asked: &Asked) -> Value {
+    match asked.path.as_str() {
+        "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/queue?labelSelector=name%3Djobs" => json!({
+            "kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1",
+            "items": [{"metricName": "queue", "metricLabels": {"name": "jobs"}, "timestamp": "2026-01-01T00:00:00Z", "value": "35"}]}),
+        "/apis/custom.metrics.k8s.io/v1beta2/namespaces/default/services/measures/requests" => json!({
+            "kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta2",
+            "items": [{"describedObject": {"kind": "Service", "name": "measures"}, "metric": {"name": "requests"}, "value": "2500m"}]}),
+        path => json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": path.trim_start_matches("/apis/"), "resources": []}),
+    }
+}
+
+#[test]
+fn autoscalers_follow_what_adapters_measure() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let options = Options { host: "198.18.0.1", names: vec!["measures.default.svc".into()], client_authority: None };
+    let server = Server::serve(options, measures);
+    let scaled = format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: worker}}
+spec:
+  selector: {{matchLabels: {{app: worker}}}}
+  template: {{metadata: {{labels: {{app: worker}}}}, spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: {BUSYBOX}, command: [sleep, '3600']}}]}}}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: worker}}
+spec:
+  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: worker}}
+  maxReplicas: 6
+  metrics:
+  - {{type: External, external: {{metric: {{name: queue, selector: {{matchLabels: {{name: jobs}}}}}}, target: {{type: AverageValue, averageValue: '10'}}}}}}
+  - type: Object
+    object: {{describedObject: {{apiVersion: v1, kind: Service, name: measures}}, metric: {{name: requests}}, target: {{type: AverageValue, averageValue: '1'}}}}
+"
+    );
+    cluster.apply("node-1", &scaled);
+    let autoscaler = || cluster.kubectl_json("node-2", &["get", "hpa", "worker"])["status"].clone();
+    cluster.until("it says that nobody measures", || {
+        let conditions = autoscaler()["conditions"].as_array().cloned().unwrap_or_default();
+        let active = conditions.into_iter().find(|c| c["type"] == "ScalingActive")?;
+        let why = "unable to fetch metrics from external metrics API: no external metrics API (external.metrics.k8s.io) registered";
+        (active["reason"] == "FailedGetExternalMetric" && active["message"].as_str()?.ends_with(why)).then_some(())
+    });
+    let groups = [("external.metrics.k8s.io", "v1beta1"), ("custom.metrics.k8s.io", "v1beta2")];
+    cluster.apply("node-3", &leads_to("measures", &server));
+    for group in groups {
+        cluster.apply("node-1", &registration("measures", group, &server));
+    }
+    cluster.until("the queue has the workers that it asks for", || {
+        let status = autoscaler();
+        let current = |index: usize, kind: &str| status["currentMetrics"][index][kind]["current"]["averageValue"].clone();
+        let found = cluster.kubectl_json("node-3", &["get", "deployment", "worker"])["status"]["readyReplicas"].clone();
+        (found == 4 && status["desiredReplicas"] == 4 && current(0, "external") == "8750m" && current(1, "object") == "625m").then_some(())
+    });
+}
+
 #[test]
 fn other_servers_answer_for_their_groups() {
     let cluster = Cluster::start();
@@ -265,32 +361,8 @@ fn other_servers_answer_for_their_groups() {
         Options { host: "198.18.0.1", names: vec!["things.default.svc".into()], client_authority: Some(client_authority) },
         things,
     );
-    let (host, port) = server.address.split_once(':').expect("an address and a port");
-    let service = format!(
-        "
-apiVersion: v1
-kind: Service
-metadata: {{name: things}}
-spec: {{ports: [{{port: 443, targetPort: {port}}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: things-1, labels: {{kubernetes.io/service-name: things}}}}
-addressType: IPv4
-ports: [{{port: {port}}}]
-endpoints: [{{addresses: [\"{host}\"]}}]
-"
-    );
-    let registration = format!(
-        "
-apiVersion: apiregistration.k8s.io/v1
-kind: APIService
-metadata: {{name: v1.things.example}}
-spec: {{group: things.example, version: v1, groupPriorityMinimum: 1000, versionPriority: 10, caBundle: {}, service: {{name: things, namespace: default}}}}
-",
-        server.bundle
-    );
-    cluster.apply("node-1", &registration);
+    let service = leads_to("things", &server);
+    cluster.apply("node-1", &registration("things", ("things.example", "v1"), &server));
     cluster.until("it is told that there is no Service", || {
         let found = cluster.kubectl("node-2", &["get", "apiservice", "v1.things.example"]);
         found.contains("False (ServiceNotFound)").then_some(())

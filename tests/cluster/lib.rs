@@ -239,6 +239,20 @@ impl Cluster {
         answer(command.arg(format!("https://{}:6443{path}", Self::address(node))))
     }
 
+    /// A GET at the port of a node's kubelet, and the page as it came.
+    pub fn kubelet(&self, node: usize, token: Option<&str>, path: &str) -> (u16, String) {
+        let [ca, ..] = self.credentials();
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--max-time", "8", "-w", "\n%{http_code}", "--cacert"]).arg(ca);
+        if let Some(token) = token {
+            command.args(["-H", &format!("Authorization: Bearer {token}")]);
+        }
+        let output = command.arg(format!("https://{}:10250{path}", Self::address(node))).output().expect("curl can be run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (page, code) = text.rsplit_once('\n').unwrap_or((&text, "0"));
+        (code.trim().parse().unwrap_or(0), page.to_string())
+    }
+
     /// A watch through one node, collected in a thread of its own until the server ends it.
     pub fn watch(&self, node: usize, path: &str) -> std::thread::JoinHandle<Vec<Value>> {
         let [ca, certificate, key] = self.credentials();

@@ -118,7 +118,7 @@ fn of_service(state: &State, key: &Key, service: &Value, named: &Named<'_>) -> O
 }
 
 /// The request as the other end gets it: its own path, and nothing that is for the API alone.
-fn forwarded(request: Request<Bytes>, tail: &str, host: &str) -> Result<Request<Body>, Status> {
+pub(crate) fn forwarded(request: Request<Bytes>, tail: &str, host: &str) -> Result<Request<Body>, Status> {
     let (mut head, body) = request.into_parts();
     let path = if tail.is_empty() { "/" } else { tail };
     let query = head.uri.query().map_or(String::new(), |query| format!("?{query}"));

@@ -9,6 +9,7 @@ use skein_csi::node_client::NodeClient;
 use tonic::Request;
 use tonic::transport::Channel;
 
+use crate::summary::Disk;
 use crate::{Error, socket};
 
 pub(crate) use csi::node_service_capability::rpc::Type as Capability;
@@ -106,6 +107,28 @@ impl Driver {
     pub(crate) async fn unpublish(&self, handle: &str, target: &Path) -> Result<(), Error> {
         let request = csi::NodeUnpublishVolumeRequest { volume_id: handle.into(), target_path: text(target) };
         self.node.clone().node_unpublish_volume(bounded(request)).await.map(drop).map_err(failed)
+    }
+
+    /// How full a volume is; nothing where the driver cannot tell.
+    pub(crate) async fn volume_stats(&self, handle: &str, path: &Path) -> Option<Disk> {
+        if !self.can(Capability::GetVolumeStats) {
+            return None;
+        }
+        let request =
+            csi::NodeGetVolumeStatsRequest { volume_id: handle.into(), volume_path: text(path), staging_target_path: String::new() };
+        let told = self.node.clone().node_get_volume_stats(bounded(request)).await.ok()?.into_inner();
+        let mut disk = Disk::default();
+        for usage in told.usage {
+            let count = |value: i64| u64::try_from(value).unwrap_or(0);
+            match usage.unit() {
+                csi::volume_usage::Unit::Bytes => {
+                    (disk.available_bytes, disk.capacity_bytes) = (count(usage.available), count(usage.total))
+                }
+                csi::volume_usage::Unit::Inodes => (disk.inodes_free, disk.inodes) = (count(usage.available), count(usage.total)),
+                csi::volume_usage::Unit::Unknown => {}
+            }
+        }
+        Some(disk)
     }
 
     /// Makes what is on a volume as large as the volume now is.

@@ -35,11 +35,43 @@ pub(super) fn sandbox(pods: &Pods, sandbox: &Sandbox) -> v1::PodSandboxStats {
         linux: Some(v1::LinuxPodSandboxStats {
             cpu: Some(cpu),
             memory: Some(memory),
+            network: network(sandbox),
             containers: running.map(|c| container(pods, &c)).collect(),
             ..Default::default()
         }),
         ..Default::default()
     }
+}
+
+/// What went through a Pod's own interfaces, of which `eth0` is the way out.
+fn network(sandbox: &Sandbox) -> Option<v1::NetworkUsage> {
+    if sandbox.namespaces().network() == v1::NamespaceMode::Node {
+        return None;
+    }
+    let monitor = sandbox.record.borrow().monitor;
+    let table = std::fs::read_to_string(format!("/proc/{monitor}/net/dev")).ok()?;
+    let (mut default_interface, mut interfaces) = (None, Vec::new());
+    for interface in table.lines().filter_map(interface).filter(|found| found.name != "lo") {
+        match interface.name.as_str() {
+            "eth0" => default_interface = Some(interface),
+            _ => interfaces.push(interface),
+        }
+    }
+    Some(v1::NetworkUsage { timestamp: now_ns(), default_interface, interfaces })
+}
+
+/// A line of `/proc/net/dev`: bytes and errors are columns 1 and 3 of those received, 9 and 11 of those sent.
+fn interface(line: &str) -> Option<v1::NetworkInterfaceUsage> {
+    let (name, counts) = line.split_once(':')?;
+    let counts: Vec<u64> = counts.split_whitespace().map(|count| count.parse().unwrap_or(0)).collect();
+    let value = |at: usize| counts.get(at).map(|value| v1::UInt64Value { value: *value });
+    Some(v1::NetworkInterfaceUsage {
+        name: name.trim().into(),
+        rx_bytes: value(0),
+        rx_errors: value(2),
+        tx_bytes: value(8),
+        tx_errors: value(10),
+    })
 }
 
 fn measures(usage: &Usage) -> (v1::CpuUsage, v1::MemoryUsage) {
@@ -66,5 +98,21 @@ pub(super) fn filesystem(directory: &std::path::Path) -> v1::FilesystemUsage {
         fs_id: Some(v1::FilesystemIdentifier { mountpoint: directory.display().to_string() }),
         used_bytes: Some(v1::UInt64Value { value: bytes }),
         inodes_used: Some(v1::UInt64Value { value: inodes }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_an_interface_are_read_by_their_columns() {
+        let line =
+            "  eth0:  1500      10    1    0    0     0          0         0     2500      20    2    0    0     0       0          0";
+        let found = interface(line).expect("an interface");
+        let number = |value: &Option<v1::UInt64Value>| value.as_ref().map(|v| v.value);
+        assert_eq!((found.name.as_str(), number(&found.rx_bytes), number(&found.tx_bytes)), ("eth0", Some(1500), Some(2500)));
+        assert_eq!((number(&found.rx_errors), number(&found.tx_errors)), (Some(1), Some(2)));
+        assert_eq!(interface("Inter-|   Receive"), None);
     }
 }

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use skein_object::quantity::Quantity;
 use skein_object::usage::Amounts;
 
+use super::foreign::{self, ResourceOf};
 use crate::Usage;
+use crate::adapters::Adapters;
 use crate::pods_of::{is_active, phase};
 use crate::snapshot::Stored;
 
@@ -27,8 +29,15 @@ const TOLERANCE: f64 = 0.1;
 pub(super) struct Around<'a> {
     pub(super) pods: &'a [&'a Stored<Pod>],
     pub(super) usage: &'a Usage,
+    pub(super) adapters: &'a Adapters,
     pub(super) now: Timestamp,
+    /// The autoscaler's namespace, and the selector of what it scales.
+    pub(super) namespace: &'a str,
+    pub(super) selector: &'a str,
+    pub(super) resource_of: ResourceOf<'a>,
+    /// The replicas that are wanted now, and those that there are.
     pub(super) current: i64,
+    pub(super) found: i64,
     /// Down and up: a ratio within these bounds of 1 changes nothing.
     pub(super) tolerances: (f64, f64),
 }
@@ -40,13 +49,19 @@ pub(super) struct Proposal {
     pub(super) status: Value,
 }
 
-type Failure = (&'static str, String);
+pub(super) type Failure = (&'static str, String);
+
+/// What a Pod's number is, in thousandths; of CPU with the begin of the window that it is from.
+pub(super) struct Measure {
+    pub(super) milli: i128,
+    pub(super) begin_ms: Option<i64>,
+}
 
 /// Pods by what their numbers are good for.
 #[derive(Default)]
-struct Grouped<'a> {
+pub(super) struct Grouped<'a> {
     /// In thousandths of the resource's unit.
-    measured: BTreeMap<&'a str, i128>,
+    pub(super) measured: BTreeMap<&'a str, i128>,
     ready: usize,
     unready: Vec<&'a str>,
     missing: Vec<&'a str>,
@@ -62,12 +77,6 @@ pub(super) fn tolerances(spec: &HorizontalPodAutoscalerSpec) -> (f64, f64) {
 }
 
 pub(super) fn propose(metric: &MetricSpec, around: &Around<'_>) -> Result<Proposal, Failure> {
-    let no_adapter = |reason: &'static str, what: &str, name: &str, api: &str| {
-        Err((
-            reason,
-            format!("failed to get {name} {what}: unable to get metric {name}: no {api} metrics API (custom metrics API) registered"),
-        ))
-    };
     match metric.type_.as_str() {
         "Resource" => {
             let Some(source) = &metric.resource else { return Err(invalid(metric)) };
@@ -84,18 +93,7 @@ pub(super) fn propose(metric: &MetricSpec, around: &Around<'_>) -> Result<Propos
                 "containerResource": {"name": source.name, "container": source.container, "current": found.1}});
             Ok(Proposal { replicas: found.0, name: name(&source.name, &source.target, "container "), status })
         }
-        "Pods" => {
-            let name = metric.pods.as_ref().map(|m| m.metric.name.as_str()).unwrap_or_default();
-            no_adapter("FailedGetPodsMetric", "metric", name, "custom")
-        }
-        "Object" => {
-            let name = metric.object.as_ref().map(|m| m.metric.name.as_str()).unwrap_or_default();
-            no_adapter("FailedGetObjectMetric", "object metric", name, "custom")
-        }
-        "External" => {
-            let name = metric.external.as_ref().map(|m| m.metric.name.as_str()).unwrap_or_default();
-            no_adapter("FailedGetExternalMetric", "external metric", name, "external")
-        }
+        "Pods" | "Object" | "External" => foreign::propose(metric, around),
         _ => Err(invalid(metric)),
     }
 }
@@ -115,7 +113,7 @@ fn name(resource: &str, target: &MetricTarget, of: &str) -> String {
 /// The replicas, and the value that stands in the status.
 fn resource(resource: &str, container: Option<&str>, target: &MetricTarget, around: &Around<'_>) -> Result<(i64, Value), String> {
     if let Some(wanted) = target.average_value.as_ref().and_then(|q| q.0.parse::<Quantity>().ok()) {
-        let grouped = group(resource, container, around).map_err(|why| format!("failed to get {resource} usage: {why}"))?;
+        let grouped = used(resource, container, around).map_err(|why| format!("failed to get {resource} usage: {why}"))?;
         let wanted_of = |_: &str| Some(wanted.milli());
         let (replicas, mean, _) =
             calculate(&grouped, around, &wanted_of, 100).map_err(|why| format!("failed to get {resource} usage: {why}"))?;
@@ -127,7 +125,7 @@ fn resource(resource: &str, container: Option<&str>, target: &MetricTarget, arou
         );
     };
     let failed = |why: String| format!("failed to get {resource} utilization: {why}");
-    let grouped = group(resource, container, around).map_err(failed)?;
+    let grouped = used(resource, container, around).map_err(failed)?;
     let mut requests = BTreeMap::new();
     for pod in around.pods {
         requests.insert(pod.key.name(), request(&pod.object, resource, container).map_err(failed)?);
@@ -158,8 +156,38 @@ fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i128, S
     Ok(sum)
 }
 
+/// What each Pod uses, as its node has measured it.
+fn used<'a>(resource: &str, container: Option<&str>, around: &Around<'a>) -> Result<Grouped<'a>, String> {
+    let measure = |pod: &Stored<Pod>| {
+        let node = pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        let measured = around.usage.of_pod(node, pod.key.namespace(), pod.key.name());
+        let measured = measured.filter(|m| around.now.as_millisecond() - m.time_ms < STALE_MS)?;
+        let counted = measured.pod.containers.iter().filter(|c| container.is_none_or(|wanted| c.name == wanted));
+        let amounts: Vec<Amounts> = counted.filter_map(|c| c.amounts).collect();
+        Some(match resource {
+            "cpu" => Measure {
+                milli: amounts.iter().map(|a| i128::from(a.cpu_nano.div_ceil(1_000_000))).sum(),
+                begin_ms: Some(measured.time_ms - measured.window_ms),
+            },
+            _ => Measure { milli: amounts.iter().map(|a| i128::from(a.memory_bytes) * 1000).sum(), begin_ms: None },
+        })
+    };
+    let grouped = group(around, &measure)?;
+    if grouped.measured.is_empty() {
+        return Err(if grouped.unready.is_empty() {
+            format!("unable to get metrics for resource {resource}: no metrics returned from resource metrics API")
+        } else {
+            "did not receive metrics for targeted pods (pods might be unready)".into()
+        });
+    }
+    Ok(grouped)
+}
+
 /// `groupPods`: which Pods' numbers count.
-fn group<'a>(resource: &str, container: Option<&str>, around: &Around<'a>) -> Result<Grouped<'a>, String> {
+pub(super) fn group<'a>(around: &Around<'a>, measure: &dyn Fn(&Stored<Pod>) -> Option<Measure>) -> Result<Grouped<'a>, String> {
+    if around.pods.is_empty() {
+        return Err("no pods returned by selector while calculating replica count".into());
+    }
     let mut grouped = Grouped::default();
     for pod in around.pods {
         let (object, name) = (&pod.object, pod.key.name());
@@ -170,35 +198,16 @@ fn group<'a>(resource: &str, container: Option<&str>, around: &Around<'a>) -> Re
             grouped.unready.push(name);
             continue;
         }
-        let node = object.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-        let measured = around.usage.of_pod(node, pod.key.namespace(), name);
-        let measured = measured.filter(|m| around.now.as_millisecond() - m.time_ms < STALE_MS);
-        let Some(measured) = measured else {
+        let Some(measured) = measure(pod) else {
             grouped.missing.push(name);
             continue;
         };
-        if resource == "cpu" && is_unready(object, around.now, measured.time_ms - measured.window_ms) {
+        if measured.begin_ms.is_some_and(|begin| is_unready(object, around.now, begin)) {
             grouped.unready.push(name);
             continue;
         }
-        let counted = measured.pod.containers.iter().filter(|c| container.is_none_or(|wanted| c.name == wanted));
-        let amounts: Vec<Amounts> = counted.filter_map(|c| c.amounts).collect();
-        let used: i128 = match resource {
-            "cpu" => amounts.iter().map(|a| i128::from(a.cpu_nano.div_ceil(1_000_000))).sum(),
-            _ => amounts.iter().map(|a| i128::from(a.memory_bytes) * 1000).sum(),
-        };
-        grouped.measured.insert(name, used);
+        grouped.measured.insert(name, measured.milli);
         grouped.ready += 1;
-    }
-    if around.pods.is_empty() {
-        return Err("no pods returned by selector while calculating replica count".into());
-    }
-    if grouped.measured.is_empty() {
-        return Err(if grouped.unready.is_empty() {
-            format!("unable to get metrics for resource {resource}: no metrics returned from resource metrics API")
-        } else {
-            "did not receive metrics for targeted pods (pods might be unready)".into()
-        });
     }
     Ok(grouped)
 }
@@ -219,7 +228,7 @@ fn is_unready(pod: &Pod, now: Timestamp, window_start_ms: i64) -> bool {
 }
 
 /// The replicas, the mean use in thousandths, and how many percent of what is wanted that is.
-fn calculate(
+pub(super) fn calculate(
     grouped: &Grouped<'_>,
     around: &Around<'_>,
     wanted_of: &dyn Fn(&str) -> Option<i128>,
@@ -286,8 +295,18 @@ mod tests {
         grouped.measured = names.into_iter().zip(used.iter().copied()).collect();
         grouped.unready = names[used.len()..used.len() + unready].to_vec();
         grouped.missing = names[used.len() + unready..used.len() + unready + missing].to_vec();
-        let usage = Usage::default();
-        let around = Around { pods: &[], usage: &usage, now: Timestamp::UNIX_EPOCH, current, tolerances: (TOLERANCE, TOLERANCE) };
+        let around = Around {
+            pods: &[],
+            usage: &Usage::default(),
+            adapters: &Adapters::default(),
+            now: Timestamp::UNIX_EPOCH,
+            namespace: "n",
+            selector: "",
+            resource_of: &|_| None,
+            current,
+            found: current,
+            tolerances: (TOLERANCE, TOLERANCE),
+        };
         // Each requests 100m and may use half of it.
         let (replicas, ..) = calculate(&grouped, &around, &|_| Some(100), 50).expect("replicas");
         assert_eq!(replicas, expected, "{used:?} {unready} {missing}");
