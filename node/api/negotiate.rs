@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::Value;
+use skein_object::registry::Serving;
 use skein_object::table::Include;
 use skein_object::{Resource, Status};
 
@@ -51,7 +52,8 @@ pub(crate) fn accepted(headers: &HeaderMap, resource: &Resource, include: Option
     }
     ranges.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(a.media.matches('*').count().cmp(&b.media.matches('*').count())));
     let found = ranges.iter().find_map(|range| {
-        let form = range.form(include)?;
+        // An answer that is no object of a store has no other form.
+        let form = range.form(include).filter(|form| *form == Form::Object || resource.serving != Serving::Asked)?;
         let media = range.media()?;
         let is_possible = match media {
             Media::Json => true,

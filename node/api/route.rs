@@ -96,7 +96,7 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
             let find = |plural: &str| context.catalog.find(&context.store.local().state, "", version, plural);
             let caller = Caller { user, warnings: Warnings::default() };
             let mut target = target(&find, rest, query, consistency, caller)?;
-            target.tail = tail_of(path);
+            target.tail = tail_of(path, &parts);
             serve_resource(context, target, request).await?
         }
         ["apis", group, version, ..] if let Some(backend) = aggregate::find(&context.store.local().state, group, version) => {
@@ -106,7 +106,7 @@ pub(crate) async fn dispatch(context: Context, user: User, request: Request<Byte
             let find = |plural: &str| context.catalog.find(&context.store.local().state, group, version, plural);
             let caller = Caller { user, warnings: Warnings::default() };
             let mut target = target(&find, rest, query, consistency, caller)?;
-            target.tail = tail_of(path);
+            target.tail = tail_of(path, &parts);
             serve_resource(context, target, request).await?
         }
         _ => {
@@ -209,9 +209,11 @@ fn target(
     })
 }
 
-/// `/a/b/` of `…/pods/NAME/proxy/a/b/`: as it was sent, for the other end to read.
-fn tail_of(path: &str) -> String {
-    path.find("/proxy").map(|at| path[at + "/proxy".len()..].to_string()).unwrap_or_default()
+/// What follows `proxy`, which comes after the name: a namespace or an object may be called so, too.
+fn tail_of(path: &str, parts: &[&str]) -> String {
+    let prefix = if parts.first() == Some(&"api") { 2 } else { 3 };
+    let named = if parts.get(prefix) == Some(&"namespaces") && parts.len() > prefix + 4 { 4 } else { 2 };
+    path.match_indices('/').nth(prefix + named + 1).map(|(at, _)| path[at..].to_string()).unwrap_or_default()
 }
 
 /// Kubernetes' verb of a request: it depends on the method, on whether there is a name, and on `?watch`.

@@ -70,6 +70,12 @@ impl Hierarchies {
         self.v1.iter().map(|(root, _)| root.as_path()).chain(self.v2.iter().map(|(root, _)| root.as_path()))
     }
 
+    /// The hierarchies that have controllers: a container need not see one that only groups processes.
+    pub(crate) fn controlling(&self) -> impl Iterator<Item = &Path> {
+        let v2 = self.v2.iter().filter(|(_, controllers)| !controllers.is_empty());
+        self.v1.iter().chain(v2).map(|(root, _)| root.as_path())
+    }
+
     pub(crate) fn only_v2(&self) -> bool {
         self.v1.is_empty()
     }

@@ -24,7 +24,10 @@ build agnhost k8s.io/kubernetes/test/images/agnhost
 build nnp k8s.io/kubernetes/test/images/nonewprivs
 build regression k8s.io/kubernetes/test/images/regression-issue-74839
 build ginkgo github.com/onsi/ginkgo/v2/ginkgo
-go test -mod=mod -c -o "$folder/e2e.test" k8s.io/kubernetes/test/e2e >&2
+# Some tests go by the version that they were built as.
+stamp=k8s.io/component-base/version
+go test -mod=mod -c -ldflags "-X $stamp.gitVersion=v$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=${version:2:2}" \
+  -o "$folder/e2e.test" k8s.io/kubernetes/test/e2e >&2
 ln -sfn "$sources/test/images" "$folder/sources"
 touch "$folder/done"
 echo "$folder"

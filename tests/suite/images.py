@@ -2,7 +2,7 @@
 """Stands in for the images of Kubernetes' tests, since no registry can be reached: `images.py FOLDER ARCHIVE`.
 
 Each is one layer of Debian's busybox and programs built from Kubernetes' sources, under the name that the tests ask for.
-What differs from the real ones: nc knows no -v, sh drops variables with dashes, and glibc-dns-testing is missing.
+What differs from the real ones: nc knows no -v.
 """
 
 import glob
@@ -26,7 +26,7 @@ nogroup:x:65534:
 user-defined-in-image:x:1000:
 group-defined-in-image:x:50000:user-defined-in-image
 """
-TOOLS = "/usr/bin/curl /usr/bin/dig /bin/nc /bin/bash /bin/ip /bin/ss /usr/bin/iperf /usr/bin/host /usr/bin/nslookup"
+TOOLS = "/usr/bin/curl /usr/bin/dig /usr/bin/getent /bin/nc /bin/bash /bin/ip /bin/ss /usr/bin/iperf /usr/bin/host /usr/bin/nslookup"
 
 
 class Layer:
@@ -157,6 +157,7 @@ def main(programs, path):
     shell = lambda: images.applets(images.busybox())
     images.image(of("agnhost:2.66.1", "agnhost:2.55"), images.agnhost(), Entrypoint=["/agnhost"], Cmd=["pause"])
     images.image(of("busybox:1.37.0-2"), shell(), Cmd=["sh"])
+    images.image(of("glibc-dns-testing:2.1.1"), images.agnhost(), Cmd=["sh"])
     images.image(of("ipc-utils:1.4"), shell(), Cmd=["sh"])
     images.image(of("nonroot:1.5"), shell(), Cmd=["sh"], User="1234")
     images.image(of("registry.k8s.io/pause:3.10.2"), images.agnhost(), Entrypoint=["/agnhost", "pause"])

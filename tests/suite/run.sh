@@ -10,6 +10,7 @@ kubectl=$("$here/../kubectl.sh" | tail -n 1)
 missing=()
 [ -e /bin/bash-static ] || missing+=(bash-static)
 command -v nc.openbsd >/dev/null || missing+=(netcat-openbsd)
+command -v dig >/dev/null || missing+=(bind9-dnsutils)
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing Debian packages: ${missing[*]}"
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

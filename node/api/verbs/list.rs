@@ -54,6 +54,28 @@ impl Filter {
         self.labels.is_everything() || self.labels.matches(&labels_of(entry))
     }
 
+    /// Whether it looks at fields that another version may have elsewhere, so that objects are converted first.
+    pub(super) fn is_of_version(&self, resource: &Resource) -> bool {
+        resource.conversion().is_some() && self.fields.fields().any(|field| !field.starts_with("metadata."))
+    }
+
+    /// Those of some objects that it matches.
+    pub(super) async fn choose<'a>(
+        &self,
+        context: &Context,
+        state: &State,
+        resource: &Resource,
+        candidates: impl Iterator<Item = (&'a Key, &'a Entry)>,
+    ) -> Result<Vec<(&'a Key, &'a Entry)>, Status> {
+        if !self.is_of_version(resource) {
+            return Ok(candidates.filter(|(_, entry)| self.matches(resource, entry)).collect());
+        }
+        let candidates: Vec<(&Key, &Entry)> = candidates.filter(|(_, entry)| self.matches_labels(entry)).collect();
+        let objects = convert::shown(context, state, resource, &candidates).await?;
+        let chosen = candidates.into_iter().zip(objects).filter(|(_, object)| self.fields.matches(object));
+        Ok(chosen.map(|(candidate, _)| candidate).collect())
+    }
+
     pub(super) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
         self.matches_labels(entry) && (self.fields.is_everything() || self.fields.matches(&to_value(resource, entry)))
     }
@@ -91,7 +113,12 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
         }
     };
     let prefix = Key::prefix(target.resource.stored(), &target.namespace);
-    let mut matching = state.range(&prefix, after.as_deref()).filter(|(_, entry)| filter.matches(&target.resource, entry));
+    let all = state.range(&prefix, after.as_deref());
+    let mut matching: Box<dyn Iterator<Item = (&Key, &Entry)> + Send> = if filter.is_of_version(&target.resource) {
+        Box::new(filter.choose(context, &state, &target.resource, all).await?.into_iter())
+    } else {
+        Box::new(all.filter(|(_, entry)| filter.matches(&target.resource, entry)))
+    };
     let page: Vec<(&Key, &Entry)> = matching.by_ref().take(limit).collect();
     let remaining = if page.len() == limit { matching.count() } else { 0 };
     let mut metadata = json!({"resourceVersion": revision.to_string()});

@@ -72,8 +72,8 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
                 _ => view(context, target).await?,
             };
             let prefix = Key::prefix(target.resource.stored(), &target.namespace);
-            let all = view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry));
-            let all: Vec<Seen> = all.map(|(key, entry)| ("ADDED", key.clone(), entry.clone())).collect();
+            let all = filter.choose(context, &view.state, &target.resource, view.state.range(&prefix, None)).await?;
+            let all: Vec<Seen> = all.into_iter().map(|(key, entry)| ("ADDED", key.clone(), entry.clone())).collect();
             let mut out = encode(context, &target.resource, form, &all).await?.concat();
             let revision = view.state.revision();
             if initial_events && bookmarks {
@@ -168,7 +168,16 @@ impl Watcher {
 
     /// What the client is told of events, in one piece.
     async fn written(&self, events: &[Arc<Event>]) -> Result<Bytes, Status> {
-        let seen: Vec<Seen> = events.iter().filter_map(|event| self.seen(event)).collect();
+        let mut seen: Vec<Seen> = Vec::with_capacity(events.len());
+        for event in events.iter().filter(|event| event.key.as_str().starts_with(&self.prefix)) {
+            let (before, after) = if self.filter.is_of_version(&self.resource) {
+                (self.chosen(&event.key, event.before.as_ref()).await?, self.chosen(&event.key, event.after.as_ref()).await?)
+            } else {
+                let matches = |entry: &&Entry| self.filter.matches(&self.resource, entry);
+                (event.before.as_ref().filter(matches), event.after.as_ref().filter(matches))
+            };
+            seen.extend(self::seen(event, before, after));
+        }
         let key = |seen: &Seen| encoded::Key::of(seen.2.revision, seen.0, &self.resource, self.form);
         let mut lines: Vec<Option<Bytes>> = seen.iter().map(|one| self.context.encoded.get(&key(one)?)).collect();
         let missing: Vec<usize> = (0..seen.len()).filter(|at| lines[*at].is_none()).collect();
@@ -190,21 +199,25 @@ impl Watcher {
         })
     }
 
-    /// An object that enters the selection is ADDED, one that leaves it is DELETED, whatever happened to it.
-    fn seen(&self, event: &Event) -> Option<Seen> {
-        if !event.key.as_str().starts_with(&self.prefix) {
-            return None;
-        }
-        let selected = |entry: &Option<Entry>| entry.as_ref().filter(|entry| self.filter.matches(&self.resource, entry)).cloned();
-        let (kind, entry) = match (selected(&event.before), selected(&event.after)) {
-            (None, Some(after)) => ("ADDED", after),
-            (Some(_), Some(after)) => ("MODIFIED", after),
-            (Some(before), None) => ("DELETED", before),
-            (None, None) => return None,
-        };
-        // A deletion carries the object as it last was, at the revision of its end.
-        Some((kind, event.key.clone(), Entry { revision: event.revision, ..entry }))
+    /// An object, if it is selected as the version that is watched has it.
+    async fn chosen<'a>(&self, key: &'a Key, entry: Option<&'a Entry>) -> Result<Option<&'a Entry>, Status> {
+        let state = self.context.store.local().state;
+        let candidates = entry.into_iter().map(|entry| (key, entry));
+        let chosen = self.filter.choose(&self.context, &state, &self.resource, candidates).await?;
+        Ok(chosen.into_iter().next().map(|(_, entry)| entry))
     }
+}
+
+/// An object that enters the selection is ADDED, one that leaves it is DELETED, whatever happened to it.
+fn seen(event: &Event, before: Option<&Entry>, after: Option<&Entry>) -> Option<Seen> {
+    let (kind, entry) = match (before, after) {
+        (None, Some(after)) => ("ADDED", after),
+        (Some(_), Some(after)) => ("MODIFIED", after),
+        (Some(before), None) => ("DELETED", before),
+        (None, None) => return None,
+    };
+    // A deletion carries the object as it last was, at the revision of its end.
+    Some((kind, event.key.clone(), Entry { revision: event.revision, ..entry.clone() }))
 }
 
 /// Events as lines of JSON.

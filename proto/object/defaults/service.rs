@@ -28,6 +28,7 @@ pub fn prepare_endpoint_slice(slice: &mut Value) {
 }
 
 pub fn service(service: &mut Value) {
+    let is_balanced = service.pointer("/spec/type").is_some_and(|kind| kind == "LoadBalancer");
     if let Some(spec) = object(service, "spec") {
         fill(spec, "sessionAffinity", "None");
         fill(spec, "type", "ClusterIP");
@@ -55,6 +56,11 @@ pub fn service(service: &mut Value) {
     }
     if let Some(status) = object(service, "status") {
         default(status, "loadBalancer", json!({}));
+        if let Some(balancer) = status.get_mut("loadBalancer").and_then(Value::as_object_mut).filter(|_| is_balanced) {
+            for ingress in each(balancer, "ingress").filter(|ingress| ingress.contains_key("ip")) {
+                fill(ingress, "ipMode", "VIP");
+            }
+        }
     }
 }
 
