@@ -228,6 +228,8 @@ fn verb_of(method: &Method, target: &Target) -> Option<&'static str> {
         Method::PATCH if one => "patch",
         Method::DELETE if one => "delete",
         Method::DELETE => "deletecollection",
+        // Only whoever may do anything may ask what is served behind a proxy.
+        Method::OPTIONS if target.subresource == Some(Subresource::Proxy) => "",
         _ => return None,
     })
 }

@@ -67,13 +67,13 @@ impl Hierarchies {
 
     /// Where each hierarchy is mounted.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
-        self.v1.iter().map(|(root, _)| root.as_path()).chain(self.v2.iter().map(|(root, _)| root.as_path()))
+        self.v1_roots().chain(self.v2.iter().map(|(root, _)| root.as_path()))
     }
 
-    /// The hierarchies that have controllers: a container need not see one that only groups processes.
-    pub(crate) fn controlling(&self) -> impl Iterator<Item = &Path> {
-        let v2 = self.v2.iter().filter(|(_, controllers)| !controllers.is_empty());
-        self.v1.iter().chain(v2).map(|(root, _)| root.as_path())
+    /// What a container sees of a machine that is not v2 alone, with every runtime: it would take a v2 hierarchy for the
+    /// one that has its limits.
+    pub(crate) fn v1_roots(&self) -> impl Iterator<Item = &Path> {
+        self.v1.iter().map(|(root, _)| root.as_path())
     }
 
     pub(crate) fn only_v2(&self) -> bool {

@@ -174,7 +174,7 @@ fn cgroups(spec: &Spec, root: &OwnedFd, hierarchies: &Hierarchies) -> Result<(),
         return fresh(root, "/sys/fs/cgroup", "cgroup2", strict | readonly, "");
     }
     fresh(root, "/sys/fs/cgroup", "tmpfs", strict, "mode=755")?;
-    for mount in hierarchies.controlling() {
+    for mount in hierarchies.v1_roots() {
         let source = mount.join(spec.cgroup.trim_start_matches('/'));
         let name = mount.file_name().unwrap_or_default();
         bind(root, &Bind { readonly: !spec.privileged, ..Bind::new(&source, Path::new("/sys/fs/cgroup").join(name)) })?;

@@ -550,10 +550,13 @@ spec: {{selector: {{app: web}}, ports: [{{name: web, port: 80, targetPort: http}
         let get = |path: &str| cluster.try_kubectl(node, &["get", "--raw", &format!("/api/v1/namespaces/default/{path}")]);
         assert_eq!(get("pods/web/proxy/").as_deref(), Ok("outer\n"));
         assert_eq!(get("pods/web:8080/proxy/deep/").as_deref(), Ok("inner\n"));
+        assert_eq!(get("pods/web/proxy").as_deref(), Ok("outer\n"), "a reader is led to the path that ends with a slash");
         cluster.until("the Service has an endpoint", || {
             (get("services/web:web/proxy/deep/index.html").as_deref() == Ok("inner\n")).then_some(())
         });
         assert!(get("pods/web/proxy/nothing").is_err_and(|why| why.contains("could not find")), "the answer's code is passed on");
+        let (code, _) = cluster.request(1, "OPTIONS", "/api/v1/namespaces/default/pods/web/proxy/", None);
+        assert_eq!(code, 501, "busybox does not know the method");
         assert!(get("services/gone/proxy/").is_err_and(|why| why.contains("not found")));
     }
 

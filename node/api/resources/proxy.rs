@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -49,6 +49,9 @@ impl<'a> Named<'a> {
 }
 
 pub(crate) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+    if let Some(redirect) = with_slash(target, &request) {
+        return Ok(redirect);
+    }
     let malformed = || Status::bad_request(format!("invalid {} request \"{}\"", target.resource.singular(), target.name));
     let named = Named::parse(&target.name).ok_or_else(malformed)?;
     let state = view(context, target).await?.state;
@@ -79,6 +82,19 @@ pub(crate) async fn serve(context: &Context, target: &Target, request: Request<B
         .await
         .map_err(|why| unreachable(&format!("tls: {why}")))?;
     exchange(tls, request, &target.tail, &host).await
+}
+
+/// Where to look for what is served at `/`, so that relative links lead on from there.
+fn with_slash(target: &Target, request: &Request<Bytes>) -> Option<Response<Body>> {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !target.tail.is_empty() || !is_read || request.headers().contains_key(UPGRADE) {
+        return None;
+    }
+    let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));
+    let mut response = Response::new(respond::full(Bytes::new()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(LOCATION, format!("{}/{query}", request.uri().path()).parse().ok()?);
+    Some(response)
 }
 
 fn unreachable(why: &str) -> Status {

@@ -68,7 +68,8 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
     let view = view(context, target).await?;
     let prefix = Key::prefix(target.resource.stored(), &target.namespace);
     let mut items = Vec::new();
-    for (key, entry) in view.state.range(&prefix, None).filter(|(_, entry)| filter.matches(&target.resource, entry)) {
+    let all = view.state.range(&prefix, None);
+    for (key, entry) in filter.choose(context, &view.state, &target.resource, all).await? {
         match delete(context, target, key, &options, None).await {
             Ok(_) => items.push(shown_one(context, &view.state, &target.resource, (key, entry)).await?),
             Err(status) if status.code == 404 => {}
