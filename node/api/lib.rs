@@ -33,6 +33,7 @@ mod route;
 mod server;
 mod status;
 mod verbs;
+mod websocket;
 
 use std::sync::{Arc, OnceLock};
 

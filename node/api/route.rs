@@ -17,6 +17,7 @@ use crate::metrics::Asked;
 use crate::negotiate::{Form, Media};
 use crate::request_info::split_stale;
 use crate::verbs::{self, Consistency};
+use crate::websocket::Websocket;
 use crate::{Body, Context, aggregate, authenticate, authorize, body, discovery, negotiate, openapi, respond};
 
 const STALE_WARNING: &str = "stale read: answered from this node's own replica, which may lag behind the cluster";
@@ -234,7 +235,7 @@ fn verb_of(method: &Method, target: &Target) -> Option<&'static str> {
     })
 }
 
-async fn serve_resource(context: Context, mut target: Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+async fn serve_resource(context: Context, mut target: Target, mut request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let verb = verb_of(request.method(), &target).ok_or_else(Status::method_not_allowed)?;
     let fields = target.query.get("fieldSelector").unwrap_or_default();
     // A list or a watch of one object is about that object (apiserver's `RequestInfo`).
@@ -271,11 +272,17 @@ async fn serve_resource(context: Context, mut target: Target, request: Request<B
         resource: target.resource.plural,
         subresource: target.subresource.map(Subresource::name).unwrap_or_default(),
     };
+    let is_stream = is_watch || target.subresource == Some(Subresource::Log);
+    let websocket = if is_stream { Websocket::asked(&mut request, is_watch)? } else { None };
     let answer = verbs::serve(verb, context, target, request).await;
     // A refusal has warnings too.
     let response = answer.unwrap_or_else(|status| respond::status(&status));
     let response = media.encode(response, is_watch).await?;
     metrics.answered(&asked, response.status().as_u16(), begin.elapsed());
+    let response = match websocket {
+        Some(websocket) if response.status().is_success() => websocket.carry(response),
+        _ => response,
+    };
     Ok(respond::with_warnings(response, &warnings.take()))
 }
 

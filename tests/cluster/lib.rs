@@ -6,6 +6,7 @@
 pub mod registry;
 pub mod server;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -251,6 +252,22 @@ impl Cluster {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (page, code) = text.rsplit_once('\n').unwrap_or((&text, "0"));
         (code.trim().parse().unwrap_or(0), page.to_string())
+    }
+
+    /// All that a node sends to a client that asks for a websocket, by openssl: the answer's head, and messages as they came.
+    pub fn websocket(&self, node: usize, path: &str, protocol: &str) -> String {
+        let [ca, certificate, key] = self.credentials();
+        let mut command = Command::new("timeout");
+        command.args(["20", "openssl", "s_client", "-quiet", "-connect", &format!("{}:6443", Self::address(node)), "-CAfile"]);
+        command.arg(ca).arg("-cert").arg(certificate).arg("-key").arg(key);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = piped.spawn().expect("openssl can be run");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: skein\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        child.stdin.as_mut().expect("it is piped").write_all(request.as_bytes()).expect("openssl reads");
+        String::from_utf8_lossy(&child.wait_with_output().expect("openssl ends").stdout).into_owned()
     }
 
     /// A watch through one node, collected in a thread of its own until the server ends it.

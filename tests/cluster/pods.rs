@@ -110,6 +110,13 @@ fn containers_find_what_their_pod_says(runtime: Runtime) {
     let ended = ".status.containerStatuses[0].state.terminated";
     assert_eq!(field(&cluster, "tells", &format!("{ended}.message")), "last words");
     cluster.until("the other has ended", || (field(&cluster, "says-nothing", ".status.phase") == "Failed").then_some(()));
+    let said = cluster.websocket(2, "/api/v1/namespaces/default/pods/says-nothing/log", "base64.binary.k8s.io");
+    for part in ["101 Switching Protocols", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "base64.binary.k8s.io", "ZnJvbSB0aGUgbG9nCg=="] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let path = "/api/v1/namespaces/default/pods?watch=1&fieldSelector=metadata.name%3Dsays-nothing&timeoutSeconds=1";
+    let seen = cluster.websocket(3, path, "any");
+    assert!(seen.contains("101 Switching Protocols") && seen.contains(r#"{"type":"ADDED","object":{"#), "{seen}");
     assert_eq!(field(&cluster, "says-nothing", &format!("{ended}.message")), "from the log\n");
     // A path that leads out of its volume starts nothing.
     let waiting = ".status.containerStatuses[0].state.waiting";

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use http::header::{CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use crate::admit::{admit_part, kind_of};
 use crate::resources::container;
 use crate::route::Target;
 use crate::verbs::view;
-use crate::{Body, Context, respond};
+use crate::{Body, Context, respond, websocket};
 
 /// The subprotocol of a websocket that carries SPDY.
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -70,7 +70,7 @@ pub(crate) async fn serve(context: &Context, target: &Target, mut request: Reque
     let mut response = Response::new(respond::full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     match &tunnel {
-        Some(key) => websocket_handshake(key, response.headers_mut()),
+        Some(key) => websocket::handshake(key, Some(TUNNEL), response.headers_mut()),
         None => copy_handshake(answer.headers(), response.headers_mut()),
     }
     let kubelet = hyper::upgrade::on(&mut answer);
@@ -107,8 +107,7 @@ fn options(target: &Target, query: &str) -> Value {
 
 /// The key of a client that speaks SPDY inside a websocket (KEP-4006); the kubelet gets the SPDY alone.
 fn tunnelled(target: &Target, headers: &HeaderMap) -> Option<String> {
-    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-    let is_meant = target.subresource == Some(Subresource::PortForward) && { offers }.any(|offer| offer.trim() == TUNNEL);
+    let is_meant = target.subresource == Some(Subresource::PortForward) && websocket::offers(headers).contains(&TUNNEL);
     headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_meant).map(|key| derive_accept_key(key.as_bytes()))
 }
 
@@ -116,15 +115,6 @@ fn spdy_handshake(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
     headers.insert("x-stream-protocol-version", HeaderValue::from_static("portforward.k8s.io"));
-}
-
-fn websocket_handshake(key: &str, headers: &mut HeaderMap) {
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(TUNNEL));
-    if let Ok(key) = HeaderValue::from_str(key) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, key);
-    }
 }
 
 /// The bytes of binary messages one way, as they come; what comes back as messages the other way.
