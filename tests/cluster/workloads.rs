@@ -557,6 +557,7 @@ spec: {{selector: {{app: web}}, ports: [{{name: web, port: 80, targetPort: http}
         assert!(get("pods/web/proxy/nothing").is_err_and(|why| why.contains("could not find")), "the answer's code is passed on");
         let (code, _) = cluster.request(1, "OPTIONS", "/api/v1/namespaces/default/pods/web/proxy/", None);
         assert_eq!(code, 501, "busybox does not know the method");
+        assert!(get("pods/gone/proxy").is_err_and(|why| why.contains("not found")), "and not where there is none");
         assert!(get("services/gone/proxy/").is_err_and(|why| why.contains("not found")));
     }
 

@@ -49,15 +49,16 @@ impl<'a> Named<'a> {
 }
 
 pub(crate) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
-    if let Some(redirect) = with_slash(target, &request) {
-        return Ok(redirect);
-    }
     let malformed = || Status::bad_request(format!("invalid {} request \"{}\"", target.resource.singular(), target.name));
     let named = Named::parse(&target.name).ok_or_else(malformed)?;
     let state = view(context, target).await?.state;
     let key = Key::new(target.resource.stored(), &target.namespace, named.name);
     let object = state.show(&key).ok_or_else(|| Status::not_found(&target.resource, named.name))?;
+    let redirect = with_slash(target, &request);
     if target.resource.plural == "nodes" {
+        if let Some(redirect) = redirect {
+            return Ok(redirect);
+        }
         let answer = context.kubelets.send(named.name, forwarded(request, &target.tail, "kubelet")?).await;
         return answer.map_err(|why| unreachable(&why.to_string()));
     }
@@ -66,6 +67,9 @@ pub(crate) async fn serve(context: &Context, target: &Target, request: Request<B
         _ => of_service(&state, &key, &object, &named),
     };
     let address = address.ok_or_else(|| unreachable(&format!("no endpoints available for \"{}\"", target.name)))?;
+    if let Some(redirect) = redirect {
+        return Ok(redirect);
+    }
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = match connected {
         Ok(Ok(stream)) => stream,
