@@ -214,3 +214,8 @@ pub(crate) fn labels(pod: &Pod) -> HashMap<String, String> {
         (POD_UID.into(), text(&pod.metadata.uid)),
     ])
 }
+
+/// A count that the runtime may leave out.
+pub(crate) fn value(value: Option<&v1::UInt64Value>) -> u64 {
+    value.map_or(0, |value| value.value)
+}

@@ -3,14 +3,10 @@
 
 use skein_cri as v1;
 
-use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
+use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, value};
 use crate::exposition::Page;
 use crate::stats::Look;
 use crate::summary::VolumeUsage;
-
-fn value(value: Option<&v1::UInt64Value>) -> u64 {
-    value.map_or(0, |value| value.value)
-}
 
 fn label<'a>(labels: &'a std::collections::HashMap<String, String>, name: &str) -> &'a str {
     labels.get(name).map_or("", String::as_str)
@@ -199,12 +195,12 @@ fn network(look: &Look, cgroup_root: &str, page: &mut Page) {
 pub(crate) fn own(look: &Look, node: &str, volumes: &[VolumeUsage]) -> String {
     type Count = fn(&VolumeUsage) -> u64;
     const VOLUMES: [(&str, &str, Count); 6] = [
-        ("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", |v| v.available_bytes),
-        ("kubelet_volume_stats_capacity_bytes", "[ALPHA] Capacity in bytes of the volume", |v| v.capacity_bytes),
-        ("kubelet_volume_stats_used_bytes", "[ALPHA] Number of used bytes in the volume", |v| v.used_bytes),
-        ("kubelet_volume_stats_inodes", "[ALPHA] Maximum number of inodes in the volume", |v| v.inodes),
-        ("kubelet_volume_stats_inodes_free", "[ALPHA] Number of free inodes in the volume", |v| v.inodes_free),
-        ("kubelet_volume_stats_inodes_used", "[ALPHA] Number of used inodes in the volume", |v| v.inodes_used),
+        ("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", |v| v.disk.available_bytes),
+        ("kubelet_volume_stats_capacity_bytes", "[ALPHA] Capacity in bytes of the volume", |v| v.disk.capacity_bytes),
+        ("kubelet_volume_stats_used_bytes", "[ALPHA] Number of used bytes in the volume", |v| v.disk.used_bytes()),
+        ("kubelet_volume_stats_inodes", "[ALPHA] Maximum number of inodes in the volume", |v| v.disk.inodes),
+        ("kubelet_volume_stats_inodes_free", "[ALPHA] Number of free inodes in the volume", |v| v.disk.inodes_free),
+        ("kubelet_volume_stats_inodes_used", "[ALPHA] Number of used inodes in the volume", |v| v.disk.inodes_used()),
     ];
     let mut page = Page::default();
     page.family("kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.");
@@ -232,6 +228,7 @@ pub(crate) fn own(look: &Look, node: &str, volumes: &[VolumeUsage]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::Disk;
 
     fn look() -> Look {
         let number = |value: u64| Some(v1::UInt64Value { value });
@@ -303,7 +300,12 @@ mod tests {
 
     #[test]
     fn claims_are_told_with_what_is_left() {
-        let volume = VolumeUsage { namespace: "n".into(), claim: "data".into(), available_bytes: 3, ..VolumeUsage::default() };
+        let volume = VolumeUsage {
+            namespace: "n".into(),
+            claim: "data".into(),
+            disk: Disk { available_bytes: 3, ..Disk::default() },
+            ..VolumeUsage::default()
+        };
         let text = own(&look(), "node", &[volume]);
         assert!(text.contains("kubelet_volume_stats_available_bytes{namespace=\"n\",persistentvolumeclaim=\"data\"} 3\n"), "{text}");
         assert!(text.contains("kubelet_running_containers{container_state=\"running\"} 1\n"), "{text}");

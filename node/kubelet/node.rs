@@ -14,6 +14,7 @@ use skein_store::Handle as Store;
 use tracing::{info, warn};
 
 use crate::cri::Runtime;
+use crate::summary::Disk;
 use crate::{Error, Options, csi, machine};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -232,7 +233,7 @@ fn file(path: &str) -> String {
 
 /// The size of the file system that holds volumes and logs.
 fn disk_kib(directory: &std::path::Path) -> u64 {
-    nix::sys::statvfs::statvfs(directory).map_or(0, |found| found.blocks() * found.fragment_size() / 1024)
+    Disk::of(directory).map_or(0, |disk| disk.capacity_bytes / 1024)
 }
 
 fn os_image() -> String {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::cri::{CONTAINER_NAME, POD_UID};
+use crate::cri::{CONTAINER_NAME, POD_UID, value};
 use crate::eviction::{ContainerUse, Observed, Signal, Use, message, met, over_limit, victim};
 use crate::machine::memory_bytes;
 use crate::worker::Shared;
@@ -160,7 +160,6 @@ fn together<'a>(pod: &'a Pod, disk: OnDisk, stats: &[v1::ContainerStats]) -> Use
             continue;
         };
         let name = about.labels.get(CONTAINER_NAME).cloned().unwrap_or_default();
-        let value = |value: Option<&v1::UInt64Value>| value.map_or(0, |v| v.value);
         let layer = one.writable_layer.as_ref();
         inodes += value(layer.and_then(|layer| layer.inodes_used.as_ref()));
         containers.push(ContainerUse {

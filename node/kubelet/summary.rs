@@ -9,7 +9,7 @@ use skein_object::volume::LOCAL;
 use skein_object::{Key, meta};
 use skein_state::State;
 
-use crate::cri::{CONTAINER_NAME, POD_UID};
+use crate::cri::{CONTAINER_NAME, POD_UID, value};
 use crate::machine::memory_bytes;
 use crate::stats::Look;
 use crate::{Options, local_volume, pod, volumes};
@@ -31,12 +31,7 @@ pub(crate) struct VolumeUsage {
     /// As the Pod names it.
     pub(crate) volume: String,
     pub(crate) claim: String,
-    pub(crate) available_bytes: u64,
-    pub(crate) capacity_bytes: u64,
-    pub(crate) used_bytes: u64,
-    pub(crate) inodes: u64,
-    pub(crate) inodes_free: u64,
-    pub(crate) inodes_used: u64,
+    pub(crate) disk: Disk,
 }
 
 impl Disk {
@@ -51,11 +46,18 @@ impl Disk {
         })
     }
 
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.capacity_bytes.saturating_sub(self.available_bytes)
+    }
+
+    pub(crate) fn inodes_used(&self) -> u64 {
+        self.inodes.saturating_sub(self.inodes_free)
+    }
+
     fn told(&self, time: &str) -> Value {
         json!({
-            "time": time, "availableBytes": self.available_bytes, "capacityBytes": self.capacity_bytes,
-            "usedBytes": self.capacity_bytes.saturating_sub(self.available_bytes), "inodes": self.inodes, "inodesFree": self.inodes_free,
-            "inodesUsed": self.inodes.saturating_sub(self.inodes_free),
+            "time": time, "availableBytes": self.available_bytes, "capacityBytes": self.capacity_bytes, "usedBytes": self.used_bytes(),
+            "inodes": self.inodes, "inodesFree": self.inodes_free, "inodesUsed": self.inodes_used(),
         })
     }
 }
@@ -85,16 +87,7 @@ pub(crate) async fn volumes(options: &Options, state: &State) -> Vec<VolumeUsage
             },
             None => tokio::task::spawn_blocking(move || Disk::of(&path)).await.ok().flatten(),
         };
-        let Some(disk) = measured else { continue };
-        found.push(VolumeUsage {
-            available_bytes: disk.available_bytes,
-            capacity_bytes: disk.capacity_bytes,
-            used_bytes: disk.capacity_bytes.saturating_sub(disk.available_bytes),
-            inodes: disk.inodes,
-            inodes_free: disk.inodes_free,
-            inodes_used: disk.inodes.saturating_sub(disk.inodes_free),
-            ..usage
-        });
+        found.extend(measured.map(|disk| VolumeUsage { disk, ..usage }));
     }
     found
 }
@@ -139,10 +132,6 @@ fn place(options: &Options, pod: &Pod, usage: VolumeUsage, volume: PersistentVol
             Some(Place { usage, path: path.into(), driver: None })
         }
     }
-}
-
-fn value(value: Option<&v1::UInt64Value>) -> u64 {
-    value.map_or(0, |value| value.value)
 }
 
 fn cpu(cpu: Option<&v1::CpuUsage>, time: &str) -> Value {
@@ -225,11 +214,10 @@ fn of_pod(pod: &Pod, look: &Look, volumes: &[VolumeUsage], time: &str) -> Value 
 }
 
 fn of_volume(volume: &VolumeUsage, time: &str) -> Value {
-    json!({
-        "time": time, "name": volume.volume, "pvcRef": {"name": volume.claim, "namespace": volume.namespace},
-        "availableBytes": volume.available_bytes, "capacityBytes": volume.capacity_bytes, "usedBytes": volume.used_bytes,
-        "inodes": volume.inodes, "inodesFree": volume.inodes_free, "inodesUsed": volume.inodes_used,
-    })
+    let mut told = volume.disk.told(time);
+    told["name"] = volume.volume.as_str().into();
+    told["pvcRef"] = json!({"name": volume.claim, "namespace": volume.namespace});
+    told
 }
 
 fn of_ns(ns: i64) -> String {

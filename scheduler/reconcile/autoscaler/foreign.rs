@@ -146,13 +146,11 @@ fn pods(values: Vec<(String, i128)>, target: &MetricTarget, around: &Around<'_>)
 
 /// One value is held against the target, or its share of each Pod.
 fn one(value: i128, target: &MetricTarget, around: &Around<'_>) -> Result<(i64, Value), String> {
-    let (low, high) = around.tolerances;
-    let is_within = |ratio: f64| (1.0 - low..=1.0 + high).contains(&ratio);
     if let Some(wanted) = wanted(target.value.as_ref()) {
         let ratio = share(value, wanted);
         let replicas = match around.current {
             0 => up(ratio),
-            current if is_within(ratio) => current,
+            current if around.is_within_tolerances(ratio) => current,
             _ => up(ratio * ready(around)?),
         };
         return Ok((replicas, json!({"value": told(value)})));
@@ -160,7 +158,7 @@ fn one(value: i128, target: &MetricTarget, around: &Around<'_>) -> Result<(i64, 
     let average = wanted(target.average_value.as_ref()).ok_or("neither a value target nor an average value target was set")?;
     let found = around.found.max(0);
     let ratio = if found == 0 { f64::INFINITY } else { share(value, average * i128::from(found)) };
-    let replicas = if is_within(ratio) { found } else { up(share(value, average)) };
+    let replicas = if around.is_within_tolerances(ratio) { found } else { up(share(value, average)) };
     let mean = if found == 0 { value } else { value.div_euclid(found.into()) + i128::from(value.rem_euclid(found.into()) > 0) };
     Ok((replicas, json!({"averageValue": told(mean)})))
 }
@@ -188,8 +186,6 @@ pub(super) type ResourceOf<'a> = &'a dyn Fn(&CrossVersionObjectReference) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::Usage;
     use crate::adapters::{Adapters, Answer};
@@ -198,18 +194,9 @@ mod tests {
         let metric: MetricSpec = serde_json::from_value(metric).expect("a metric");
         let mut adapters = Adapters::default();
         let resource_of = |_: &CrossVersionObjectReference| Some("ingresses.networking.k8s.io".to_string());
-        let mut around = Around {
-            pods: &[],
-            usage: &Usage::default(),
-            adapters: &Adapters::default(),
-            now: Timestamp::UNIX_EPOCH,
-            namespace: "n",
-            selector: "app=web",
-            resource_of: &resource_of,
-            current,
-            found: current,
-            tolerances: (0.1, 0.1),
-        };
+        let (usage, none) = (Usage::default(), Adapters::default());
+        let bare = Around::bare(&usage, &none);
+        let mut around = Around { selector: "app=web", resource_of: &resource_of, current, found: current, ..bare };
         let question = question(&metric, &around).expect("a question");
         let values = values.iter().map(|(name, value)| ((*name).to_string(), *value)).collect();
         adapters.hear(question, Answer { at_ms: 0, values: Ok(values) });
@@ -238,23 +225,12 @@ mod tests {
 
     #[test]
     fn questions_are_asked_as_clients_of_kubernetes_ask_them() {
-        let around = |check: &dyn Fn(&Around<'_>)| {
-            check(&Around {
-                pods: &[],
-                usage: &Usage::default(),
-                adapters: &Adapters::default(),
-                now: Timestamp::UNIX_EPOCH,
-                namespace: "n",
-                selector: "app=web",
-                resource_of: &|object| (object.kind == "Ingress").then(|| "ingresses.networking.k8s.io".into()),
-                current: 1,
-                found: 1,
-                tolerances: (0.1, 0.1),
-            });
-        };
+        let resource_of = |object: &CrossVersionObjectReference| (object.kind == "Ingress").then(|| "ingresses.networking.k8s.io".into());
+        let (usage, adapters) = (Usage::default(), Adapters::default());
+        let around = Around { selector: "app=web", resource_of: &resource_of, ..Around::bare(&usage, &adapters) };
         let check = |metric: Value, expected: Option<&str>| {
             let metric: MetricSpec = serde_json::from_value(metric).expect("a metric");
-            around(&|around| assert_eq!(question(&metric, around).map(|q| q.path).as_deref(), expected));
+            assert_eq!(question(&metric, &around).map(|q| q.path).as_deref(), expected);
         };
         let target = json!({"type": "AverageValue", "averageValue": "1"});
         check(

@@ -42,6 +42,31 @@ pub(super) struct Around<'a> {
     pub(super) tolerances: (f64, f64),
 }
 
+impl Around<'_> {
+    pub(super) fn is_within_tolerances(&self, ratio: f64) -> bool {
+        (1.0 - self.tolerances.0..=1.0 + self.tolerances.1).contains(&ratio)
+    }
+}
+
+#[cfg(test)]
+impl<'a> Around<'a> {
+    /// No Pods, two replicas in the namespace `n`.
+    pub(super) fn bare(usage: &'a Usage, adapters: &'a Adapters) -> Self {
+        Self {
+            pods: &[],
+            usage,
+            adapters,
+            now: Timestamp::UNIX_EPOCH,
+            namespace: "n",
+            selector: "",
+            resource_of: &|_| None,
+            current: 2,
+            found: 2,
+            tolerances: (TOLERANCE, TOLERANCE),
+        }
+    }
+}
+
 pub(super) struct Proposal {
     pub(super) replicas: i64,
     pub(super) name: String,
@@ -238,10 +263,9 @@ pub(super) fn calculate(
     let (ratio, used) = ratio(measured, wanted_of, percent)?;
     let mean = measured.values().sum::<i128>() / i128::try_from(measured.len()).unwrap_or(1).max(1);
     let with_unready = !grouped.unready.is_empty() && ratio > 1.0;
-    let is_within = |ratio: f64| (1.0 - around.tolerances.0..=1.0 + around.tolerances.1).contains(&ratio);
     let up = |ratio: f64, pods: usize| (ratio * pods as f64).ceil() as i64;
     if !with_unready && grouped.missing.is_empty() {
-        return Ok((if is_within(ratio) { around.current } else { up(ratio, grouped.ready) }, mean, used));
+        return Ok((if around.is_within_tolerances(ratio) { around.current } else { up(ratio, grouped.ready) }, mean, used));
     }
     let mut all = measured.clone();
     for pod in &grouped.missing {
@@ -258,7 +282,7 @@ pub(super) fn calculate(
     let turns = (ratio < 1.0 && cautious > 1.0) || (ratio > 1.0 && cautious < 1.0);
     let replicas = up(cautious, all.len());
     let strays = (cautious < 1.0 && replicas > around.current) || (cautious > 1.0 && replicas < around.current);
-    Ok((if is_within(cautious) || turns || strays { around.current } else { replicas }, mean, used))
+    Ok((if around.is_within_tolerances(cautious) || turns || strays { around.current } else { replicas }, mean, used))
 }
 
 /// What is used as a share of what is wanted, and in percent of what `wanted_of` gives.
@@ -295,18 +319,8 @@ mod tests {
         grouped.measured = names.into_iter().zip(used.iter().copied()).collect();
         grouped.unready = names[used.len()..used.len() + unready].to_vec();
         grouped.missing = names[used.len() + unready..used.len() + unready + missing].to_vec();
-        let around = Around {
-            pods: &[],
-            usage: &Usage::default(),
-            adapters: &Adapters::default(),
-            now: Timestamp::UNIX_EPOCH,
-            namespace: "n",
-            selector: "",
-            resource_of: &|_| None,
-            current,
-            found: current,
-            tolerances: (TOLERANCE, TOLERANCE),
-        };
+        let (usage, adapters) = (Usage::default(), Adapters::default());
+        let around = Around { current, found: current, ..Around::bare(&usage, &adapters) };
         // Each requests 100m and may use half of it.
         let (replicas, ..) = calculate(&grouped, &around, &|_| Some(100), 50).expect("replicas");
         assert_eq!(replicas, expected, "{used:?} {unready} {missing}");
