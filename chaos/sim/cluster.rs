@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use skein_invariant::{Change, Observation};
-use skein_log::{Host, Member, NodeId, Storage, hosted};
+use skein_log::{Clock, Host, Member, NodeId, Storage, hosted};
 use skein_state::Event;
 use skein_store::{Handle, Options};
 use tokio::time::sleep;
@@ -44,17 +44,18 @@ struct Node {
 // === impl Cluster ===
 
 impl Cluster {
-    pub(crate) fn new(seed: u64, nodes: u64) -> Self {
+    pub(crate) fn new(seed: u64, options: crate::Options) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
-        let network = Network::new(random.next_u64(), nodes);
+        let network = Network::new(random.next_u64(), options);
+        let sync = Duration::from_millis(options.sync_ms);
         let node = |id| Node {
             id,
-            log: Disk::new(random.next_u64()),
-            state: Disk::new(random.next_u64()),
+            log: Disk::new(random.next_u64(), sync),
+            state: Disk::new(random.next_u64(), sync),
             process: Mutex::new(None),
             starting: tokio::sync::Mutex::default(),
         };
-        let nodes = Arc::new((1..=nodes).map(node).collect());
+        let nodes = Arc::new((1..=options.nodes).map(node).collect());
         Self { network, recorder: Recorder::new(), nodes, random: Arc::new(Mutex::new(random)) }
     }
 
@@ -135,6 +136,13 @@ impl Cluster {
     pub(crate) fn set_life(&self, id: NodeId, life: Life) {
         if let Some((process, _)) = self.at(id) {
             process.set(life);
+        }
+    }
+
+    /// A clock goes wrong with its process, and not for longer than that.
+    pub(crate) fn set_clock(&self, id: NodeId, change: impl Fn(&Clock)) {
+        if let Some((process, _)) = self.at(id) {
+            change(&process.clock());
         }
     }
 

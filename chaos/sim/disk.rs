@@ -15,9 +15,6 @@ use crate::recorder::digest;
 
 type Pairs = OrdMap<Vec<u8>, Vec<u8>>;
 
-/// What a sync costs on a disk in good health.
-const SYNC: Duration = Duration::from_millis(1);
-
 #[derive(Clone)]
 pub(crate) struct Disk(Arc<Mutex<State>>);
 
@@ -28,6 +25,8 @@ struct State {
     unsynced: Vec<Batch>,
     /// How many batches have ever been synced.
     synced: u64,
+    /// What a sync costs on a disk in good health, and what it costs beyond that now.
+    sync: Duration,
     slow: Duration,
     full: bool,
     /// Grows with each crash; what belongs to an older incarnation is refused.
@@ -44,12 +43,13 @@ pub(crate) struct Opened {
 // === impl Disk ===
 
 impl Disk {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, sync: Duration) -> Self {
         Self(Arc::new(Mutex::new(State {
             durable: Pairs::new(),
             current: Pairs::new(),
             unsynced: Vec::new(),
             synced: 0,
+            sync,
             slow: Duration::ZERO,
             full: false,
             incarnation: 0,
@@ -156,7 +156,7 @@ impl Medium for Opened {
     fn sync(&self, done: Done) {
         let Ok(state) = self.alive() else { return };
         let target = state.synced + state.unsynced.len() as u64;
-        let cost = SYNC + state.slow;
+        let cost = state.sync + state.slow;
         drop(state);
         let opened = Self { disk: self.disk.clone(), incarnation: self.incarnation };
         // A disk is no part of the process: a paused one does not stop it.

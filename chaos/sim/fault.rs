@@ -33,6 +33,10 @@ pub enum Fault {
     SlowDisk(NodeId, Duration),
     /// A node's disk takes nothing more; the daemon starts anew when there is room.
     FullDisk(NodeId),
+    /// A node's clock goes wrong: so many milliseconds in a second.
+    Drift(NodeId, u32),
+    /// A node's clock leaps ahead.
+    Leap(NodeId, Duration),
     /// The leader lets another lead, as one does that is stopped in order.
     Handover,
 }
@@ -60,7 +64,7 @@ pub(crate) fn plan(random: &mut SmallRng, options: Options) -> Vec<Scheduled> {
 fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
     let node = random.random_range(1..=nodes);
     let other = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
-    match random.random_range(0..17) {
+    match random.random_range(0..19) {
         0..3 => Fault::Crash(node),
         3 => Fault::Flicker,
         4..6 => Fault::Blackout,
@@ -70,6 +74,8 @@ fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
         13 => Fault::Storm { latency_ms_max: random.random_range(10..120), lost_permille: random.random_range(0..100) },
         14 => Fault::SlowDisk(node, Duration::from_millis(random.random_range(10..1500))),
         15 => Fault::FullDisk(node),
+        16 => Fault::Drift(node, random.random_range(500..2000)),
+        17 => Fault::Leap(node, Duration::from_millis(random.random_range(10..5000))),
         _ => Fault::Handover,
     }
 }
@@ -109,6 +115,12 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
                 cluster.start(node).await;
             }
         }
+        Fault::Drift(node, permille) => {
+            cluster.set_clock(*node, |clock| clock.set_drift(*permille));
+            sleep(lasts).await;
+            cluster.set_clock(*node, |clock| clock.set_drift(1000));
+        }
+        Fault::Leap(node, by) => cluster.set_clock(*node, |clock| clock.leap(*by)),
         Fault::Handover => hand_over(cluster),
         Fault::Flicker => flicker(cluster, Instant::now() + lasts).await,
         Fault::Pause(node) => {
@@ -128,7 +140,7 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
         Fault::Storm { latency_ms_max, lost_permille } => {
             cluster.network.change(|weather| (weather.latency_ms, weather.lost_permille) = ((1, *latency_ms_max), *lost_permille));
             sleep(lasts).await;
-            cluster.network.change(|weather| (weather.latency_ms, weather.lost_permille) = ((1, 3), 0));
+            cluster.network.calm();
         }
         Fault::SlowDisk(node, by) => {
             cluster.set_disk(*node, |disk| disk.set_slow(*by));

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use skein_log::Host;
+use skein_log::{Clock, Host};
 use tokio::sync::watch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub(crate) enum Life {
 pub(crate) struct Process {
     state: Mutex<State>,
     life: watch::Sender<Life>,
+    clock: Clock,
 }
 
 struct State {
@@ -31,7 +32,7 @@ struct State {
 impl Process {
     pub(crate) fn new(seed: u64) -> Self {
         let state = State { random: SmallRng::seed_from_u64(seed), waiting: Vec::new() };
-        Self { state: Mutex::new(state), life: watch::Sender::new(Life::Running) }
+        Self { state: Mutex::new(state), life: watch::Sender::new(Life::Running), clock: Clock::default() }
     }
 
     pub(crate) fn set(&self, life: Life) {
@@ -71,5 +72,9 @@ impl Host for Process {
 
     fn random(&self) -> u64 {
         self.state().random.next_u64()
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 }

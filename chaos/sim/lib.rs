@@ -40,6 +40,10 @@ pub struct Options {
     pub seconds: u64,
     pub clients: u64,
     pub faults: usize,
+    /// How long the farthest way between two nodes is, one way.
+    pub latency_ms: u64,
+    /// What a sync costs on a disk in good health.
+    pub sync_ms: u64,
 }
 
 /// What a run was and what came of it.
@@ -61,7 +65,7 @@ pub(crate) const HEAL_MAX: Duration = Duration::from_secs(20);
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 5, seconds: 60, clients: 8, faults: 8 }
+        Self { nodes: 5, seconds: 60, clients: 8, faults: 8, latency_ms: 3, sync_ms: 1 }
     }
 }
 
@@ -79,7 +83,7 @@ pub fn run(seed: u64, options: Options) -> Report {
 async fn simulate(seed: u64, options: Options) -> Report {
     let mut random = SmallRng::seed_from_u64(seed);
     let faults = fault::plan(&mut random, options);
-    let cluster = Cluster::new(random.random(), options.nodes);
+    let cluster = Cluster::new(random.random(), options);
     let recorder = cluster.recorder.clone();
     let broken = recorder.clone();
     let all = async {
@@ -137,6 +141,16 @@ mod tests {
     fn small_and_large_clusters_hold() {
         for nodes in [3, 4, 7, 9] {
             check(nodes, Options { nodes, seconds: 30, ..Options::default() });
+        }
+    }
+
+    /// Where a round trip or a sync takes longer than the time-outs of a LAN, the clusters' clocks must go slower.
+    #[test]
+    fn far_and_slow_clusters_hold() {
+        for (latency_ms, sync_ms) in [(60, 1), (150, 20), (400, 1), (3, 80), (3, 400), (150, 400)] {
+            let report = run(latency_ms + sync_ms, Options { latency_ms, sync_ms, seconds: 30, faults: 4, ..Options::default() });
+            assert!(report.verdict.is_ok(), "{:?}; {report:?}", report.verdict);
+            assert!(report.elections < 12, "{report:?}");
         }
     }
 

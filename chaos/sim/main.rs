@@ -33,6 +33,19 @@ struct Arguments {
     clients: u64,
     #[arg(long, default_value_t = Options::default().faults)]
     faults: usize,
+    /// Milliseconds of the longest way between two nodes, one way.
+    #[arg(long, default_value_t = Options::default().latency_ms, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    latency_ms: u64,
+    /// Milliseconds that a sync takes.
+    #[arg(long, default_value_t = Options::default().sync_ms, value_parser = clap::value_parser!(u64).range(1..=2000))]
+    sync_ms: u64,
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        let Self { nodes, seconds, clients, faults, latency_ms, sync_ms, .. } = *self;
+        Options { nodes, seconds, clients, faults, latency_ms, sync_ms }
+    }
 }
 
 fn main() -> ExitCode {
@@ -41,7 +54,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
-    let options = Options { nodes: arguments.nodes, seconds: arguments.seconds, clients: arguments.clients, faults: arguments.faults };
+    let options = arguments.options();
     if let Some(seed) = arguments.seed {
         let report = run(seed, options);
         report.faults.iter().for_each(|f| println!("at {:?} for {:?}: {:?}", f.at, f.lasts, f.fault));
@@ -95,7 +108,8 @@ fn many(arguments: &Arguments, from: u64, options: Options) -> ExitCode {
 fn verdict(report: &Report, arguments: &Arguments) -> ExitCode {
     let Err(violation) = &report.verdict else { return ExitCode::SUCCESS };
     println!("seed {}: {violation}", report.seed);
-    let Arguments { nodes, seconds, clients, faults, .. } = arguments;
-    println!("  again: skein-sim --seed {} --nodes {nodes} --seconds {seconds} --clients {clients} --faults {faults}", report.seed);
+    let Options { nodes, seconds, clients, faults, latency_ms, sync_ms } = arguments.options();
+    print!("  again: skein-sim --seed {} --nodes {nodes} --seconds {seconds} --clients {clients} --faults {faults}", report.seed);
+    println!(" --latency-ms {latency_ms} --sync-ms {sync_ms}");
     ExitCode::FAILURE
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::Options;
 use crate::host::{Life, Process};
 
 /// After this long without a way through, a connection is given up: quinn's idle time-out.
@@ -35,6 +36,7 @@ pub(crate) struct Network(Arc<Shared>);
 struct Shared {
     nodes: Mutex<Vec<Option<Running>>>,
     weather: watch::Sender<Weather>,
+    calm: Weather,
     random: Mutex<SmallRng>,
 }
 
@@ -53,19 +55,14 @@ pub(crate) struct Port {
     pub(crate) process: Arc<Process>,
 }
 
-impl Default for Weather {
-    fn default() -> Self {
-        Self { cut: BTreeSet::new(), latency_ms: (1, 3), lost_permille: 0 }
-    }
-}
-
 // === impl Network ===
 
 impl Network {
-    pub(crate) fn new(seed: u64, nodes: u64) -> Self {
-        let nodes = (0..=nodes).map(|_| None).collect();
+    pub(crate) fn new(seed: u64, options: Options) -> Self {
+        let nodes = (0..=options.nodes).map(|_| None).collect();
         let random = Mutex::new(SmallRng::seed_from_u64(seed));
-        Self(Arc::new(Shared { nodes: Mutex::new(nodes), weather: watch::Sender::new(Weather::default()), random }))
+        let calm = Weather { cut: BTreeSet::new(), latency_ms: (1, options.latency_ms), lost_permille: 0 };
+        Self(Arc::new(Shared { nodes: Mutex::new(nodes), weather: watch::Sender::new(calm.clone()), calm, random }))
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Weather)) {
@@ -75,6 +72,12 @@ impl Network {
     pub(crate) fn attach(&self, node: NodeId, attached: Option<Running>) {
         let at = usize::try_from(node).expect("nodes are numbered from 1");
         self.nodes()[at] = attached;
+    }
+
+    /// Links are as they are without a fault; what is cut stays cut.
+    pub(crate) fn calm(&self) {
+        let Weather { latency_ms, lost_permille, .. } = self.0.calm;
+        self.change(|weather| (weather.latency_ms, weather.lost_permille) = (latency_ms, lost_permille));
     }
 
     fn nodes(&self) -> MutexGuard<'_, Vec<Option<Running>>> {

@@ -62,6 +62,7 @@ pub(crate) struct Metrics {
     refused: Family<Refused, Counter>,
     leads: Gauge,
     term: Gauge<f64, AtomicU64>,
+    pace: Gauge<i64>,
     applied: Gauge<f64, AtomicU64>,
     revision: Gauge<f64, AtomicU64>,
     objects: Gauge,
@@ -84,6 +85,7 @@ impl Default for Metrics {
             refused: Family::default(),
             leads: Gauge::default(),
             term: Gauge::default(),
+            pace: Gauge::default(),
             applied: Gauge::default(),
             revision: Gauge::default(),
             objects: Gauge::default(),
@@ -100,6 +102,11 @@ impl Default for Metrics {
         registry.register("apiserver_flowcontrol_rejected_requests", "Requests that got no seat", metrics.refused.clone());
         registry.register("skein_raft_leads", "Whether this node leads", metrics.leads.clone());
         registry.register("skein_raft_term", "The Raft term that this node knows", metrics.term.clone());
+        registry.register(
+            "skein_raft_pace",
+            "How many times as long as on a fast network elections take, as measured",
+            metrics.pace.clone(),
+        );
         registry.register("skein_raft_applied_index", "The last log entry that this node has applied", metrics.applied.clone());
         registry.register("skein_log_syncs", "How often this node has synced its log", metrics.syncs.clone());
         registry.register("skein_state_revision", "The resourceVersion of this node's replica", metrics.revision.clone());
@@ -134,6 +141,7 @@ impl Metrics {
         let (leadership, view) = (store.leadership(), store.local());
         self.leads.set(leadership.is_self.into());
         self.term.set(leadership.term as f64);
+        self.pace.set(store.pace().into());
         self.applied.set(view.applied as f64);
         self.revision.set(view.state.revision() as f64);
         self.objects.set(i64::try_from(view.state.len()).unwrap_or(i64::MAX));

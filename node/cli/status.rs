@@ -12,6 +12,9 @@ const VOTERS: &str = "Roles:
   standby         follows the log and votes as soon as it is needed; it is caught up when it lacks at most 200 entries
   replica         follows the log
 
+Elections follow what an answer from a majority takes: where it is below 50 ms, a leader that is silent for 100 to 160 ms
+is replaced; where it is more, that takes as many times longer, up to 50 times.
+
 A voter that is silent for 10 s, or was away for a second or more three times within 10 minutes, gives its vote to a
 standby that is caught up. Voters are spread over the regions and zones of nodes (`skein up --region --zone`). A leader
 that is stopped in order, or whose disk is slow (more than 500 ms behind the majority's for 2 s), lets another voter
@@ -68,7 +71,12 @@ fn print_table(status: &Value) {
         return;
     }
     match (status["quorum"] == true, status["leader"].as_str()) {
-        (true, Some(leader)) => println!("{leader} leads in term {}, at revision {}", status["term"], status["revision"]),
+        (true, Some(leader)) => {
+            println!("{leader} leads in term {}, at revision {}", status["term"], status["revision"]);
+            if let Some(pace) = status["pace"].as_u64().filter(|pace| *pace > 1) {
+                println!("Links or disks are slow: an election takes {pace} times as long as on a fast network.");
+            }
+        }
         _ => println!(
             "NO QUORUM: node {} cannot reach a majority of the voters. Writes and consistent reads wait; Pods keep running.\n\
              Read this node's replica with `kubectl --context stale`, and bring voters back.",

@@ -121,7 +121,7 @@ impl Cluster for Endpoints {
         }).collect();
         json!({
             "answeredBy": name_of(self.store.id()), "failure": self.store.failure(), "leader": leadership.leader.and_then(name_of), "term": leadership.term,
-            "quorum": self.store.has_quorum(), "revision": view.state.revision(), "applied": view.applied, "nodes": nodes,
+            "quorum": self.store.has_quorum(), "pace": self.store.pace(), "revision": view.state.revision(), "applied": view.applied, "nodes": nodes,
         })
     }
 

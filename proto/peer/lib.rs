@@ -55,6 +55,9 @@ pub struct Append {
     pub entries: Vec<Bytes>,
     #[prost(message, optional, tag = "4")]
     pub commit: Option<LogPosition>,
+    /// How many times slower than the world the leader's clock goes.
+    #[prost(uint32, tag = "5")]
+    pub pace: u32,
 }
 
 /// A request on [`Channel::Call`].
@@ -62,6 +65,9 @@ pub struct Append {
 pub struct Call {
     #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub request: Option<Request>,
+    /// With votes: how many times slower than the world the candidate's clock goes.
+    #[prost(uint32, tag = "11")]
+    pub pace: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]

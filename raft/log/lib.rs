@@ -10,6 +10,7 @@
 //! **Invariants:** the applied index is written in the same batch as the objects, so the state on disk is always that
 //! of one index; the log is never purged past what the state has flushed.
 
+mod clock;
 mod disk;
 mod entry;
 mod found;
@@ -23,6 +24,7 @@ mod survivor;
 mod tail;
 mod types;
 
+pub use clock::{Clock, Moment};
 pub use disk::{Disk, Loaded};
 pub use entry::{decode_entry, encode_entry, log_id};
 pub use found::found_with;
@@ -30,7 +32,7 @@ pub use machine::{Machine, Opened, View};
 pub use medium::{Batch, Change, Done, Each, Medium, Storage};
 pub use recent::{Ended, Recent, Topic};
 pub use rocks::Rocks;
-pub use runtime::{Host, Runtime, hosted, random, spawn};
+pub use runtime::{Host, Runtime, clock, hosted, random, spawn};
 pub use store::LogStore;
 pub use survivor::{Survivor, survivor};
 pub use types::{Answer, Member, NodeId, Proposal, Types};

@@ -1,13 +1,13 @@
 //! What tasks of the store run on: tokio, and where a task belongs to a [`Host`], whatever that host allows.
 //!
-//! In production there is no host. In simulation each node is one: it can be paused or killed between any two steps of
-//! its tasks, and its randomness comes from the seed.
+//! In production there is no host: there is one node in a process. In simulation each node is one: it can be paused or
+//! killed between any two steps of its tasks, its randomness comes from the seed, and its clock is its own.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,12 +15,16 @@ use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::clock::{Clock, Moment};
+
 /// A process, as far as its tasks can tell.
 pub trait Host: Send + Sync + 'static {
     /// Asked before each step of a task. A host that is paused or dead keeps its tasks waiting.
     fn poll_runs(&self, context: &mut Context<'_>) -> Poll<()>;
 
     fn random(&self) -> u64;
+
+    fn clock(&self) -> Clock;
 }
 
 tokio::task_local! {
@@ -34,6 +38,14 @@ thread_local! {
 /// A random number, from the task's host where it has one.
 pub fn random() -> u64 {
     HOST.try_with(|host| host.random()).unwrap_or_else(|_| RANDOM.with_borrow_mut(Rng::next_u64))
+}
+
+/// The clock of this process.
+static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::default);
+
+/// Raft's clock, that of the task's host where it has one.
+pub fn clock() -> Clock {
+    HOST.try_with(|host| host.clock()).unwrap_or_else(|_| CLOCK.clone())
 }
 
 /// Starts a task on the host of the task that calls.
@@ -82,7 +94,7 @@ impl AsyncRuntime for Runtime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
-    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
+    type Instant = Moment;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = SmallRng;
@@ -100,19 +112,19 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
+        TokioRuntime::sleep(clock().real(duration))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        tokio::time::sleep_until(clock().at(deadline))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        TokioRuntime::timeout(clock().real(duration), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
+        tokio::time::timeout_at(clock().at(deadline), future)
     }
 
     fn is_panic(error: &Self::JoinError) -> bool {

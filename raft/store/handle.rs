@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::leadership::{Leadership, Standing};
 use crate::network::call;
+use crate::patience::Patience;
 use crate::propose::Waiting;
 use crate::read::Reader;
 use crate::{Error, Peers};
@@ -74,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) proposals: mpsc::Sender<Waiting>,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) log: LogStore,
+    pub(crate) patience: Patience,
 }
 
 /// What to do after an attempt that did not succeed.
@@ -147,6 +149,15 @@ impl Handle {
         self.inner.parts.log.syncs()
     }
 
+    /// How many times as long as on a fast network elections and heartbeats take here, as measured.
+    pub fn pace(&self) -> u32 {
+        self.patience().pace()
+    }
+
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.inner.parts.patience
+    }
+
     /// The revision of the local replica.
     pub fn revision(&self) -> u64 {
         self.inner.view.borrow().state.revision()
@@ -213,7 +224,7 @@ impl Handle {
     pub fn has_quorum(&self) -> bool {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         match (metrics.current_leader, metrics.last_quorum_acked) {
-            (Some(leader), Some(acked)) if leader == self.inner.id => acked.elapsed() < QUORUM_TIMEOUT,
+            (Some(leader), Some(acked)) if leader == self.inner.id => self.patience().real(acked.elapsed()) < QUORUM_TIMEOUT,
             (leader, _) => {
                 let heard = Duration::from_millis(self.inner.leader_heard_ms.load(Ordering::Relaxed));
                 leader.is_some() && self.inner.begin.elapsed().saturating_sub(heard) < QUORUM_TIMEOUT

@@ -58,7 +58,7 @@ impl Handle {
             self.watch_leadership(|now| now.is_self || now.leader.is_none()).await;
             self.member(self.leadership().leader?).map(|member| member.name)
         };
-        timeout(HANDOVER_TIMEOUT, moved).await.ok()?
+        timeout(self.patience().real(HANDOVER_TIMEOUT), moved).await.ok()?
     }
 
     /// Returns when this node has led for two seconds on end with a disk that is half a second behind the majority's.

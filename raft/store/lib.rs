@@ -16,6 +16,7 @@ mod handle;
 mod leadership;
 mod membership;
 mod network;
+mod patience;
 mod pipeline;
 mod propose;
 mod read;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{Backoff, RPCOption, RPCTypes};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
@@ -17,8 +17,10 @@ use serde::de::DeserializeOwned;
 use skein_log::{Member, NodeId, Types};
 use skein_peer::{Answer, Call, Channel, Request, Response};
 use skein_state::State;
+use tokio::time::{Instant, timeout};
 
 use crate::Peers;
+use crate::patience::Patience;
 use crate::pipeline::{Answered, Pipeline};
 use crate::wire::{Frames, from_json, to_json};
 
@@ -28,6 +30,9 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection to a peer that does not answer is given up after this long.
 const OPEN_TIMEOUT: Duration = Duration::from_millis(1000);
 
+/// A vote that is answered later than this says nothing about the way to the peer.
+const LATE_MAX: Duration = Duration::from_secs(10);
+
 /// Between two attempts to reach a follower.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(320);
@@ -35,7 +40,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(320);
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) peers: Arc<dyn Peers>,
-    pub(crate) id: NodeId,
+    pub(crate) patience: Patience,
 }
 
 pub(crate) struct Connection {
@@ -72,34 +77,22 @@ impl Connection {
         }
     }
 
-    async fn call_raft<T: DeserializeOwned>(&self, request: Request) -> io::Result<T> {
-        match call(&*self.network.peers, &self.member, request).await? {
-            Response::Raft(json) => from_json(&json),
-            other => Err(io::Error::other(format!("unexpected answer: {other:?}"))),
-        }
-    }
-
     async fn vote_with(
         &self,
         request: impl FnOnce(bytes::Bytes) -> Request,
         rpc: &impl Serialize,
-        option: &RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        let answered = tokio::time::timeout(option.hard_ttl(), self.call_raft(request(to_json(rpc)))).await;
-        self.settle(answered, RPCTypes::Vote, option)
-    }
-
-    fn settle<T>(
-        &self,
-        answered: Result<io::Result<T>, tokio::time::error::Elapsed>,
-        action: RPCTypes,
-        option: &RPCOption,
-    ) -> Result<T, RPCError<Types>> {
-        match answered {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(why)) => Err(RPCError::Unreachable(Unreachable::new(&why))),
-            Err(_) => Err(RPCError::Timeout(Timeout { action, id: self.network.id, target: self.target, timeout: option.hard_ttl() })),
-        }
+        let Self { network, target, member, .. } = self;
+        let call = Call { request: Some(request(to_json(rpc))), pace: network.patience.pace() };
+        let (peers, member, target, patience) = (Arc::clone(&network.peers), member.clone(), *target, network.patience.clone());
+        // openraft gives up after its time-out; how long the answer really takes is worth knowing all the same.
+        let answered = skein_log::spawn(async move {
+            let sent = Instant::now();
+            let answered = timeout(LATE_MAX, exchange(&*peers, &member, call)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+            answered.is_ok().then(|| patience.voted(target, sent));
+            answered
+        });
+        answered.await.map_err(io::Error::other).flatten().and_then(expect_raft).map_err(unreachable)
     }
 
     async fn send_snapshot(&self, header: SnapshotHeader, state: State) -> io::Result<SnapshotResponse<Types>> {
@@ -107,7 +100,7 @@ impl Connection {
         let mut frames = Frames::new(self.network.peers.open(&self.member, Channel::Snapshot).await?);
         frames.send_bytes(to_json(&header)).await?;
         for chunk in state.chunks() {
-            tokio::time::timeout(CHUNK_TIMEOUT, frames.send_bytes(chunk.into())).await.map_err(slow)??;
+            timeout(CHUNK_TIMEOUT, frames.send_bytes(chunk.into())).await.map_err(slow)??;
         }
         frames.send_bytes(bytes::Bytes::new()).await?;
         let answer = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -125,18 +118,18 @@ impl RaftNetworkV2<Types> for Connection {
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let alone = Box::pin(stream::once(std::future::ready(rpc)));
         let mut answers = self.stream_append(alone, option).await?;
-        let unanswered = || Unreachable::new(&io::Error::from(io::ErrorKind::UnexpectedEof));
-        answers.next().await.ok_or_else(unanswered)?.map(AppendEntriesResponse::from)
+        answers.next().await.ok_or_else(|| unreachable(io::ErrorKind::UnexpectedEof.into()))?.map(AppendEntriesResponse::from)
     }
 
-    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> BoxFuture<'s, Result<BoxStream<'s, Answered>, RPCError<Types>>>
+    fn stream_append<'s, S>(&'s mut self, input: S, _option: RPCOption) -> BoxFuture<'s, Result<BoxStream<'s, Answered>, RPCError<Types>>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let opened = tokio::time::timeout(OPEN_TIMEOUT, self.append_stream()).await;
-            let frames = self.settle(opened, RPCTypes::AppendEntries, &option)?;
-            Ok(Pipeline::new(&mut self.appends, frames, input).answers().boxed())
+            let opened = timeout(OPEN_TIMEOUT, self.append_stream()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+            let frames = opened.map_err(unreachable)?;
+            let watched = (self.target, self.network.patience.clone());
+            Ok(Pipeline::new(&mut self.appends, frames, input, watched).answers().boxed())
         })
     }
 
@@ -146,12 +139,12 @@ impl RaftNetworkV2<Types> for Connection {
         Some(Backoff::new(doubled))
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.vote_with(Request::Vote, &rpc, &option).await
+    async fn vote(&mut self, rpc: VoteRequest<Types>, _option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.vote_with(Request::Vote, &rpc).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.vote_with(Request::PreVote, &rpc, &option).await
+    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, _option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.vote_with(Request::PreVote, &rpc).await
     }
 
     async fn full_snapshot(
@@ -171,17 +164,32 @@ impl RaftNetworkV2<Types> for Connection {
     async fn transfer_leader(
         &mut self,
         rpc: TransferLeaderRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<openraft::raft::TransferLeaderResponse<Types>, RPCError<Types>> {
-        let answered = tokio::time::timeout(option.hard_ttl(), self.call_raft::<()>(Request::TransferLeader(to_json(&rpc)))).await;
-        self.settle(answered, RPCTypes::TransferLeader, &option).map(Ok)
+        let answered = call(&*self.network.peers, &self.member, Request::TransferLeader(to_json(&rpc))).await;
+        answered.and_then(expect_raft::<()>).map_err(unreachable).map(Ok)
     }
 }
 
 /// One request and its answer, on a stream of its own.
 pub(crate) async fn call(peers: &dyn Peers, member: &Member, request: Request) -> io::Result<Response> {
+    exchange(peers, member, Call { request: Some(request), pace: 0 }).await
+}
+
+fn unreachable(why: io::Error) -> RPCError<Types> {
+    Unreachable::new(&why).into()
+}
+
+fn expect_raft<T: DeserializeOwned>(response: Response) -> io::Result<T> {
+    match response {
+        Response::Raft(json) => from_json(&json),
+        other => Err(io::Error::other(format!("unexpected answer: {other:?}"))),
+    }
+}
+
+async fn exchange(peers: &dyn Peers, member: &Member, call: Call) -> io::Result<Response> {
     let mut frames = Frames::new(peers.open(member, Channel::Call).await?);
-    frames.send(&Call { request: Some(request) }).await?;
+    frames.send(&call).await?;
     let answer: Answer = frames.expect().await?;
     answer.response.ok_or_else(|| io::Error::other("empty answer"))
 }

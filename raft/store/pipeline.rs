@@ -13,9 +13,10 @@ use futures::{Stream, StreamExt, stream};
 use openraft::errors::{RPCError, Unreachable};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
 use openraft::type_config::alias::LogIdOf;
-use skein_log::Types;
-use tokio::time::timeout;
+use skein_log::{NodeId, Types};
+use tokio::time::{Instant, timeout};
 
+use crate::patience::Patience;
 use crate::wire::{Frames, encode_append, from_json};
 
 /// Appends that may be on their way to one follower.
@@ -36,7 +37,9 @@ pub(crate) struct Pipeline<'a, S> {
     requests: S,
     /// Whether there may be more requests.
     more: bool,
-    sent: VecDeque<Range>,
+    sent: VecDeque<(Range, Instant)>,
+    target: NodeId,
+    patience: Patience,
 }
 
 // === impl Pipeline ===
@@ -45,8 +48,8 @@ impl<'a, S> Pipeline<'a, S>
 where
     S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'a,
 {
-    pub(crate) fn new(slot: &'a mut Option<Frames>, frames: Frames, requests: S) -> Self {
-        Self { slot, frames, requests, more: true, sent: VecDeque::new() }
+    pub(crate) fn new(slot: &'a mut Option<Frames>, frames: Frames, requests: S, (target, patience): (NodeId, Patience)) -> Self {
+        Self { slot, frames, requests, more: true, sent: VecDeque::new(), target, patience }
     }
 
     /// The answers; it ends after the last request, or with the first answer that is not a success.
@@ -73,14 +76,15 @@ where
                 answer = timeout(ANSWER_TIMEOUT, self.frames.next_bytes()), if !self.sent.is_empty() => {
                     let answer = answer.map_err(|_| io::ErrorKind::TimedOut)??.ok_or(io::ErrorKind::UnexpectedEof)?;
                     let answer: AppendEntriesResponse<Types> = from_json(&answer)?;
-                    let (previous, last) = self.sent.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+                    let ((previous, last), sent) = self.sent.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+                    self.patience.answered(self.target, sent);
                     return Ok(Some(answer.into_stream_result(previous, last)));
                 }
                 request = self.requests.next(), if self.more && self.sent.len() < ON_THEIR_WAY_MAX => match request {
                     Some(request) => {
                         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
-                        self.sent.push_back((request.prev_log_id, last));
-                        self.frames.send(&encode_append(&request)).await?;
+                        self.sent.push_back(((request.prev_log_id, last), Instant::now()));
+                        self.frames.send(&encode_append(&request, self.patience.pace())).await?;
                     }
                     None => self.more = false,
                 },

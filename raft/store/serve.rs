@@ -5,8 +5,9 @@ use std::io;
 use std::pin::pin;
 
 use futures::{SinkExt, StreamExt};
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesResponse, VoteRequest};
 use openraft::type_config::alias::SnapshotOf;
+use openraft::vote::RaftLeaderId;
 use skein_log::{Member, Types};
 use skein_peer::{Answer, Call, Channel, Proposed, Request, Response};
 use skein_state::Restore;
@@ -28,7 +29,7 @@ impl Handle {
             Channel::Call => {
                 let call: Call = frames.expect().await?;
                 let response = match call.request {
-                    Some(request) => self.answer(request, other).await?,
+                    Some(request) => self.answer(request, call.pace, other).await?,
                     None => Response::Failed("empty request".into()),
                 };
                 frames.send(&Answer { response: Some(response) }).await
@@ -40,7 +41,14 @@ impl Handle {
     /// Several appends may be on their way to the disk at a time; the answers go out in order.
     async fn serve_appends(&self, frames: Frames) -> io::Result<()> {
         let (mut answers, requests) = frames.split();
-        let requests = requests.scan((), |(), frame| ready(frame.and_then(|bytes| decode_append(bytes.freeze())).ok()));
+        let patience = self.patience().clone();
+        let requests = requests.scan((), move |(), frame| {
+            let request = frame.and_then(|bytes| decode_append(bytes.freeze())).ok();
+            ready(request.map(|(request, pace)| {
+                patience.told(*request.vote.leader_id().node_id(), pace);
+                request
+            }))
+        });
         let mut results = pin!(self.raft().stream_append(requests));
         while let Some(result) = results.next().await {
             let answer = AppendEntriesResponse::from(result.map_err(io::Error::other)?);
@@ -68,14 +76,23 @@ impl Handle {
         frames.send_bytes(to_json(&response)).await
     }
 
-    async fn answer<F>(&self, request: Request, other: impl FnOnce(Request) -> F) -> io::Result<Response>
+    /// A vote that a candidate asks for, whose clock goes at this pace.
+    fn candidacy(&self, json: &[u8], pace: u32) -> io::Result<VoteRequest<Types>> {
+        let request: VoteRequest<Types> = from_json(json)?;
+        self.patience().told(*request.vote.leader_id().node_id(), pace);
+        Ok(request)
+    }
+
+    async fn answer<F>(&self, request: Request, pace: u32, other: impl FnOnce(Request) -> F) -> io::Result<Response>
     where
         F: Future<Output = Response>,
     {
         let raft = self.raft();
         Ok(match request {
-            Request::Vote(json) => Response::Raft(to_json(&raft.vote(from_json(&json)?).await.map_err(io::Error::other)?)),
-            Request::PreVote(json) => Response::Raft(to_json(&raft.pre_vote(from_json(&json)?).await.map_err(io::Error::other)?)),
+            Request::Vote(json) => Response::Raft(to_json(&raft.vote(self.candidacy(&json, pace)?).await.map_err(io::Error::other)?)),
+            Request::PreVote(json) => {
+                Response::Raft(to_json(&raft.pre_vote(self.candidacy(&json, pace)?).await.map_err(io::Error::other)?))
+            }
             Request::TransferLeader(json) => {
                 let _ = raft.handle_transfer_leader(from_json(&json)?).await.map_err(io::Error::other)?;
                 Response::Raft(to_json(&()))

@@ -8,6 +8,7 @@ use skein_log::{LogStore, Machine, NodeId, Storage};
 
 use crate::handle::{Handle, Parts, Raft};
 use crate::network::Network;
+use crate::patience::{self, Patience};
 use crate::{Error, Peers, leadership, propose, read};
 
 pub struct Options {
@@ -16,9 +17,9 @@ pub struct Options {
     pub peers: Arc<dyn Peers>,
 }
 
-/// Heartbeats of a LAN. Regions need a profile of their own, measured.
+/// Heartbeats of a LAN. Where links are longer or disks slower, the clock that counts them goes slower (`patience.rs`).
 const HEARTBEAT_MS: u64 = 30;
-const ELECTION_MS_MIN: u64 = 100;
+const ELECTION_MS_MIN: u64 = patience::VOTE_TIMEOUT.as_millis() as u64;
 const ELECTION_MS_MAX: u64 = 160;
 
 /// Log entries that are kept behind the snapshot, so that a node that was away for a while needs no snapshot.
@@ -32,15 +33,17 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn start(options: Options) -> Result<Handle, Error> {
     let log = LogStore::new(options.storage.log);
     let (machine, view, recent) = Machine::open(options.storage.state)?;
-    let network = Network { peers: Arc::clone(&options.peers), id: options.id };
+    let patience = Patience::new(options.id, skein_log::clock());
+    let network = Network { peers: Arc::clone(&options.peers), patience: patience.clone() };
     let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
     skein_log::spawn(retain(raft.clone(), log.clone()));
+    skein_log::spawn(patience::keep(patience.clone(), raft.clone()));
     let (reads, requests) = read::channel();
     let (proposals, proposed) = propose::channel();
     let (standings, standing) = leadership::channel();
     skein_log::spawn(leadership::follow(options.id, raft.clone(), standings));
-    let handle = Handle::new(options.id, raft, options.peers, view, recent, Parts { reads, proposals, standing, log });
+    let handle = Handle::new(options.id, raft, options.peers, view, recent, Parts { reads, proposals, standing, log, patience });
     skein_log::spawn(read::batch_loop(handle.clone(), requests));
     skein_log::spawn(propose::batch_loop(handle.clone(), proposed));
     Ok(handle)

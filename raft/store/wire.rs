@@ -60,24 +60,27 @@ pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     serde_json::from_slice(bytes).map_err(io::Error::other)
 }
 
-pub(crate) fn encode_append(request: &AppendEntriesRequest<Types>) -> Append {
+pub(crate) fn encode_append(request: &AppendEntriesRequest<Types>, pace: u32) -> Append {
     Append {
         vote: to_json(&request.vote),
         previous: request.prev_log_id.map(position),
         entries: request.entries.iter().map(|entry| encode_entry(entry).into()).collect(),
         commit: request.leader_commit.map(position),
+        pace,
     }
 }
 
-pub(crate) fn decode_append(frame: Bytes) -> io::Result<AppendEntriesRequest<Types>> {
+/// The request, and the pace of who sent it.
+pub(crate) fn decode_append(frame: Bytes) -> io::Result<(AppendEntriesRequest<Types>, u32)> {
     let append = Append::decode(frame).map_err(io::Error::other)?;
     let entries = append.entries.into_iter().map(decode_entry).collect::<Result<_, _>>().map_err(io::Error::other)?;
-    Ok(AppendEntriesRequest {
+    let request = AppendEntriesRequest {
         vote: from_json(&append.vote)?,
         prev_log_id: append.previous.map(|p| log_id(p.term, p.index)),
         entries,
         leader_commit: append.commit.map(|p| log_id(p.term, p.index)),
-    })
+    };
+    Ok((request, append.pace))
 }
 
 /// The answer to an append: JSON, as it is small and openraft owns its shape.
