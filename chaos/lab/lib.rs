@@ -7,13 +7,17 @@
 //!                                    └── …
 //! ```
 //!
+//! What the bridge does not carry is cut, or carried by the relay (`relay.rs`): links that are long or lossy.
+//!
 //! Everything it makes is found again by name, so that each verb works after a crash of any other, and `down` leaves
 //! nothing behind. Addresses are from RFC 2544's range for benchmarks, which nobody routes.
 
 mod containerd;
 pub mod image;
+mod links;
 mod network;
 mod process;
+mod relay;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +26,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use links::Links;
+pub use links::Shape;
 
 /// Where the laboratory lives.
 #[derive(Clone, Debug)]
@@ -67,6 +74,9 @@ pub struct Lab {
 const NODES_MAX: usize = 200;
 
 const PLAN: &str = "plan.json";
+const LINKS: &str = "links.json";
+/// The process that carries what is shaped, and the argument that makes the program one.
+const RELAY: &str = "relay";
 
 /// How long a cluster may take to come up, and a node to get ready.
 const UP_TIMEOUT: Duration = Duration::from_secs(90);
@@ -153,6 +163,7 @@ impl Lab {
             process::remove_cgroups(&node);
             network::remove_node(&node);
         }
+        process::kill_own(&self.layout.directory, RELAY);
         process::remove_cgroup_root();
         network::remove_all();
         if self.layout.directory.exists() {
@@ -193,21 +204,58 @@ impl Lab {
 
     /// Cuts the links between groups: `a,b/c` lets a and b talk, and neither to c.
     pub fn partition(&self, groups: &str) -> Result<()> {
+        let groups = self.groups(groups)?;
+        self.change_links(|links| links.partition(&groups))
+    }
+
+    /// Makes the links between groups long or lossy, in both directions; a shape of nothing makes them whole.
+    pub fn shape(&self, groups: &str, shape: Shape) -> Result<()> {
+        ensure!(shape.lost_permille <= 1000, "no more than all can be lost");
+        let groups = self.groups(groups)?;
+        self.change_links(|links| links.shape(&groups, shape))
+    }
+
+    /// Makes all links short and without loss; what is cut stays so.
+    pub fn smooth(&self) -> Result<()> {
+        self.change_links(|links| links.shaped.clear())
+    }
+
+    fn groups(&self, groups: &str) -> Result<Vec<Vec<Node>>> {
         let parse = |group: &str| group.split(',').map(|name| self.node(name.trim())).collect::<Result<Vec<_>>>();
         let groups = groups.split('/').map(parse).collect::<Result<Vec<_>>>()?;
-        ensure!(groups.len() > 1, "a partition has at least two groups, as in node-1,node-2/node-3");
-        network::partition(&groups)
+        ensure!(groups.len() > 1, "there must be at least two groups, as in node-1,node-2/node-3");
+        Ok(groups)
+    }
+
+    fn change_links(&self, change: impl FnOnce(&mut Links)) -> Result<()> {
+        let (directory, file) = (&self.layout.directory, self.layout.directory.join(LINKS));
+        let mut links = Links::read(&file)?;
+        change(&mut links);
+        links.write(&file)?;
+        if links.shaped.is_empty() {
+            process::kill_own(directory, RELAY);
+        } else if process::running(directory, RELAY).is_none() {
+            let arguments = ["lab".into(), RELAY.into(), directory.display().to_string()];
+            process::spawn_own(directory, RELAY, &self.layout.program, &arguments)?;
+        }
+        network::carry_all_but(&links.taken())
+    }
+
+    /// Carries what is shaped, until it is killed: the process that [`Self::shape`] starts.
+    pub fn relay(&self) -> Result<()> {
+        relay::run(&self.nodes()?, &self.layout.directory.join(LINKS))
     }
 
     /// Cuts the links to a node one way: it is heard, and hears no other node.
     pub fn deafen(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
         let others: Vec<Node> = self.nodes()?.into_iter().filter(|other| *other != node).collect();
-        network::deafen(&node, &others)
+        self.change_links(|links| links.deafen(&node, &others))
     }
 
+    /// Mends what is cut; links that are shaped stay so.
     pub fn heal(&self) -> Result<()> {
-        network::heal()
+        self.change_links(Links::mend)
     }
 
     /// Runs a command in the node's network namespace; returns its exit code.

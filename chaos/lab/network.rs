@@ -1,14 +1,16 @@
 //! The laboratory's network: a bridge, a namespace and a pair of links for each node, and cuts between them.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::Result;
 
+use crate::links::Way;
 use crate::{Node, attempt, run};
 
 const BRIDGE: &str = "skein0";
 const BRIDGE_ADDRESS: &str = "198.18.0.1/16";
-/// The nftables table that holds the cuts; without it the network is whole.
+/// The nftables table of what the bridge does not carry; without it the network is whole.
 const TABLE: &str = "skein_lab";
 
 pub(crate) fn ensure_bridge() -> Result<()> {
@@ -64,38 +66,15 @@ pub(crate) fn inside(node: &Node) -> Command {
     command
 }
 
-pub(crate) fn deafen(node: &Node, others: &[Node]) -> Result<()> {
-    begin()?;
-    others.iter().try_for_each(|other| cut(other, node))
+/// Lets the bridge carry nothing on these ways, and everything on all others.
+pub(crate) fn carry_all_but(ways: &BTreeSet<Way>) -> Result<()> {
+    let link = |index: usize| outer_link(&Node::new(index));
+    let rules = ways.iter().map(|(from, to)| format!("iifname {} oifname {} drop\n", link(*from), link(*to)));
+    let chain = format!("chain forward {{\ntype filter hook forward priority 0\n{}}}", rules.collect::<String>());
+    // One transaction: no frame passes between the rules that were and those that are.
+    run("nft", &[&format!("add table bridge {TABLE}\ndelete table bridge {TABLE}\ntable bridge {TABLE} {{\n{chain}\n}}")])
 }
 
-/// A table without cuts, in place of the one that was.
-fn begin() -> Result<()> {
-    heal()?;
-    run("nft", &["add", "table", "bridge", TABLE])?;
-    run("nft", &["add", "chain", "bridge", TABLE, "forward", "{ type filter hook forward priority 0; }"])
-}
-
-fn cut(from: &Node, to: &Node) -> Result<()> {
-    let (from, to) = (outer_link(from), outer_link(to));
-    run("nft", &["add", "rule", "bridge", TABLE, "forward", "iifname", &from, "oifname", &to, "drop"])
-}
-
-pub(crate) fn partition(groups: &[Vec<Node>]) -> Result<()> {
-    begin()?;
-    for (index, group) in groups.iter().enumerate() {
-        for other in groups.iter().enumerate().filter(|(i, _)| *i != index).flat_map(|(_, g)| g) {
-            group.iter().try_for_each(|node| cut(node, other))?;
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn heal() -> Result<()> {
-    attempt("nft", &["delete", "table", "bridge", TABLE]);
-    Ok(())
-}
-
-fn outer_link(node: &Node) -> String {
+pub(crate) fn outer_link(node: &Node) -> String {
     format!("skl{}", node.index)
 }

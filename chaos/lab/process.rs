@@ -36,15 +36,30 @@ pub(crate) fn pods_cgroup(node: &Node) -> String {
 
 /// Starts a process of the node, in its cgroup and network namespace, detached from this one.
 pub(crate) fn spawn(node: &Node, directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
-    let leaf = cgroup(node).join("daemon");
-    std::fs::create_dir_all(&leaf).with_context(|| format!("cannot make the cgroup {}", leaf.display()))?;
+    let net = format!("/run/netns/{}", node.namespace());
+    launch(&cgroup(node).join("daemon"), &net, directory, name, program, arguments)
+}
+
+/// Starts a process of the laboratory itself, in this process' network namespace.
+pub(crate) fn spawn_own(directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+    launch(&hierarchy().join(ROOT).join(name), "/proc/self/ns/net", directory, name, program, arguments)
+}
+
+pub(crate) fn kill_own(directory: &Path, name: &str) {
+    if let Some(pid) = running(directory, name) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+    std::fs::create_dir_all(leaf).with_context(|| format!("cannot make the cgroup {}", leaf.display()))?;
     let log = std::fs::File::options().create(true).append(true).open(directory.join(format!("{name}.log")))?;
     // The shell enters the cgroup and becomes setsid, nsenter and the program in turn: one process, one pid.
     let script = r#"echo $$ >"$1/cgroup.procs"; net=$2; shift 2; exec setsid nsenter --net="$net" -- "$@""#;
     let child = Command::new("bash")
         .args(["-c", script, "node"])
-        .arg(&leaf)
-        .arg(format!("/run/netns/{}", node.namespace()))
+        .arg(leaf)
+        .arg(net)
         .arg(program)
         .args(arguments)
         .stdin(Stdio::null())

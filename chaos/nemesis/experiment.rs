@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use skein_lab::Shape;
 
 const API_VERSION: &str = "chaos.skein.dev/v1alpha1";
 const KIND: &str = "ChaosExperiment";
 
 /// Longer than this nobody looks on.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
+const DELAY_MS_MAX: u64 = 10_000;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -73,6 +76,12 @@ pub(crate) struct Fault {
     pub(crate) every: Duration,
     #[serde(deserialize_with = "span")]
     pub(crate) duration: Duration,
+    /// Of `links`: by how much longer every packet from and to the node takes.
+    #[serde(default, deserialize_with = "maybe_span")]
+    pub(crate) delay: Option<Duration>,
+    /// Of `links`: how many packets of a thousand are lost.
+    #[serde(default)]
+    pub(crate) lost_permille: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
@@ -87,6 +96,8 @@ pub(crate) enum Kind {
     Partition,
     /// Is heard, and hears nobody.
     Deafen,
+    /// Its links are long or lossy.
+    Links,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -169,6 +180,16 @@ fn maybe_span<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     span(deserializer).map(Some)
 }
 
+// === impl Fault ===
+
+impl Fault {
+    /// What becomes of the links.
+    pub(crate) fn shape(&self) -> Shape {
+        let delay_ms = self.delay.map_or(0, |delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        Shape { delay_ms, jitter_ms: delay_ms / 10, lost_permille: self.lost_permille }
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -180,12 +201,13 @@ impl Kind {
             Self::PauseDaemon => "pauseDaemon",
             Self::Partition => "partition",
             Self::Deafen => "deafen",
+            Self::Links => "links",
         }
     }
 
     /// There is one network, so one fault of it at a time.
     pub(crate) fn is_of_network(self) -> bool {
-        matches!(self, Self::Partition | Self::Deafen)
+        matches!(self, Self::Partition | Self::Deafen | Self::Links)
     }
 }
 
@@ -224,6 +246,19 @@ impl Experiment {
                     &format!("spec.faults[{index}].duration"),
                     "must be shorter than `every`, so that a fault ends before the next",
                 );
+            }
+        }
+        for (index, fault) in spec.faults.iter().enumerate() {
+            let shape = fault.shape();
+            let field = format!("spec.faults[{index}]");
+            match fault.kind {
+                Kind::Links if shape == Shape::default() => return invalid(&field, "links need a `delay`, or `lostPermille`"),
+                Kind::Links if shape.lost_permille > 1000 || shape.delay_ms > DELAY_MS_MAX => {
+                    return invalid(&field, "at most 1000 of a thousand packets can be lost, and none takes longer than 10s");
+                }
+                Kind::Links => {}
+                _ if shape != Shape::default() => return invalid(&field, "`delay` and `lostPermille` are for `links`"),
+                _ => {}
             }
         }
         let writes = spec.steady_state.iter().any(|probe| matches!(probe, Probe::Linearizability { .. }));
@@ -275,6 +310,10 @@ spec:
         check(str::to_string, "");
         check(|text| text.replace("killDaemon", "meteor"), "unknown variant `meteor`");
         check(|text| text.replace("duration: 2s", "duration: 20s"), "spec.faults[0].duration: must be shorter than `every`");
+        check(|text| text.replace("killDaemon", "links"), "links need a `delay`, or `lostPermille`");
+        check(|text| text.replace("killDaemon", "links, delay: 100ms"), "");
+        check(|text| text.replace("killDaemon", "links, lostPermille: 2000"), "at most 1000 of a thousand");
+        check(|text| text.replace("killDaemon", "killDaemon, delay: 1s"), "are for `links`");
         check(|text| text.replace("1m", "soon"), "\"soon\" is not a duration");
         check(|text| text.replace("{type: linearizability}, ", ""), "needs the probe `linearizability`");
         check(|text| text.replace("chaos.skein.dev/v1alpha1", "v1"), "must be chaos.skein.dev/v1alpha1");

@@ -84,7 +84,13 @@ mod tests {
     use crate::experiment::Kind;
 
     fn spec(seed: u64) -> Spec {
-        let fault = |kind, every, duration| Fault { kind, every: Duration::from_secs(every), duration: Duration::from_secs(duration) };
+        let fault = |kind, every, duration| Fault {
+            kind,
+            every: Duration::from_secs(every),
+            duration: Duration::from_secs(duration),
+            delay: None,
+            lost_permille: 0,
+        };
         Spec {
             duration: Duration::from_secs(120),
             seed,

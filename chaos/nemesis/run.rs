@@ -106,6 +106,7 @@ pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicB
 /// Undoes whatever an experiment that was itself killed has left: every node runs, and hears and is heard.
 pub fn heal(lab: &Lab) -> Result<()> {
     lab.heal()?;
+    lab.smooth()?;
     for node in lab.status()?["nodes"].as_array().into_iter().flatten() {
         let name = node["name"].as_str().unwrap_or_default();
         // Of a node that is not paused there is nothing to resume.
@@ -113,6 +114,12 @@ pub fn heal(lab: &Lab) -> Result<()> {
         lab.start(name)?;
     }
     Ok(())
+}
+
+/// One node against all others, as the laboratory takes it.
+fn apart(members: &[Member], node: &str) -> String {
+    let others: Vec<&str> = members.iter().map(|member| member.name.as_str()).filter(|name| *name != node).collect();
+    format!("{node}/{}", others.join(","))
 }
 
 // === impl Session ===
@@ -171,10 +178,8 @@ impl Session<'_> {
             Kind::KillDaemon => self.lab.kill(&node, Scope::Daemon)?,
             Kind::PauseMachine => self.lab.pause(&node, Scope::Machine)?,
             Kind::PauseDaemon => self.lab.pause(&node, Scope::Daemon)?,
-            Kind::Partition => {
-                let others: Vec<&str> = members.iter().map(|m| m.name.as_str()).filter(|name| *name != node).collect();
-                self.lab.partition(&format!("{node}/{}", others.join(",")))?;
-            }
+            Kind::Partition => self.lab.partition(&apart(&members, &node))?,
+            Kind::Links => self.lab.shape(&apart(&members, &node), planned.fault.shape())?,
             Kind::Deafen => self.lab.deafen(&node)?,
         }
         // What took long to begin lasts no less.
@@ -189,6 +194,7 @@ impl Session<'_> {
             Kind::PauseMachine => self.lab.resume(&active.node, Scope::Machine),
             Kind::PauseDaemon => self.lab.resume(&active.node, Scope::Daemon),
             Kind::Partition | Kind::Deafen => self.lab.heal(),
+            Kind::Links => self.lab.smooth(),
         };
         match undone {
             Ok(()) => self.say(format!("{} of {} is over", kind.name(), active.node)),

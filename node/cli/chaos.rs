@@ -23,8 +23,9 @@ const EXAMPLE: &str = r#"An experiment, in YAML or JSON:
     seed: 7                      # one seed is one plan
     duration: 1m                 # for how long faults come
     target: {role: leader}       # also: node, region; role: leader, voter, standby, replica
-    faults:                      # killMachine, killDaemon, pauseMachine, pauseDaemon, partition, deafen
+    faults:                      # killMachine, killDaemon, pauseMachine, pauseDaemon, partition, deafen, links
     - {type: killDaemon, every: 10s, duration: 2s}
+    - {type: links, every: 20s, duration: 5s, delay: 100ms, lostPermille: 10}
     steadyState:                 # what must hold
     - {type: linearizability, clients: 4, keys: 4}
     - {type: available, within: 5s}

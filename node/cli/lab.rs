@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
-use skein_lab::{Lab, Layout, Plan, Runtime};
+use skein_lab::{Lab, Layout, Plan, Runtime, Shape};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Engine {
@@ -58,8 +58,24 @@ pub(crate) enum Verb {
     },
     /// Cut the network between groups of nodes, as in `node-1,node-2/node-3`
     Partition { groups: String },
+    /// Make the links between groups of nodes long or lossy, one way and the other; without numbers they are whole again
+    Shape {
+        /// As in `node-1,node-2/node-3`
+        groups: String,
+        /// How long a packet takes, one way
+        #[arg(long, default_value_t = 0)]
+        delay_ms: u64,
+        /// By how much more it may be
+        #[arg(long, default_value_t = 0)]
+        jitter_ms: u64,
+        /// Of a thousand packets, how many are lost
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+        lost_permille: u32,
+    },
     /// Undo every partition
     Heal,
+    #[command(hide = true)]
+    Relay { directory: PathBuf },
     /// Run a command in a node's network namespace
     Exec {
         node: String,
@@ -102,7 +118,9 @@ pub(crate) fn run(verb: Verb) -> Result<i32> {
         Verb::Pause { node, daemon } => lab.pause(&node, scope(daemon))?,
         Verb::Resume { node, daemon } => lab.resume(&node, scope(daemon))?,
         Verb::Partition { groups } => lab.partition(&groups)?,
+        Verb::Shape { groups, delay_ms, jitter_ms, lost_permille } => lab.shape(&groups, Shape { delay_ms, jitter_ms, lost_permille })?,
         Verb::Heal => lab.heal()?,
+        Verb::Relay { directory } => Lab::open(Layout { directory, ..Layout::default() })?.relay()?,
         Verb::Exec { node, command } => return lab.exec(&node, &command),
         Verb::Kubeconfig { node } => println!("{}", lab.kubeconfig(node.as_deref())?.display()),
         Verb::Load { image } => lab.load(&image)?,

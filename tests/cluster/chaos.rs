@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use skein_cluster_tests::{BUSYBOX, Cluster, program};
+use skein_lab::{Scope, Shape};
 
 fn experiment(cluster: &Cluster, spec: &str) -> String {
     let path = cluster.directory().join("experiment.yaml");
@@ -44,6 +45,7 @@ fn experiments_say_what_held_and_undo_what_they_did() {
   - {type: pauseDaemon, every: 9s, duration: 1s}
   - {type: partition, every: 10s, duration: 1s}
   - {type: deafen, every: 11s, duration: 1s}
+  - {type: links, every: 9s, duration: 2s, delay: 50ms, lostPermille: 20}
   steadyState:
   - {type: linearizability, clients: 6, keys: 3}
   - {type: available, within: 10s}
@@ -56,8 +58,10 @@ fn experiments_say_what_held_and_undo_what_they_did() {
     assert!(output.status.success() && found["verdict"] == "Passed", "{found:#}");
     assert!(found["load"]["acknowledged"].as_u64().is_some_and(|count| count > 200), "{found:#}");
     let timeline = found["timeline"].to_string();
-    let happened =
-        ["killDaemon", "pauseDaemon", "partition", "deafen"].iter().filter(|fault| timeline.contains(&format!("{fault} hits"))).count();
+    let happened = ["killDaemon", "pauseDaemon", "partition", "deafen", "links"]
+        .iter()
+        .filter(|fault| timeline.contains(&format!("{fault} hits")))
+        .count();
     assert!(happened >= 3, "{found:#}");
 
     // What does not hold is named.
@@ -84,12 +88,50 @@ fn experiments_say_what_held_and_undo_what_they_did() {
 
     // One that could not undo anything is undone by another command.
     cluster.lab.deafen("node-2").expect("it can be cut off");
-    cluster.lab.pause("node-1", skein_lab::Scope::Machine).expect("it can be paused");
+    cluster.lab.shape("node-1/node-3", Shape { delay_ms: 2000, ..Shape::default() }).expect("links can be long");
+    cluster.lab.pause("node-1", Scope::Machine).expect("it can be paused");
     let healed = Command::new(program()).args(["chaos", "heal"]).status().expect("skein can be run");
     assert!(healed.success());
     skein_cluster_tests::until("all is well", Duration::from_secs(60), || {
         let status = cluster.status("node-2");
         let nodes = status["nodes"].as_array()?;
         (status["quorum"] == true && nodes.iter().all(|node| node["ready"] == true)).then_some(())
+    });
+}
+
+/// A round trip of 200 ms is that from Europe to Australia, and twice what Raft's time-outs are on a fast network.
+#[test]
+fn one_binary_serves_a_rack_and_three_continents() {
+    let cluster = Cluster::start();
+    let far = Shape { delay_ms: 100, jitter_ms: 10, lost_permille: 2 };
+    cluster.lab.shape("node-1/node-2/node-3", far).expect("links can be long");
+    let minute = Duration::from_secs(60);
+    let settled = |node: &str| {
+        let status = cluster.status(node);
+        (status["quorum"] == true && status["pace"].as_u64() > Some(2)).then(|| status["term"].as_u64())
+    };
+    let term = skein_cluster_tests::until("the cluster has taken to its links", minute, || settled("node-1"));
+    let write = |node: &str, name: &str| {
+        skein_cluster_tests::until(&format!("a write through {node}"), minute, || {
+            // A write that was not answered in time may have happened.
+            let written = cluster.try_kubectl(node, &["create", "configmap", name]);
+            written.or_else(|_| cluster.try_kubectl(node, &["get", "configmap", name])).ok()
+        })
+    };
+    for node in ["node-1", "node-2", "node-3"] {
+        write(node, &format!("from-{node}"));
+    }
+    assert_eq!(settled("node-1"), Some(term), "nobody stands for election while all is as it was");
+
+    let leader = cluster.leader("node-1");
+    cluster.lab.kill(&leader, Scope::Daemon).expect("it can be killed");
+    let other = ["node-1", "node-2"].into_iter().find(|node| *node != leader).unwrap_or_default();
+    write(other, "without-its-leader");
+    cluster.lab.start(&leader).expect("it can be started");
+
+    cluster.lab.smooth().expect("links can be short again");
+    skein_cluster_tests::until("the cluster is as fast as its links", minute, || {
+        let status = cluster.status(other);
+        (status["quorum"] == true && status["pace"] == 1).then_some(())
     });
 }
