@@ -3,6 +3,7 @@
 
 mod bootstrap;
 pub(crate) mod oidc;
+mod protocol;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -45,12 +46,10 @@ impl User {
     }
 
     /// Who a request is from: the bearer of its token, where it has one.
-    pub(crate) async fn of_request(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
-        match bearer(headers) {
-            Some(token) if self.is_anonymous() => Self::of_token(context, token, &[API_AUDIENCE]).await.map_err(|why| {
-                debug!(why, "a token is not believed");
-                Status::unauthorized()
-            }),
+    pub(crate) async fn of_request(self, context: &Context, headers: &mut HeaderMap) -> Result<Self, Status> {
+        let token = bearer(headers).map(String::from).map_or_else(|| protocol::take_bearer(headers), |token| Ok(Some(token)));
+        match token.map_err(|why| refused(&why))? {
+            Some(token) if self.is_anonymous() => Self::of_token(context, &token, &[API_AUDIENCE]).await.map_err(|why| refused(&why)),
             _ => Ok(self),
         }
     }
@@ -160,6 +159,11 @@ pub(crate) fn account_of(user: &str) -> Option<(&str, &str)> {
 fn secret(context: &Context, key: &Key) -> Option<Value> {
     let state = context.store.local().state;
     convert::opened(context, registry::by_key(key.resource())?, key, state.get(key)?).ok()
+}
+
+fn refused(why: &str) -> Status {
+    debug!(why, "a token is not believed");
+    Status::unauthorized()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

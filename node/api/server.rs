@@ -191,6 +191,10 @@ enum Door {
     Kubelet(Arc<str>),
 }
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
 /// Where a connection comes from, and what its requests need. A cheap clone.
 #[derive(Clone)]
 struct Client {
@@ -217,8 +221,9 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, client: Client) {
 /// Reads the body before anything is decided: an answer that comes while a client still sends may never be read by it.
 async fn answer(client: Client, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
     let Client { from, door, audit, context } = client;
-    let (head, incoming) = request.into_parts();
-    let asker = user.of_request(&context, &head.headers).await;
+    let (mut head, incoming) = request.into_parts();
+    head.extensions.insert(Peer(from));
+    let asker = user.of_request(&context, &mut head.headers).await;
     let is_known = asker.as_ref().is_ok_and(|user| user.is_in("system:authenticated"));
     let content = body::read(incoming, if is_known { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX }).await?;
     if let Door::Kubelet(node) = door {

@@ -1,6 +1,8 @@
 //! What a Pod says and what its containers find: variables, files and their owners, names, last words, probes over TLS.
 //! Each container tells by its log or its end; the answers are Kubernetes'.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use skein_cluster_tests::{BUSYBOX, Cluster, on_both_runtimes};
 use skein_lab::{Plan, Runtime, Scope};
 
@@ -117,6 +119,15 @@ fn containers_find_what_their_pod_says(runtime: Runtime) {
     let path = "/api/v1/namespaces/default/pods?watch=1&fieldSelector=metadata.name%3Dsays-nothing&timeoutSeconds=1";
     let seen = cluster.websocket(3, path, "any");
     assert!(seen.contains("101 Switching Protocols") && seen.contains(r#"{"type":"ADDED","object":{"#), "{seen}");
+    cluster.kubectl("node-1", &["create", "rolebinding", "looks", "--clusterrole=view", "--serviceaccount=default:default"]);
+    let token = URL_SAFE_NO_PAD.encode(cluster.kubectl("node-2", &["create", "token", "default"]).trim());
+    let bearer = format!("base64url.bearer.authorization.k8s.io.{token}");
+    cluster.until("a token among the protocols is believed", || {
+        let seen = cluster.websocket(3, path, &format!("{bearer}, any"));
+        (seen.contains("Sec-WebSocket-Protocol: any") || seen.contains("sec-websocket-protocol: any")).then_some(())
+    });
+    let wrong = cluster.websocket(3, path, "base64url.bearer.authorization.k8s.io.bm9uZQ, any");
+    assert!(wrong.contains("401 Unauthorized"), "{wrong}");
     assert_eq!(field(&cluster, "says-nothing", &format!("{ended}.message")), "from the log\n");
     // A path that leads out of its volume starts nothing.
     let waiting = ".status.containerStatuses[0].state.waiting";

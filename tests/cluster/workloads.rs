@@ -534,7 +534,7 @@ spec:
   containers:
   - name: c
     image: "{BUSYBOX}"
-    command: [sh, -c, "mkdir -p /www/deep; echo outer > /www/index.html; echo inner > /www/deep/index.html; exec httpd -f -p 8080 -h /www"]
+    command: [sh, -c, "mkdir -p /www/deep; echo outer > /www/index.html; echo inner > /www/deep/index.html; echo '<a href=\"/deep\">' > /www/page.html; exec httpd -f -p 8080 -h /www"]
     ports: [{{name: http, containerPort: 8080}}]
     readinessProbe: {{httpGet: {{path: /, port: http}}}}
 ---
@@ -554,6 +554,9 @@ spec: {{selector: {{app: web}}, ports: [{{name: web, port: 80, targetPort: http}
         cluster.until("the Service has an endpoint", || {
             (get("services/web:web/proxy/deep/index.html").as_deref() == Ok("inner\n")).then_some(())
         });
+        let page = "<a href=\"/api/v1/namespaces/default/pods/web/proxy/deep\">\n";
+        assert_eq!(get("pods/web/proxy/page.html").as_deref(), Ok(page), "links lead through the proxy");
+        assert_eq!(get("pods/web/proxy/deep").as_deref(), Ok("inner\n"), "and so does where it redirects to");
         assert!(get("pods/web/proxy/nothing").is_err_and(|why| why.contains("could not find")), "the answer's code is passed on");
         let (code, _) = cluster.request(1, "OPTIONS", "/api/v1/namespaces/default/pods/web/proxy/", None);
         assert_eq!(code, 501, "busybox does not know the method");

@@ -3,12 +3,17 @@
 //! A name may say scheme and port: `https:web:8443`, `web:http`, `web`. Pods and endpoints are reached by their addresses,
 //! which every node has a way to; nodes by their kubelets. As in Kubernetes, who answers over TLS is not verified.
 
+mod page;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    AUTHORIZATION, CONNECTION, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -22,9 +27,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use page::Through;
+
 use crate::route::Target;
+use crate::server::Peer;
 use crate::verbs::view;
 use crate::{Body, Context, respond};
+
+/// What the kubelet is called by whom asks it.
+const KUBELET: &str = "kubelet";
 
 /// Who has not taken the connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +59,7 @@ impl<'a> Named<'a> {
     }
 }
 
-pub(crate) async fn serve(context: &Context, target: &Target, request: Request<Bytes>) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(context: &Context, target: &Target, mut request: Request<Bytes>) -> Result<Response<Body>, Status> {
     let malformed = || Status::bad_request(format!("invalid {} request \"{}\"", target.resource.singular(), target.name));
     let named = Named::parse(&target.name).ok_or_else(malformed)?;
     let state = view(context, target).await?.state;
@@ -59,8 +70,9 @@ pub(crate) async fn serve(context: &Context, target: &Target, request: Request<B
         if let Some(redirect) = redirect {
             return Ok(redirect);
         }
-        let answer = context.kubelets.send(named.name, forwarded(request, &target.tail, "kubelet")?).await;
-        return answer.map_err(|why| unreachable(&why.to_string()));
+        let through = introduce(&mut request, &target.tail, KUBELET);
+        let answer = context.kubelets.send(named.name, forwarded(request, &target.tail, KUBELET)?).await;
+        return answer.map(|answer| answered(through, answer)).map_err(|why| unreachable(&why.to_string()));
     }
     let address = match target.resource.plural {
         "pods" => of_pod(&object, &named),
@@ -76,16 +88,48 @@ pub(crate) async fn serve(context: &Context, target: &Target, request: Request<B
         Ok(Err(why)) => return Err(unreachable(&format!("error trying to reach service: dial tcp {address}: {why}"))),
         Err(_) => return Err(unreachable(&format!("error trying to reach service: dial tcp {address}: i/o timeout"))),
     };
-    let host = address.to_string();
+    let through = introduce(&mut request, &target.tail, &address.to_string());
+    // Who serves many hosts by their names is asked by the name that the client used, as Kubernetes does.
+    let host = if through.host.is_empty() { through.address.clone() } else { through.host.clone() };
     if !named.is_tls {
-        return exchange(stream, request, &target.tail, &host).await;
+        return exchange(stream, request, &target.tail, &host).await.map(|answer| answered(through, answer));
     }
     let name = ServerName::IpAddress(address.ip().into());
     let tls = TlsConnector::from(Arc::new(without_verification()?))
         .connect(name, stream)
         .await
         .map_err(|why| unreachable(&format!("tls: {why}")))?;
-    exchange(tls, request, &target.tail, &host).await
+    exchange(tls, request, &target.tail, &host).await.map(|answer| answered(through, answer))
+}
+
+/// Says in headers for whom a request is sent on, and keeps what its answer is to be rewritten by.
+fn introduce(request: &mut Request<Bytes>, tail: &str, address: &str) -> Through {
+    let path = request.uri().path().to_string();
+    let prefix = path.strip_suffix(tail).unwrap_or(&path).to_string();
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .or(request.uri().host().and(request.uri().authority().map(|a| a.as_str())));
+    let through = Through { prefix, host: host.unwrap_or_default().into(), address: address.into() };
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string());
+    let before = request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
+    let chain = before.map(String::from).into_iter().chain(peer).collect::<Vec<_>>().join(", ");
+    for (name, value) in [("x-forwarded-uri", &path), ("x-forwarded-for", &chain)] {
+        if let Ok(value) = value.parse::<http::HeaderValue>() {
+            request.headers_mut().insert(name, value);
+        }
+    }
+    through
+}
+
+/// Where the answer comes from is no origin of its own for a browser.
+fn answered(through: Through, mut answer: Response<Body>) -> Response<Body> {
+    for name in [ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN]
+    {
+        answer.headers_mut().remove(name);
+    }
+    through.answer(answer)
 }
 
 /// Where to look for what is served at `/`, so that relative links lead on from there.
