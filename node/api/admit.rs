@@ -13,8 +13,8 @@ use serde_json::Value;
 use skein_object::admission::dynamic::{Attributes, Kind, Objects};
 use skein_object::admission::mutation::{Failed, mutate};
 use skein_object::admission::node_restriction::{self, Attempt};
-use skein_object::admission::policy::{InForce, Violation, violations};
-use skein_object::admission::webhook::{Answer, Webhook, chosen};
+use skein_object::admission::policy::{InForce, Violation, seen_by, violations};
+use skein_object::admission::webhook::{Answer, Webhook, named};
 use skein_object::registry::{Subresource, by_key};
 use skein_object::status::Cause;
 use skein_object::{Key, Record, Resource, Status, patch};
@@ -57,7 +57,11 @@ pub(crate) struct Action<'a> {
 /// The admission of one request.
 pub(crate) struct Admission<'a> {
     context: &'a Context,
-    attributes: Attributes<'a>,
+    action: &'a Action<'a>,
+    /// The versions in which the same objects are served.
+    versions: Vec<Arc<Resource>>,
+    namespace_object: Value,
+    user: Value,
     state: State,
     warnings: Warnings,
 }
@@ -78,7 +82,7 @@ impl Warnings {
 
 impl<'a> Admission<'a> {
     /// `None` where nothing is configured.
-    pub(crate) fn of(context: &'a Context, caller: &Caller, action: &Action<'a>) -> Option<Self> {
+    pub(crate) fn of(context: &'a Context, caller: &Caller, action: &'a Action<'a>) -> Option<Self> {
         let state = context.store.local().state;
         let is_any = |resource: &str| state.range(&Key::prefix(resource, ""), None).next().is_some();
         if ![MUTATING, MUTATING_POLICIES, VALIDATING, POLICIES].iter().any(|configured| is_any(configured)) {
@@ -86,79 +90,91 @@ impl<'a> Admission<'a> {
         }
         let namespace = action.key.namespace();
         let namespace_object = if namespace.is_empty() { None } else { state.show(&Key::new("namespaces", "", namespace)) };
-        let attributes = Attributes {
-            operation: action.operation,
-            resource: action.resource,
-            kind: action.kind,
-            subresource: action.subresource,
-            namespace,
-            name: action.key.name(),
-            namespace_object: namespace_object.unwrap_or_default(),
-            user: caller.user.info(),
-            dry_run: action.dry_run,
-        };
-        Some(Self { context, attributes, state, warnings: caller.warnings.clone() })
+        let mut versions = context.catalog.all(&state);
+        versions.retain(|version| version.stored() == action.resource.stored());
+        let (user, warnings) = (caller.user.info(), caller.warnings.clone());
+        Some(Self { context, action, versions, namespace_object: namespace_object.unwrap_or_default(), user, state, warnings })
     }
 
-    /// Lets webhooks change the object; returns whether any has.
+    fn attributes(&self) -> Attributes<'_> {
+        Attributes {
+            operation: self.action.operation,
+            resource: self.action.resource,
+            requested: self.action.resource,
+            versions: &self.versions,
+            kind: self.action.kind,
+            subresource: self.action.subresource,
+            namespace: self.action.key.namespace(),
+            name: self.action.key.name(),
+            namespace_object: &self.namespace_object,
+            user: &self.user,
+            dry_run: self.action.dry_run,
+        }
+    }
+
+    /// Lets policies and webhooks change the object; returns whether any has.
     pub(crate) async fn mutate(&self, object: &mut Value, old: &Value) -> Result<bool, Status> {
         let configurations = self.state.show_all(MUTATING);
         let before = object.clone();
-        self.change_by_policies(object, old, false)?;
+        self.change_by_policies(object, old, false).await?;
         let by_policies = object.clone();
         // What each of those that want to see the object again has made of it.
-        let mut again: Vec<(Webhook, Value)> = Vec::new();
-        for webhook in chosen(&configurations, &self.attributes, Objects { new: object, old }) {
-            let Some(webhook) = self.sure(webhook)? else { continue };
-            self.ask_to_change(&webhook, object, old).await?;
-            if webhook.wants_again() {
-                again.push((webhook, object.clone()));
+        let mut again: Vec<((Webhook, &Resource), Value)> = Vec::new();
+        for (webhook, seen) in named(&configurations, &self.attributes()) {
+            if self.ask_to_change(&webhook, seen, object, old).await? && webhook.wants_again() {
+                again.push(((webhook, seen), object.clone()));
             }
         }
         if *object != by_policies {
-            self.change_by_policies(object, old, true)?;
+            self.change_by_policies(object, old, true).await?;
         }
-        for (webhook, made) in &again {
+        for ((webhook, seen), made) in &again {
             if made != object {
-                self.ask_to_change(webhook, object, old).await?;
+                self.ask_to_change(webhook, seen, object, old).await?;
             }
         }
         Ok(*object != before)
     }
 
-    async fn ask_to_change(&self, webhook: &Webhook, object: &mut Value, old: &Value) -> Result<(), Status> {
-        let answer = self.ask(webhook, Objects { new: object, old }).await?;
-        let Some(change) = answer.and_then(|answer| answer.patch) else { return Ok(()) };
+    /// Whether the webhook is meant; if so, the object becomes what it makes of it.
+    async fn ask_to_change(&self, webhook: &Webhook, seen: &Resource, object: &mut Value, old: &Value) -> Result<bool, Status> {
+        let (new, old) = (self.shown(seen, object).await?, self.shown(seen, old).await?);
+        let objects = Objects { new: &new, old: &old };
+        if !self.is_meant(webhook, seen, objects)? {
+            return Ok(false);
+        }
+        let answer = self.ask(webhook, seen, objects).await?;
+        let Some(change) = answer.and_then(|answer| answer.patch) else { return Ok(true) };
         if object.is_null() {
             let what = "attempted to modify the object, which is not supported for this operation";
             return Err(Status::internal(format!("admission webhook \"{}\" {what}", webhook.name())));
         }
-        match patch::apply(patch::Kind::Json, object, &change, self.attributes.resource.shape()) {
-            Ok(patched) => {
-                *object = patched;
-                Ok(())
-            }
-            Err(patch::Error::Malformed(why)) => self.failed(webhook, &format!("received undecodable patch in webhook response: {why}")),
+        match patch::apply(patch::Kind::Json, &new, &change, seen.shape()) {
+            Ok(patched) => *object = self.taken(seen, patched).await?,
+            Err(patch::Error::Malformed(why)) => self.failed(webhook, &format!("received undecodable patch in webhook response: {why}"))?,
             // A patch that does not fit is nothing that the failure policy forgives.
-            Err(patch::Error::Unprocessable(why) | patch::Error::Unknown(why)) => Err(Status::internal(why)),
+            Err(patch::Error::Unprocessable(why) | patch::Error::Unknown(why)) => return Err(Status::internal(why)),
         }
+        Ok(true)
     }
 
     /// Lets policies and webhooks judge what is to be.
     pub(crate) async fn judge(&self, new: &Value, old: &Value) -> Result<(), Status> {
-        let objects = Objects { new, old };
-        self.judge_by_policies(objects)?;
+        self.judge_by_policies(new, old).await?;
         let configurations = self.state.show_all(VALIDATING);
-        let mut webhooks = Vec::new();
-        for webhook in chosen(&configurations, &self.attributes, objects) {
-            webhooks.extend(self.sure(webhook)?);
-        }
-        let verdicts = join_all(webhooks.iter().map(|webhook| self.ask_to_judge(webhook, objects))).await;
+        let attributes = self.attributes();
+        let webhooks = named(&configurations, &attributes);
+        let verdicts = join_all(webhooks.iter().map(|(webhook, seen)| self.ask_to_judge(webhook, seen, new, old))).await;
         verdicts.into_iter().find_map(Result::err).map_or(Ok(()), Err)
     }
 
-    async fn ask_to_judge(&self, webhook: &Webhook, objects: Objects<'_>) -> Result<(), Status> {
-        let answer = self.ask(webhook, objects).await?;
+    async fn ask_to_judge(&self, webhook: &Webhook, seen: &Resource, new: &Value, old: &Value) -> Result<(), Status> {
+        let (new, old) = (self.shown(seen, new).await?, self.shown(seen, old).await?);
+        let objects = Objects { new: &new, old: &old };
+        if !self.is_meant(webhook, seen, objects)? {
+            return Ok(());
+        }
+        let answer = self.ask(webhook, seen, objects).await?;
         if answer.is_some_and(|answer| answer.patch.is_some()) {
             let why = "received invalid webhook response: validating webhook may not return response.patch";
             return self.failed(webhook, why);
@@ -166,51 +182,82 @@ impl<'a> Admission<'a> {
         Ok(())
     }
 
-    fn change_by_policies(&self, object: &mut Value, old: &Value, again: bool) -> Result<(), Status> {
+    async fn change_by_policies(&self, object: &mut Value, old: &Value, again: bool) -> Result<(), Status> {
         let parameters = |kind: &str, namespace: &str, name: &str| parameters(self.context, &self.state, kind, namespace, name);
         let (policies, bindings) = (self.state.show_all(MUTATING_POLICIES), self.state.show_all(MUTATING_BINDINGS));
-        let in_force = InForce { policies: &policies, bindings: &bindings, parameters: &parameters };
-        mutate(&in_force, &self.attributes, object, old, again).map_err(|Failed { policy, binding, why }| {
-            let why = format!("MutatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}");
-            Status::forbidden(self.attributes.resource, self.attributes.name, &why)
-        })
+        for policy in &policies {
+            let Some(seen) = seen_by(policy, &self.attributes()) else { continue };
+            let (mut new, old) = (self.shown(seen, object).await?, self.shown(seen, old).await?);
+            let shown = new.clone();
+            let changed = {
+                let in_force = InForce { policies: std::slice::from_ref(policy), bindings: &bindings, parameters: &parameters };
+                mutate(&in_force, &self.attributes().seen_as(seen), &mut new, &old, again)
+            };
+            changed.map_err(|Failed { policy, binding, why }| {
+                let why = format!("MutatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}");
+                Status::forbidden(self.action.resource, self.action.key.name(), &why)
+            })?;
+            if new != shown {
+                *object = self.taken(seen, new).await?;
+            }
+        }
+        Ok(())
     }
 
-    fn judge_by_policies(&self, objects: Objects<'_>) -> Result<(), Status> {
-        let parameters = |kind: &str, namespace: &str, name: &str| parameters(self.context, &self.state, kind, namespace, name);
+    async fn judge_by_policies(&self, new: &Value, old: &Value) -> Result<(), Status> {
         let (policies, bindings) = (self.state.show_all(POLICIES), self.state.show_all(BINDINGS));
-        let in_force = InForce { policies: &policies, bindings: &bindings, parameters: &parameters };
         let mut denied = None;
-        for violation in violations(&in_force, &self.attributes, objects) {
-            let Violation { policy, binding, message, .. } = &violation;
-            if violation.actions.iter().any(|action| action == "Warn") {
-                self.warnings
-                    .add(format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"));
-            }
-            if violation.actions.iter().any(|action| action == "Deny") && denied.is_none() {
-                denied = Some(self.refusal(&violation));
+        for policy in &policies {
+            let Some(seen) = seen_by(policy, &self.attributes()) else { continue };
+            let (new, old) = (self.shown(seen, new).await?, self.shown(seen, old).await?);
+            let parameters = |kind: &str, namespace: &str, name: &str| parameters(self.context, &self.state, kind, namespace, name);
+            let in_force = InForce { policies: std::slice::from_ref(policy), bindings: &bindings, parameters: &parameters };
+            for violation in violations(&in_force, &self.attributes().seen_as(seen), Objects { new: &new, old: &old }) {
+                let Violation { policy, binding, message, .. } = &violation;
+                if violation.actions.iter().any(|action| action == "Warn") {
+                    self.warnings
+                        .add(format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"));
+                }
+                if violation.actions.iter().any(|action| action == "Deny") && denied.is_none() {
+                    denied = Some(self.refusal(&violation));
+                }
             }
         }
         denied.map_or(Ok(()), Err)
     }
 
-    /// A webhook whose conditions could be told.
-    fn sure(&self, webhook: Result<Webhook, (Webhook, String)>) -> Result<Option<Webhook>, Status> {
-        match webhook {
-            Ok(webhook) => Ok(Some(webhook)),
-            Err((webhook, _)) if webhook.ignores_failure() => Ok(None),
-            Err((_, why)) => Err(Status::forbidden(self.attributes.resource, self.attributes.name, &why)),
+    /// An object of the request in the version of whoever is asked about it.
+    async fn shown(&self, seen: &Resource, object: &Value) -> Result<Value, Status> {
+        self.converted(self.action.resource, seen, object).await
+    }
+
+    /// What somebody made of the object, as the request has it.
+    async fn taken(&self, seen: &Resource, object: Value) -> Result<Value, Status> {
+        self.converted(seen, self.action.resource, &object).await
+    }
+
+    async fn converted(&self, from: &Resource, to: &Resource, object: &Value) -> Result<Value, Status> {
+        // What a subresource is sent is the same in every version of its resource.
+        if self.action.kind.is_some() { Ok(object.clone()) } else { convert::between(&self.state, from, to, object).await }
+    }
+
+    /// Whether a webhook's selectors and conditions let the request through.
+    fn is_meant(&self, webhook: &Webhook, seen: &Resource, objects: Objects<'_>) -> Result<bool, Status> {
+        match webhook.is_meant(&self.attributes().seen_as(seen), objects) {
+            Err(_) if webhook.ignores_failure() => Ok(false),
+            Err(why) => Err(Status::forbidden(self.action.resource, self.action.key.name(), &why)),
+            Ok(is_meant) => Ok(is_meant),
         }
     }
 
     /// What a webhook says; `None` where it could not be asked and that does not matter.
-    async fn ask(&self, webhook: &Webhook, objects: Objects<'_>) -> Result<Option<Answer>, Status> {
-        if self.attributes.dry_run && !webhook.may_dry_run() {
+    async fn ask(&self, webhook: &Webhook, seen: &Resource, objects: Objects<'_>) -> Result<Option<Answer>, Status> {
+        if self.action.dry_run && !webhook.may_dry_run() {
             let why = format!("admission webhook \"{}\" does not support dry run", webhook.name());
             return Err(Status::bad_request(why));
         }
         let uid = uuid::Uuid::new_v4().to_string();
-        let review = webhook.review(&self.attributes, objects, &uid);
+        let review = webhook.review(&self.attributes().seen_as(seen), objects, &uid);
         let answer = call::post(&self.state, webhook.client(), webhook.timeout_seconds(), &review)
             .await
             .map_err(|why| format!("failed to call webhook: {why}"));
@@ -238,7 +285,7 @@ impl<'a> Admission<'a> {
     fn refusal(&self, violation: &Violation) -> Status {
         let Violation { policy, binding, message, reason, .. } = violation;
         let why = format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {message}");
-        let mut status = Status::forbidden(self.attributes.resource, self.attributes.name, &why);
+        let mut status = Status::forbidden(self.action.resource, self.action.key.name(), &why);
         status.code = match reason.as_str() {
             "Unauthorized" => 401,
             "Forbidden" => 403,
@@ -296,7 +343,8 @@ pub(crate) async fn admit_part(
     old: &Value,
 ) -> Result<Value, Status> {
     let key = target.key();
-    let Some(admission) = Admission::of(context, &target.caller, &part(target, operation, &key)?) else { return Ok(new) };
+    let action = part(target, operation, &key)?;
+    let Some(admission) = Admission::of(context, &target.caller, &action) else { return Ok(new) };
     let mut changed = new;
     admission.mutate(&mut changed, old).await?;
     admission.judge(&changed, old).await?;

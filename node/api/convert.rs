@@ -77,6 +77,19 @@ pub(crate) async fn stored(
     Ok(cipher.seal(key, field, record, old, rand::random()))
 }
 
+/// An object that is not stored yet, or was, from one version of its resource to another.
+pub(crate) async fn between(state: &State, from: &Resource, to: &Resource, object: &Value) -> Result<Value, Status> {
+    if object.is_null() || from.api_version() == to.api_version() {
+        return Ok(object.clone());
+    }
+    if let Some(conversion) = from.conversion() {
+        let mut converted = ask(state, conversion, (to.kind, &to.api_version()), std::slice::from_ref(object)).await?;
+        return converted.pop().ok_or_else(|| Status::internal("a conversion left nothing"));
+    }
+    let revision = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok(to.show(&from.record(object), revision))
+}
+
 async fn ask(state: &State, conversion: &Conversion, (kind, desired): (&str, &str), objects: &[Value]) -> Result<Vec<Value>, Status> {
     let uid = uuid::Uuid::new_v4().to_string();
     let review = conversion.review(desired, objects, &uid);

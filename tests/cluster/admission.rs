@@ -311,3 +311,88 @@ spec: {{policyName: {name}, validationActions: [Deny]}}
     };
     assert_eq!((bind("node-3"), bind("node-2")), (422, 201));
 }
+
+/// Labels an object with the versions in which it was seen and asked for.
+fn label_versions(request: &Value) -> Value {
+    let version = |kind: &str| request[kind]["version"].as_str().unwrap_or_default().to_string();
+    let label = json!({"seen": version("kind"), "asked": version("requestKind"), "object": request["object"]["apiVersion"].as_str().map(|v| v.replace('/', "."))});
+    let patch = json!([{"op": "add", "path": "/metadata/labels", "value": label}]).to_string();
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch)})
+}
+
+#[test]
+fn no_version_of_a_resource_is_a_way_around() {
+    let cluster = Cluster::start();
+    let policy = |match_policy: &str| {
+        format!(
+            r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {{name: busy}}
+spec:
+  matchConstraints:
+    matchPolicy: {match_policy}
+    resourceRules: [{{apiGroups: [autoscaling], apiVersions: [v2], operations: [CREATE], resources: [horizontalpodautoscalers]}}]
+  validations: [{{expression: "object.spec.metrics.all(m, m.resource.target.averageUtilization <= 80)", message: "too busy"}}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {{name: busy}}
+spec: {{policyName: busy, validationActions: [Deny]}}
+"#
+        )
+    };
+    cluster.apply("node-1", &policy("Equivalent"));
+    let create = |node: usize, percent: u32| {
+        let scaler = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"}, "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "maxReplicas": 3, "targetCPUUtilizationPercentage": percent}});
+        let path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers?dryRun=All";
+        let (code, answer) = cluster.request(node, "POST", path, Some(&scaler.to_string()));
+        (code, answer["message"].as_str().unwrap_or_default().to_string())
+    };
+    for node in 1..=3 {
+        let (_, why) = cluster.until("the policy is in force", || Some(create(node, 90)).filter(|(code, _)| *code == 422));
+        assert!(why.contains("ValidatingAdmissionPolicy 'busy' with binding 'busy' denied request: too busy"), "{why}");
+    }
+    assert_eq!(create(2, 70).0, 201);
+    cluster.apply("node-2", &policy("Exact"));
+    cluster.until("only the named version is judged", || (create(3, 90).0 == 201).then_some(()));
+
+    let webhook = Server::webhook("198.18.0.1", label_versions);
+    cluster.apply(
+        "node-1",
+        &format!(
+            r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: birds.skein.test}}
+spec:
+  group: skein.test
+  scope: Namespaced
+  names: {{plural: birds, kind: Bird}}
+  versions:
+  - {{name: v1, served: true, storage: true, schema: {{openAPIV3Schema: {{type: object, properties: {{wings: {{type: integer}}}}}}}}}}
+  - {{name: v2, served: true, storage: false, schema: {{openAPIV3Schema: {{type: object, properties: {{wings: {{type: integer}}}}}}}}}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {{name: birds}}
+webhooks:
+- name: birds.skein.test
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  clientConfig: {{url: "https://{}/judge", caBundle: {}}}
+  rules: [{{apiGroups: [skein.test], apiVersions: [v2], operations: [CREATE], resources: [birds]}}]
+"#,
+            webhook.address, webhook.bundle
+        ),
+    );
+    cluster.kubectl("node-2", &["wait", "--for=condition=Established", "crd/birds.skein.test", "--timeout=30s"]);
+    for version in ["v1", "v2"] {
+        let bird = format!("apiVersion: skein.test/{version}\nkind: Bird\nmetadata: {{name: goose-{version}}}\nwings: 2\n");
+        cluster.until("the kind is known", || cluster.try_kubectl("node-3", &["apply", "-f", &cluster.manifest(&bird)]).ok());
+        let found = cluster.kubectl_json("node-1", &["get", "birds.v1.skein.test", &format!("goose-{version}")]);
+        assert_eq!(found["metadata"]["labels"], json!({"seen": "v2", "asked": version, "object": "skein.test.v2"}), "{found:#}");
+        assert_eq!((&found["wings"], &found["apiVersion"]), (&json!(2), &json!("skein.test/v1")));
+    }
+}

@@ -1,5 +1,7 @@
 //! What webhooks and policies for admission have in common: which requests they are about, and what they see of one.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::expression::{self, Cel, Failure, to_cel};
@@ -11,7 +13,12 @@ use crate::{Resource, meta};
 pub struct Attributes<'a> {
     /// CREATE, UPDATE, DELETE or CONNECT.
     pub operation: &'static str,
+    /// As the objects are shown.
     pub resource: &'a Resource,
+    /// As the client named it: in another version, where somebody asks to see the objects in his own.
+    pub requested: &'a Resource,
+    /// All versions in which the same objects are served.
+    pub versions: &'a [Arc<Resource>],
     /// Of the object, where it is not the resource's: a Scale, a Binding, the options of a connection.
     pub kind: Option<Kind>,
     /// Empty for the object itself.
@@ -19,9 +26,9 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     pub name: &'a str,
     /// The labels of the namespace, as an object; null for what is in none.
-    pub namespace_object: Value,
+    pub namespace_object: &'a Value,
     /// `authentication/v1` UserInfo.
-    pub user: Value,
+    pub user: &'a Value,
     pub dry_run: bool,
 }
 
@@ -39,14 +46,31 @@ pub struct Objects<'a> {
     pub old: &'a Value,
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// The same request as it is in another version.
+    #[must_use]
+    pub fn seen_as(&self, resource: &'a Resource) -> Self {
+        Self { resource, ..self.clone() }
+    }
+
+    /// The version in which rules are about the request: its own where they name it, else another, unless the policy is
+    /// that they match exactly (`matchPolicy`).
+    pub fn version_in(&self, rules: &Value, match_policy: &Value) -> Option<&'a Resource> {
+        if self.is_in(rules) {
+            return Some(self.resource);
+        }
+        let others = || self.versions.iter().map(|version| &**version).filter(|_| match_policy != "Exact");
+        rules.as_array()?.iter().find_map(|rule| others().find(|version| self.is_in_rule(rule, version)))
+    }
+
     /// The request without its objects.
     pub fn request(&self, uid: &str) -> Value {
-        let resource = self.resource;
-        let own = Kind { group: resource.group, version: resource.version, kind: resource.kind };
-        let Kind { group, version, kind } = self.kind.unwrap_or(own);
-        let kind = json!({"group": group, "version": version, "kind": kind});
-        let plural = json!({"group": resource.group, "version": resource.version, "resource": resource.plural});
+        let kind = |resource: &Resource| {
+            let own = Kind { group: resource.group, version: resource.version, kind: resource.kind };
+            let Kind { group, version, kind } = self.kind.unwrap_or(own);
+            json!({"group": group, "version": version, "kind": kind})
+        };
+        let plural = |resource: &Resource| json!({"group": resource.group, "version": resource.version, "resource": resource.plural});
         let options = match self.operation {
             "CREATE" => "CreateOptions",
             "UPDATE" => "UpdateOptions",
@@ -54,8 +78,8 @@ impl Attributes<'_> {
             _ => "DeleteOptions",
         };
         let mut request = json!({
-            "uid": uid, "kind": kind, "resource": plural, "requestKind": kind, "requestResource": plural, "name": self.name,
-            "operation": self.operation, "userInfo": self.user, "dryRun": self.dry_run,
+            "uid": uid, "kind": kind(self.resource), "resource": plural(self.resource), "requestKind": kind(self.requested),
+            "requestResource": plural(self.requested), "name": self.name, "operation": self.operation, "userInfo": self.user, "dryRun": self.dry_run,
         });
         if !options.is_empty() {
             request["options"] = json!({"kind": options, "apiVersion": "meta.k8s.io/v1"});
@@ -72,10 +96,10 @@ impl Attributes<'_> {
 
     /// Whether one of these rules (`RuleWithOperations`) is about the request.
     pub fn is_in(&self, rules: &Value) -> bool {
-        rules.as_array().into_iter().flatten().any(|rule| self.is_in_rule(rule))
+        rules.as_array().into_iter().flatten().any(|rule| self.is_in_rule(rule, self.resource))
     }
 
-    fn is_in_rule(&self, rule: &Value) -> bool {
+    fn is_in_rule(&self, rule: &Value, seen: &Resource) -> bool {
         let names = |field: &str, found: &str| rule[field].as_array().into_iter().flatten().any(|name| name == "*" || name == found);
         let scope = match rule["scope"].as_str() {
             Some("Cluster") => self.namespace.is_empty() || self.resource.stored() == "namespaces",
@@ -84,7 +108,7 @@ impl Attributes<'_> {
         };
         let of_resource = |pattern: &str| {
             let (resource, subresource) = pattern.split_once('/').unwrap_or((pattern, ""));
-            (resource == "*" || resource == self.resource.plural)
+            (resource == "*" || resource == seen.plural)
                 && (subresource == self.subresource
                     || subresource == "*" && (pattern == "*/*" || !self.subresource.is_empty() || resource != "*"))
         };
@@ -92,8 +116,8 @@ impl Attributes<'_> {
         scope
             && named
             && names("operations", self.operation)
-            && names("apiGroups", self.resource.group)
-            && names("apiVersions", self.resource.version)
+            && names("apiGroups", seen.group)
+            && names("apiVersions", seen.version)
             && rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str).any(of_resource)
     }
 
@@ -108,7 +132,7 @@ impl Attributes<'_> {
                 let subject = if objects.new.is_null() { objects.old } else { objects.new };
                 meta::labels(subject)
             } else {
-                meta::labels(&self.namespace_object)
+                meta::labels(self.namespace_object)
             };
             (self.namespace.is_empty() && self.resource.stored() != "namespaces") || selector.matches(&labels)
         });
@@ -123,7 +147,7 @@ impl Attributes<'_> {
             ("object", dynamic(objects.new)),
             ("oldObject", dynamic(objects.old)),
             ("request", dynamic(&self.request(""))),
-            ("namespaceObject", dynamic(&self.namespace_object)),
+            ("namespaceObject", dynamic(self.namespace_object)),
         ]
     }
 }
@@ -163,12 +187,14 @@ pub(crate) mod tests {
         Attributes {
             operation: "CREATE",
             resource: registry::find("", "v1", plural).expect("a resource"),
+            requested: registry::find("", "v1", plural).expect("a resource"),
+            versions: &[],
             kind: None,
             subresource: "",
             namespace: "n",
             name: "x",
-            namespace_object: json!({"metadata": {"name": "n", "labels": {"team": "a"}}}),
-            user: json!({"username": "u"}),
+            namespace_object: Box::leak(Box::new(json!({"metadata": {"name": "n", "labels": {"team": "a"}}}))),
+            user: Box::leak(Box::new(json!({"username": "u"}))),
             dry_run: false,
         }
     }
@@ -189,6 +215,26 @@ pub(crate) mod tests {
         check(json!({"resources": ["pods/status"]}), false);
         check(json!({"scope": "Cluster"}), false);
         check(json!({"scope": "Namespaced"}), true);
+    }
+
+    #[test]
+    fn rules_for_another_version_choose_too_unless_they_match_exactly() {
+        let versions: Vec<Arc<Resource>> = registry::all().iter().filter(|r| r.plural == "horizontalpodautoscalers").cloned().collect();
+        let of = |version: &str| registry::find("autoscaling", version, "horizontalpodautoscalers").expect("a resource");
+        let request = Attributes { resource: of("v1"), requested: of("v1"), versions: &versions, ..creation("pods") };
+        let check = |version: &str, policy: &str, expected: Option<&str>| {
+            let rules = json!([{"operations": ["CREATE"], "apiGroups": ["autoscaling"], "apiVersions": [version],
+                "resources": ["horizontalpodautoscalers"]}]);
+            assert_eq!(request.version_in(&rules, &json!(policy)).map(|found| found.version), expected, "{version} {policy}");
+        };
+        check("v1", "Equivalent", Some("v1"));
+        check("*", "Equivalent", Some("v1"));
+        check("v2", "Equivalent", Some("v2"));
+        check("v2", "Exact", None);
+        check("v3", "Equivalent", None);
+        let told = request.seen_as(of("v2")).request("u");
+        assert_eq!((&told["kind"]["version"], &told["resource"]["version"]), (&json!("v2"), &json!("v2")));
+        assert_eq!((&told["requestKind"]["version"], &told["requestResource"]["version"]), (&json!("v1"), &json!("v1")));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::dynamic::{Attributes, Objects, conditions_hold, holds};
 use crate::expression::{self, Cel, VISITS_MAX, cost, to_cel};
-use crate::meta;
+use crate::{Resource, meta};
 
 /// A rule that a request breaks, or that cannot be told of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,11 +52,22 @@ pub fn violations(in_force: &InForce<'_>, attributes: &Attributes<'_>, objects: 
     found
 }
 
+/// The version in which a policy sees the objects of a request that it is about.
+pub fn seen_by<'a>(policy: &Value, attributes: &Attributes<'a>) -> Option<&'a Resource> {
+    let constraints = &policy["spec"]["matchConstraints"];
+    let rules = &constraints["resourceRules"];
+    if rules.as_array().is_none_or(Vec::is_empty) {
+        return Some(attributes.resource);
+    }
+    attributes.version_in(rules, &constraints["matchPolicy"])
+}
+
 /// `matchConstraints` or `matchResources`: without rules all resources are meant.
 pub(super) fn is_meant(constraints: &Value, attributes: &Attributes<'_>, objects: Objects<'_>) -> bool {
     let rules = &constraints["resourceRules"];
-    (rules.as_array().is_none_or(Vec::is_empty) || attributes.is_in(rules))
-        && !attributes.is_in(&constraints["excludeResourceRules"])
+    let is_in = |rules: &Value| attributes.version_in(rules, &constraints["matchPolicy"]).is_some();
+    (rules.as_array().is_none_or(Vec::is_empty) || is_in(rules))
+        && !is_in(&constraints["excludeResourceRules"])
         && attributes.is_selected(constraints, objects)
 }
 

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::dynamic::{Attributes, Objects, conditions_hold};
-use crate::meta;
+use crate::{Resource, meta};
 
 /// The default of `timeoutSeconds`.
 const TIMEOUT_SECONDS: u64 = 10;
@@ -34,28 +34,27 @@ pub struct Denial {
 /// What a call came to, as far as the answer could be understood.
 pub type Verdict = Result<Result<Answer, Denial>, String>;
 
-/// The webhooks of all configurations that may be about a request, in the order in which they are called.
-pub fn chosen(configurations: &[Value], attributes: &Attributes<'_>, objects: Objects<'_>) -> Vec<Result<Webhook, (Webhook, String)>> {
+/// The webhooks of all configurations whose rules are about a request, in the order in which they are called, each with
+/// the version in which it sees the objects.
+pub fn named<'a>(configurations: &[Value], attributes: &Attributes<'a>) -> Vec<(Webhook, &'a Resource)> {
     if attributes.resource.group == "admissionregistration.k8s.io" {
         return Vec::new();
     }
     let mut sorted: Vec<&Value> = configurations.iter().collect();
     sorted.sort_by_key(|configuration| meta::name(configuration).to_string());
     let webhooks = sorted.into_iter().flat_map(|configuration| configuration["webhooks"].as_array()).flatten();
-    let variables = attributes.variables(objects);
-    webhooks
-        .filter(|webhook| attributes.is_in(&webhook["rules"]) && attributes.is_selected(webhook, objects))
-        .filter_map(|webhook| match conditions_hold(&webhook["matchConditions"], &variables) {
-            Ok(true) => Some(Ok(Webhook(webhook.clone()))),
-            Ok(false) => None,
-            Err(why) => Some(Err((Webhook(webhook.clone()), why))),
-        })
-        .collect()
+    let seen = |webhook: &Value| attributes.version_in(&webhook["rules"], &webhook["matchPolicy"]);
+    webhooks.filter_map(|webhook| Some((Webhook(webhook.clone()), seen(webhook)?))).collect()
 }
 
 // === impl Webhook ===
 
 impl Webhook {
+    /// Whether its selectors and conditions let the request through; `Err` says why that cannot be told.
+    pub fn is_meant(&self, attributes: &Attributes<'_>, objects: Objects<'_>) -> Result<bool, String> {
+        Ok(attributes.is_selected(&self.0, objects) && conditions_hold(&self.0["matchConditions"], &attributes.variables(objects))?)
+    }
+
     pub fn name(&self) -> &str {
         self.0["name"].as_str().unwrap_or_default()
     }
@@ -161,10 +160,14 @@ mod tests {
             configuration("d", condition("object.spec.nothing > 1")),
         ];
         let object = json!({"metadata": {"name": "x"}, "spec": {}});
-        let found = chosen(&configurations, &creation("pods"), Objects { new: &object, old: &Value::Null });
-        let names: Vec<Result<&str, &str>> =
-            found.iter().map(|w| w.as_ref().map(Webhook::name).map_err(|(webhook, _)| webhook.name())).collect();
-        assert_eq!(names, [Ok("a"), Ok("b"), Err("d")]);
+        let objects = Objects { new: &object, old: &Value::Null };
+        let request = creation("pods");
+        let found: Vec<(String, Option<bool>)> = named(&configurations, &request)
+            .iter()
+            .map(|(webhook, _)| (webhook.name().into(), webhook.is_meant(&request, objects).ok()))
+            .collect();
+        let expected = [("a", Some(true)), ("b", Some(true)), ("c", Some(false)), ("d", None)];
+        assert_eq!(found, expected.map(|(name, meant)| (name.to_string(), meant)));
     }
 
     #[test]
