@@ -8,6 +8,7 @@
 //!                             └──▶ Chronicle: every change, by revision
 //! ```
 
+mod append_at_end;
 mod chronicle;
 mod convergence;
 mod durability;
@@ -91,6 +92,12 @@ pub enum Observation {
         node: Node,
         log: Vec<Entry>,
     },
+    /// An entry is written to a node's log, whose last is this one.
+    Written {
+        node: Node,
+        index: u64,
+        last: Option<u64>,
+    },
     /// A node's state is that of a log index now.
     Applied {
         node: Node,
@@ -169,6 +176,7 @@ impl Default for Checker {
             invariants: vec![
                 Box::<election_safety::ElectionSafety>::default(),
                 Box::<log_matching::LogMatching>::default(),
+                Box::<append_at_end::AppendAtEnd>::default(),
                 Box::<leader_completeness::LeaderCompleteness>::default(),
                 Box::<state_machine_safety::StateMachineSafety>::default(),
                 Box::<revision_order::RevisionOrder>::default(),

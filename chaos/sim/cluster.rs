@@ -47,16 +47,17 @@ impl Cluster {
     pub(crate) fn new(seed: u64, options: crate::Options) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let network = Network::new(random.next_u64(), options);
+        let recorder = Recorder::new();
         let sync = Duration::from_millis(options.sync_ms);
         let node = |id| Node {
             id,
-            log: Disk::new(random.next_u64(), sync),
-            state: Disk::new(random.next_u64(), sync),
+            log: Disk::new(random.next_u64(), sync, Some((id, recorder.clone()))),
+            state: Disk::new(random.next_u64(), sync, None),
             process: Mutex::new(None),
             starting: tokio::sync::Mutex::default(),
         };
         let nodes = Arc::new((1..=options.nodes).map(node).collect());
-        Self { network, recorder: Recorder::new(), nodes, random: Arc::new(Mutex::new(random)) }
+        Self { network, recorder, nodes, random: Arc::new(Mutex::new(random)) }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -169,6 +170,21 @@ impl Cluster {
 
     fn log(&self, id: NodeId) -> Vec<skein_invariant::Entry> {
         self.node(id).map(|node| node.log.log()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl Cluster {
+    /// Puts an object on the disk of a node that is down, so that it reads as if it were right: no check of the disk's own
+    /// finds that.
+    pub(crate) async fn falsify(&self, id: NodeId) -> bool {
+        let Some(node) = self.node(id) else { return false };
+        let disk = skein_log::Disk::new(node.state.open());
+        let Ok(skein_log::Loaded { mut state, applied, membership }) = disk.load() else { return false };
+        let record = skein_object::Record::from_value(&serde_json::json!({"spec": {"node": "none that there was"}}));
+        let entry = skein_state::Entry { revision: 1, record: Arc::new(record) };
+        state.restore(skein_object::Key::new("rests.sim", "", "false"), entry);
+        disk.replace(&state, applied, &membership).await.is_ok()
     }
 }
 

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use skein_invariant::Entry;
-use skein_log::{Batch, Change, Done, Each, Medium, decode_entry};
+use skein_invariant::{Entry, Observation};
+use skein_log::{Batch, Change, Done, Each, Medium, NodeId, decode_entry};
 
-use crate::recorder::digest;
+use crate::recorder::{Recorder, digest};
 
 type Pairs = OrdMap<Vec<u8>, Vec<u8>>;
 
@@ -32,6 +32,8 @@ struct State {
     /// Grows with each crash; what belongs to an older incarnation is refused.
     incarnation: u64,
     random: SmallRng,
+    /// Whose log this is, and who is told of what is written to it.
+    watched: Option<(NodeId, Recorder)>,
 }
 
 /// The disk as one incarnation of the node has it open.
@@ -43,7 +45,7 @@ pub(crate) struct Opened {
 // === impl Disk ===
 
 impl Disk {
-    pub(crate) fn new(seed: u64, sync: Duration) -> Self {
+    pub(crate) fn new(seed: u64, sync: Duration, watched: Option<(NodeId, Recorder)>) -> Self {
         Self(Arc::new(Mutex::new(State {
             durable: Pairs::new(),
             current: Pairs::new(),
@@ -54,6 +56,7 @@ impl Disk {
             full: false,
             incarnation: 0,
             random: SmallRng::seed_from_u64(seed),
+            watched,
         })))
     }
 
@@ -96,6 +99,29 @@ impl Disk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn tell(&self, batch: &Batch) {
+        let Some((node, recorder)) = &self.watched else { return };
+        let mut last = self.current.range(..=entry_key(u64::MAX)).next_back().and_then(|(key, _)| index_of(key));
+        for change in &batch.0 {
+            if let Change::Put(key, _) = change
+                && let Some(index) = index_of(key)
+            {
+                recorder.observe(&Observation::Written { node: *node, index, last });
+                last = Some(index);
+            }
+        }
+    }
+}
+
+fn entry_key(index: u64) -> Vec<u8> {
+    [b"e", &index.to_be_bytes()[..]].concat()
+}
+
+fn index_of(key: &[u8]) -> Option<u64> {
+    key.strip_prefix(b"e")?.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn apply(pairs: &mut Pairs, batch: Batch) {
@@ -148,6 +174,7 @@ impl Medium for Opened {
         if state.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        state.tell(&batch);
         apply(&mut state.current, batch.clone());
         state.unsynced.push(batch);
         Ok(())

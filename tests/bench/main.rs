@@ -6,6 +6,7 @@ mod client;
 mod etcd;
 mod measure;
 mod scheduler;
+mod state;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,7 +31,7 @@ struct Arguments {
     /// How often the leader is killed
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Only what needs no cluster: the scheduler
+    /// Only what needs no cluster: the scheduler and the state
     #[arg(long)]
     scheduler: bool,
     /// Only what etcd can do too: writes, reads and watches
@@ -52,6 +53,10 @@ fn main() -> Result<()> {
     }
     println!("{:<46} {:>12}", "the scheduler alone", "per second");
     scheduler::run(|what, rate| println!("{what:<46} {rate:>12.0}"))?;
+    let taken = state::small_objects();
+    let state::Taken { json_bytes, memory_bytes, per_second } = taken;
+    let each = format!("a million objects of {json_bytes:.0} bytes of JSON");
+    println!("{each:<46} {memory_bytes:>12.0} bytes of memory each, {per_second:.0} a second");
     if arguments.scheduler {
         return Ok(());
     }

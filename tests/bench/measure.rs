@@ -341,7 +341,7 @@ pub(crate) fn cpu_ticks(pid: i64) -> u64 {
     [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum()
 }
 
-fn resident_kib(pid: i64) -> u64 {
+pub(crate) fn resident_kib(pid: i64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
