@@ -154,6 +154,36 @@ mod tests {
         }
     }
 
+    /// Not among the faults: what such a node answers until it notices is wrong, and no invariant could hold.
+    #[test]
+    fn a_node_whose_state_is_false_notices_and_takes_that_of_the_others() {
+        let runtime =
+            Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime without drivers can be built");
+        runtime.block_on(async {
+            let cluster = Cluster::new(7, Options { nodes: 3, ..Options::default() });
+            cluster.found().await;
+            rest::heal(&cluster, HEAL_MAX).await;
+            let digests = || cluster.ids().map(|id| cluster.at(id).map(|(_, handle)| handle.local().state.digest())).collect::<Vec<_>>();
+            let agree = || digests().windows(2).all(|pair| pair[0].is_some() && pair[0] == pair[1]);
+            let within = async |what: &str, seconds: u64| {
+                let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+                while !agree() {
+                    assert!(tokio::time::Instant::now() < deadline, "{what}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            within("all have the same at first", 10).await;
+            for node in [3, 1] {
+                cluster.crash(node);
+                assert!(cluster.falsify(node).await);
+                cluster.start(node).await;
+                assert!(!agree(), "node {node} begins with what its disk says");
+                within("it notices and takes what is right", 60).await;
+                rest::heal(&cluster, HEAL_MAX).await;
+            }
+        });
+    }
+
     #[test]
     fn one_seed_is_one_run() {
         let twice = [run(3, Options::default()), run(3, Options::default())];

@@ -18,7 +18,8 @@ is replaced; where it is more, that takes as many times longer, up to 50 times.
 A voter that is silent for 10 s, or was away for a second or more three times within 10 minutes, gives its vote to a
 standby that is caught up. Voters are spread over the regions and zones of nodes (`skein up --region --zone`). A leader
 that is stopped in order, or whose disk is slow (more than 500 ms behind the majority's for 2 s), lets another voter
-lead. `kubectl get events` tells of every change.";
+lead; so does one, for a voter of another region, when more than two thirds of half a minute's writes (of 200 at least)
+came from there. `kubectl get events` tells of every change.";
 
 #[derive(Args)]
 #[command(after_long_help = VOTERS)]

@@ -1,12 +1,12 @@
 //! What the leader does for the membership: it watches how nodes fare, gives new voters the cluster's keys, then their
-//! vote, and says why.
+//! vote, lets the region lead that writes most, and says why.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use skein_lead::Reports;
 use skein_peer::{Request, Response};
-use skein_store::{Change, Handle, Health, Standing};
+use skein_store::{Change, Handle, Health, Standing, Successor};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -74,7 +74,13 @@ pub(crate) async fn run(store: Handle, directory: Directory, reports: Reports) {
         }
         let silent_ms = reports.silent_ms();
         absences.observe(&silent_ms, Instant::now());
-        let Some(change) = store.planned_change(&standing(&store, &absences, &silent_ms)) else { continue };
+        let standing = standing(&store, &absences, &silent_ms);
+        let Some(change) = store.planned_change(&standing) else {
+            if let Some(successor) = store.planned_leader(&standing) {
+                hand_over(&store, &successor).await;
+            }
+            continue;
+        };
         let Ok(Some(authority)) = directory.authority() else { continue };
         let keys = Keys { authority_certificate: authority.certificate_pem.clone(), authority_key: authority.key_pem.clone() };
         let message = serde_json::to_vec(&keys).expect("keys are plain data");
@@ -106,6 +112,17 @@ fn standing(store: &Handle, absences: &Absences, silent_ms: &BTreeMap<String, u6
         (name, Standing { health, zone })
     };
     members.map(standing).collect()
+}
+
+/// The lead goes to where most writes come from.
+async fn hand_over(store: &Handle, successor: &Successor) {
+    match store.hand_over_to(successor.id).await {
+        Some(leader) => {
+            info!(why = successor.why, "this node leads no more");
+            told::about_node(store, &leader, "LeaderMoved", &successor.why).await;
+        }
+        None => warn!(why = successor.why, "nobody takes the lead"),
+    }
 }
 
 /// An Event for every change of the voters.

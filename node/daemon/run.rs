@@ -25,7 +25,7 @@ use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
 use crate::thread::Thread;
 use crate::{
-    Error, Options, balanced, disk, found, handover, host_ports, join, policies, report, runtime, sealing, services, signer, tokens,
+    Error, Options, balanced, disk, found, handover, host_ports, join, policies, report, runtime, sealing, services, signer, tokens, told,
 };
 
 /// How a node's run ended.
@@ -107,6 +107,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission, servers));
     tokio::spawn(keeper::run(store.clone(), directory, reports.clone()));
     tokio::spawn(handover::run(store.clone(), node.name.clone()));
+    tokio::spawn(told::of_replacements(store.clone(), node.name.clone()));
     tokio::spawn(report::send(
         store.clone(),
         endpoint.clone(),
@@ -218,7 +219,7 @@ async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Stor
         match channel {
             Channel::Report => drop(tokio::spawn(async move { report::receive(&peer, Box::new(stream), &reports).await })),
             Channel::Kubelet => drop(tokio::spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)))),
-            Channel::Append | Channel::Call | Channel::Snapshot => drop(consensus.spawn(async move {
+            Channel::Append | Channel::Call | Channel::Snapshot | Channel::State => drop(consensus.spawn(async move {
                 if let Err(why) = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await {
                     debug!(%peer, ?channel, %why, "a stream ended");
                 }

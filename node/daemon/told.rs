@@ -23,3 +23,14 @@ pub(crate) async fn about_node(store: &Handle, node: &str, reason: &str, message
         warn!(%why, reason, message, "an event is told here only");
     }
 }
+
+/// Tells of this node's state when it was wrong and has been replaced.
+pub(crate) async fn of_replacements(store: Handle, node: String) {
+    let mut replaced = store.watch_replaced();
+    while replaced.changed().await.is_ok() {
+        let what = replaced.borrow_and_update().clone();
+        if let Some(what) = what {
+            about_node(&store, &node, "StateReplaced", &what).await;
+        }
+    }
+}

@@ -27,11 +27,13 @@ pub enum Channel {
     Kubelet = 4,
     /// One [`NodeReport`] after the other, answered by nothing.
     Report = 5,
+    /// A header, then the chunks of the state of the node that is asked.
+    State = 6,
 }
 
 impl Channel {
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Append, Self::Call, Self::Snapshot, Self::Kubelet, Self::Report].into_iter().find(|c| *c as u8 == byte)
+        [Self::Append, Self::Call, Self::Snapshot, Self::Kubelet, Self::Report, Self::State].into_iter().find(|c| *c as u8 == byte)
     }
 }
 
@@ -63,11 +65,17 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14")]
     pub request: Option<Request>,
     /// With votes: how many times slower than the world the candidate's clock goes.
     #[prost(uint32, tag = "11")]
     pub pace: u32,
+    /// With proposals: who took them.
+    #[prost(uint64, tag = "12")]
+    pub node: u64,
+    /// With proposals: how many writes of clients they hold.
+    #[prost(uint64, tag = "13")]
+    pub writes: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -98,6 +106,9 @@ pub enum Request {
     /// Asks a node that votes for the key of what is sealed.
     #[prost(bool, tag = "10")]
     SealingKey(bool),
+    /// Asks for the digest of the state after this log entry.
+    #[prost(uint64, tag = "14")]
+    Digest(u64),
 }
 
 /// A node that is to follow the log.
@@ -114,7 +125,7 @@ pub struct AddMember {
 /// The answer to a [`Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Answer {
-    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5, 6")]
     pub response: Option<Response>,
 }
 
@@ -132,6 +143,8 @@ pub enum Response {
     NotLeader(bool),
     #[prost(string, tag = "5")]
     Failed(String),
+    #[prost(fixed64, tag = "6")]
+    Digest(u64),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

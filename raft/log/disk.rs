@@ -37,6 +37,9 @@ struct Head {
     applied: Option<(u64, u64)>,
     membership: StoredMembershipOf<Types>,
     revision: u64,
+    /// Of the state (`State::digest`); older versions wrote none.
+    #[serde(default)]
+    digest: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -70,6 +73,9 @@ impl Disk {
         })?;
         result?;
         state.restore_revision(head.revision);
+        if head.digest.is_some_and(|digest| digest != state.digest()) {
+            return Err(damaged(HEAD, &"its objects are not those that were written"));
+        }
         Ok(Loaded { state, applied: head.applied.map(|(term, index)| log_id(term, index)), membership: head.membership })
     }
 
@@ -83,21 +89,23 @@ impl Disk {
         mut batch: Batch,
         applied: Option<LogIdOf<Types>>,
         membership: &StoredMembershipOf<Types>,
-        revision: u64,
+        state: &State,
     ) -> io::Result<()> {
         let applied = applied.map(|id| (*id.leader_id, id.index));
-        let head = Head { format: FORMAT, applied, membership: membership.clone(), revision };
+        let head =
+            Head { format: FORMAT, applied, membership: membership.clone(), revision: state.revision(), digest: Some(state.digest()) };
         batch.put(HEAD, serde_json::to_vec(&head).expect("the head is plain data"));
         self.medium.write(batch)
     }
 
     /// Replaces everything by an installed snapshot and makes it durable.
-    pub(crate) async fn replace(
-        &self,
-        state: &State,
-        applied: Option<LogIdOf<Types>>,
-        membership: &StoredMembershipOf<Types>,
-    ) -> io::Result<()> {
+    pub async fn replace(&self, state: &State, applied: Option<LogIdOf<Types>>, membership: &StoredMembershipOf<Types>) -> io::Result<()> {
+        self.rewrite(state, applied, membership)?;
+        self.flush().await
+    }
+
+    /// Replaces everything, durable with the next flush.
+    pub(crate) fn rewrite(&self, state: &State, applied: Option<LogIdOf<Types>>, membership: &StoredMembershipOf<Types>) -> io::Result<()> {
         let mut batch = Batch::default();
         batch.delete_range(b"o", b"p");
         batch.delete_range(b"r", b"s");
@@ -107,8 +115,7 @@ impl Disk {
         for (index, id, reply) in state.replies() {
             batch.put_reply(index, id, reply);
         }
-        self.write(batch, applied, membership, state.revision())?;
-        self.flush().await
+        self.write(batch, applied, membership, state)
     }
 }
 

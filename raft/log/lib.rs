@@ -11,6 +11,7 @@
 //! of one index; the log is never purged past what the state has flushed.
 
 mod clock;
+mod digests;
 mod disk;
 mod entry;
 mod found;
@@ -25,6 +26,7 @@ mod tail;
 mod types;
 
 pub use clock::{Clock, Moment};
+pub use digests::Digests;
 pub use disk::{Disk, Loaded};
 pub use entry::{decode_entry, encode_entry, log_id};
 pub use found::found_with;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
-use openraft::{EntryPayload, OptionalSend};
+use openraft::{EntryPayload, LogIdOptionExt, OptionalSend};
 use prost::Message;
 use skein_command::{Command, Reply};
 use skein_state::{Event, Position, State, apply};
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::medium::{Batch, Medium};
 use crate::recent::Recent;
 use crate::types::Answer;
-use crate::{Disk, Error, Types};
+use crate::{Digests, Disk, Error, LogStore, Types};
 
 /// Entries that are written to disk and published together, when they are there together.
 const BATCH_ENTRIES_MAX: usize = 512;
@@ -38,6 +38,7 @@ pub struct Machine {
     applied: Option<LogIdOf<Types>>,
     membership: StoredMembershipOf<Types>,
     recent: Arc<Recent>,
+    digests: Arc<Digests>,
     publish: watch::Sender<View>,
 }
 
@@ -56,10 +57,42 @@ impl Machine {
             applied: loaded.applied,
             membership: loaded.membership,
             recent: Arc::clone(&recent),
+            digests: Arc::default(),
             publish,
         };
+        machine.digests.restart_at(machine.applied.index().unwrap_or(0), machine.state.digest());
         machine.publish();
         Ok((machine, view, recent))
+    }
+
+    /// Of the state after each of the last entries.
+    pub fn digests(&self) -> Arc<Digests> {
+        Arc::clone(&self.digests)
+    }
+
+    /// Puts another node's state in the place of this one's, and applies to it what has been applied here since. False
+    /// where the log does not have that.
+    pub fn replace(&mut self, state: State, index: u64, log: &LogStore) -> io::Result<bool> {
+        let Some(applied) = self.applied.filter(|applied| applied.index >= index) else { return Ok(false) };
+        let since = log.read(index + 1, applied.index + 1, usize::MAX)?;
+        if since.len() as u64 != applied.index - index {
+            return Ok(false);
+        }
+        self.state = state;
+        for entry in since {
+            self.step(entry, &mut Batch::default(), &mut Vec::new());
+        }
+        self.disk.rewrite(&self.state, self.applied, &self.membership)?;
+        self.restart();
+        Ok(true)
+    }
+
+    /// Everybody who reads begins anew.
+    fn restart(&self) {
+        self.digests.restart_at(self.applied.index().unwrap_or(0), self.state.digest());
+        self.recent.restart_at(self.state.revision());
+        self.publish();
+        self.recent.tell_all();
     }
 
     fn publish(&self) {
@@ -88,7 +121,7 @@ impl Machine {
     ) -> Answer {
         let id = entry.log_id;
         self.applied = Some(id);
-        match entry.payload {
+        let answer = match entry.payload {
             EntryPayload::Blank => Answer::default(),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembershipOf::<Types>::new(Some(id), membership);
@@ -107,11 +140,13 @@ impl Machine {
                 events.extend(new);
                 Answer::from(&reply)
             }
-        }
+        };
+        self.digests.push(id.index, self.state.digest());
+        answer
     }
 
     fn write(&self, batch: Batch) -> io::Result<()> {
-        self.disk.write(batch, self.applied, &self.membership, self.state.revision())
+        self.disk.write(batch, self.applied, &self.membership, &self.state)
     }
 }
 
@@ -157,9 +192,7 @@ impl RaftStateMachine<Types> for Machine {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.disk.replace(&self.state, self.applied, &self.membership).await?;
-        self.recent.restart_at(self.state.revision());
-        self.publish();
-        self.recent.tell_all();
+        self.restart();
         Ok(())
     }
 

@@ -88,7 +88,7 @@ impl LogStore {
         found.filter(|(key, _)| key.first() == Some(&b'e')).map(|(_, value)| decode(&value)).transpose()
     }
 
-    fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<EntryOf<Types>>> {
+    pub(crate) fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<EntryOf<Types>>> {
         if let Some(entries) = self.recent().tail.read(start..end, bytes_max) {
             return Ok(entries);
         }

@@ -114,10 +114,7 @@ fn commit(state: &mut State, transaction: &Transaction, events: &mut Vec<Event>)
         state.revision += 1;
         let revision = state.revision;
         let after = record.map(|record| Entry { revision, record: Arc::new(record) });
-        match &after {
-            Some(entry) => state.objects.insert(key.clone(), entry.clone()),
-            None => state.objects.remove(&key),
-        };
+        state.set(key.clone(), after.clone());
         events.push(Event { revision, key, before, after });
     }
     state.revision

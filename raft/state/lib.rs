@@ -11,6 +11,7 @@
 //! replay on every node.
 
 mod apply;
+mod digest;
 mod history;
 mod replies;
 mod snapshot;
@@ -34,6 +35,8 @@ pub struct State {
     objects: OrdMap<Key, Entry>,
     /// Grows by one for every changed object; the resourceVersion.
     revision: u64,
+    /// Of all objects (`digest.rs`).
+    digest: u64,
     replies: Replies,
 }
 
@@ -100,14 +103,32 @@ impl State {
 
     /// The objects for which `keep` says so, at the same revision; no replies are remembered.
     pub fn retained(&self, keep: impl Fn(&Key, &Entry) -> bool) -> Self {
-        let kept = self.objects.iter().filter(|(key, entry)| keep(key, entry));
-        Self { objects: kept.map(|(key, entry)| (key.clone(), entry.clone())).collect(), revision: self.revision, ..Self::default() }
+        let mut kept = Self { revision: self.revision, ..Self::default() };
+        for (key, entry) in self.objects.iter().filter(|(key, entry)| keep(key, entry)) {
+            kept.set(key.clone(), Some(entry.clone()));
+        }
+        kept
     }
 
     /// Puts back an object as it was stored, without a new revision: for loading from disk.
     pub fn restore(&mut self, key: Key, entry: Entry) {
         self.revision = self.revision.max(entry.revision);
-        self.objects.insert(key, entry);
+        self.set(key, Some(entry));
+    }
+
+    /// The only way in which an object comes, changes or goes.
+    fn set(&mut self, key: Key, entry: Option<Entry>) {
+        let after = entry.as_ref().map_or(0, |entry| digest::of(&key, entry));
+        let before = match entry {
+            Some(entry) => self.objects.insert(key.clone(), entry),
+            None => self.objects.remove(&key),
+        };
+        self.digest ^= after ^ before.map_or(0, |entry| digest::of(&key, &entry));
+    }
+
+    /// A number that two states share only if they hold the same objects.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// Puts back the reply of a proposal that was applied at a log index: for loading from disk.

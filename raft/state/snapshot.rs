@@ -1,7 +1,7 @@
 //! A state as a stream of chunks: what a Raft snapshot carries.
 //!
 //! Format 1: each chunk is a protobuf [`Chunk`]; the first has the header, the last is marked, so that a truncated
-//! stream is told from a whole one.
+//! stream is told from a whole one, and has the state's digest, so that a damaged one is told from a good one.
 
 use std::sync::Arc;
 
@@ -28,6 +28,9 @@ struct Chunk {
     replies: Vec<Remembered>,
     #[prost(bool, tag = "5")]
     last: bool,
+    /// With the last chunk; older versions wrote none.
+    #[prost(fixed64, optional, tag = "6")]
+    digest: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,6 +61,8 @@ pub enum Malformed {
     Format(u32),
     #[error("snapshot ends before its last chunk")]
     Truncated,
+    #[error("snapshot is damaged: its objects are not those that were written")]
+    Damaged,
     #[error("snapshot holds the malformed key {0:?}")]
     Key(String),
 }
@@ -103,6 +108,7 @@ impl Iterator for Chunks {
         }
         self.finished = bytes < CHUNK_BYTES;
         chunk.last = self.finished;
+        chunk.digest = self.finished.then_some(self.state.digest);
         self.after = last.or_else(|| self.after.take());
         Some(chunk.encode_to_vec())
     }
@@ -113,6 +119,7 @@ impl Iterator for Chunks {
 pub struct Restore {
     state: State,
     complete: bool,
+    digest: Option<u64>,
 }
 
 impl Restore {
@@ -133,11 +140,18 @@ impl Restore {
             }
         }
         self.complete |= chunk.last;
+        self.digest = chunk.digest.or(self.digest);
         Ok(())
     }
 
     pub fn finish(self) -> Result<State, Malformed> {
-        if self.complete { Ok(self.state) } else { Err(Malformed::Truncated) }
+        if !self.complete {
+            return Err(Malformed::Truncated);
+        }
+        if self.digest.is_some_and(|digest| digest != self.state.digest) {
+            return Err(Malformed::Damaged);
+        }
+        Ok(self.state)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -10,18 +10,19 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use skein_command::ProposalId;
-use skein_log::{LogStore, Machine, Member, NodeId, Recent, Topic, Types, View};
-use skein_peer::{AddMember, Request, Response};
+use skein_log::{Digests, LogStore, Machine, Member, NodeId, Recent, Topic, Types, View};
+use skein_peer::{AddMember, Call, Channel, Request, Response};
 use skein_state::{Compacted, Event};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::leadership::{Leadership, Standing};
-use crate::network::call;
+use crate::network::{call, exchange};
 use crate::patience::Patience;
 use crate::propose::Waiting;
 use crate::read::Reader;
-use crate::{Error, Peers};
+use crate::writers::Writers;
+use crate::{Duplex, Error, Peers};
 
 pub(crate) type Raft = openraft::Raft<Types, Machine>;
 
@@ -67,6 +68,9 @@ struct Inner {
     /// When the leader was last heard of, in milliseconds since this node's start.
     leader_heard_ms: AtomicU64,
     begin: Instant,
+    /// Whether this node's state is known to be wrong, and what was done about it.
+    differs: AtomicBool,
+    replaced: watch::Sender<Option<String>>,
 }
 
 /// What the store is made of, beside Raft.
@@ -76,6 +80,8 @@ pub(crate) struct Parts {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) log: LogStore,
     pub(crate) patience: Patience,
+    pub(crate) writers: Writers,
+    pub(crate) digests: Arc<Digests>,
 }
 
 /// What to do after an attempt that did not succeed.
@@ -108,6 +114,8 @@ impl Handle {
                 sequence: AtomicU64::new(1),
                 leader_heard_ms: AtomicU64::new(0),
                 begin: Instant::now(),
+                differs: AtomicBool::new(false),
+                replaced: watch::Sender::new(None),
             }),
         }
     }
@@ -152,6 +160,35 @@ impl Handle {
     /// How many times as long as on a fast network elections and heartbeats take here, as measured.
     pub fn pace(&self) -> u32 {
         self.patience().pace()
+    }
+
+    pub(crate) fn digests(&self) -> &Digests {
+        &self.inner.parts.digests
+    }
+
+    pub(crate) fn log(&self) -> &LogStore {
+        &self.inner.parts.log
+    }
+
+    pub(crate) async fn open(&self, member: &Member, channel: Channel) -> std::io::Result<Box<dyn Duplex>> {
+        self.inner.peers.open(member, channel).await
+    }
+
+    pub(crate) fn set_differs(&self, differs: bool) {
+        self.inner.differs.store(differs, Ordering::Relaxed);
+    }
+
+    pub(crate) fn tell_replaced(&self, what: String) {
+        self.inner.replaced.send_replace(Some(what));
+    }
+
+    /// Hears of it when this node's state was wrong and has been replaced.
+    pub fn watch_replaced(&self) -> watch::Receiver<Option<String>> {
+        self.inner.replaced.subscribe()
+    }
+
+    pub(crate) fn writers(&self) -> &Writers {
+        &self.inner.parts.writers
     }
 
     pub(crate) fn patience(&self) -> &Patience {
@@ -277,6 +314,9 @@ impl Handle {
     }
 
     pub(crate) fn works(&self) -> Result<(), Error> {
+        if self.inner.differs.load(Ordering::Relaxed) {
+            return Err(Error::Stopped("its state is not that of the majority, and is being replaced".into()));
+        }
         self.failure().map_or(Ok(()), |why| Err(Error::Stopped(why)))
     }
 
@@ -315,13 +355,17 @@ impl Handle {
     }
 
     pub(crate) async fn ask_leader(&self, request: Request) -> Result<Response, Attempt> {
+        self.send_leader(Call { request: Some(request), ..Call::default() }).await
+    }
+
+    pub(crate) async fn send_leader(&self, call: Call) -> Result<Response, Attempt> {
         let leadership = self.leadership();
         let leader = leadership.leader.filter(|_| !leadership.is_self).and_then(|id| self.member(id));
         let Some(leader) = leader else { return Err(Attempt::Retry) };
         // A leader that dies answers nothing; the news of another one ends the wait.
         let moved = self.watch_leadership(|now| now.leader.is_none() || now.leader == leadership.leader);
         tokio::select! {
-            answer = call(&*self.inner.peers, &leader, request) => answer.map_err(|_| Attempt::Retry),
+            answer = exchange(&*self.inner.peers, &leader, call) => answer.map_err(|_| Attempt::Retry),
             () = moved => Err(Attempt::Retry),
         }
     }

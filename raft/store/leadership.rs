@@ -52,9 +52,16 @@ impl Handle {
             return None;
         }
         let voters = self.members().into_iter().filter(|member| member.role == Role::Voter);
-        let next = voters.max_by_key(|member| member.matched)?;
+        self.hand_over_to(voters.max_by_key(|member| member.matched)?.id).await
+    }
+
+    /// Lets this voter lead, if this node leads; says who it is, once somebody else leads.
+    pub async fn hand_over_to(&self, next: NodeId) -> Option<String> {
+        if !self.leadership().is_self {
+            return None;
+        }
         let moved = async {
-            self.raft().trigger().transfer_leader(next.id).await.ok()?;
+            self.raft().trigger().transfer_leader(next).await.ok()?;
             self.watch_leadership(|now| now.is_self || now.leader.is_none()).await;
             self.member(self.leadership().leader?).map(|member| member.name)
         };

@@ -12,6 +12,7 @@
 //! **Invariants:** a proposal that was answered is applied on the node that took it (read your writes); a proposal is
 //! retried under one name only, so it is applied at most once.
 
+mod agreement;
 mod handle;
 mod leadership;
 mod membership;
@@ -23,6 +24,7 @@ mod read;
 mod serve;
 mod start;
 mod wire;
+mod writers;
 
 use async_trait::async_trait;
 use skein_peer::Channel;
@@ -33,6 +35,7 @@ pub use leadership::Leadership;
 pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, plan};
 pub use skein_log::{Ended, Member, NodeId, Storage, Survivor, Topic, View, found_with, survivor};
 pub use start::{Options, start};
+pub use writers::Successor;
 
 /// A stream to a peer or from one.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}

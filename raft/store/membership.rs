@@ -33,8 +33,15 @@ pub enum Health {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     pub health: Health,
-    /// Voters are spread over zones; empty where none is stated.
+    /// `REGION/ZONE`, over which voters are spread; empty where none is stated.
     pub zone: String,
+}
+
+impl Standing {
+    /// The zone's region.
+    pub(crate) fn region(&self) -> &str {
+        self.zone.split('/').next().unwrap_or_default()
+    }
 }
 
 /// A change of the voters that the leader should make.

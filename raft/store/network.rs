@@ -22,10 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::Peers;
 use crate::patience::Patience;
 use crate::pipeline::{Answered, Pipeline};
-use crate::wire::{Frames, from_json, to_json};
-
-/// A snapshot of any size may take long; a chunk of it may not.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::wire::{Frames, from_json, send_state, to_json};
 
 /// A connection to a peer that does not answer is given up after this long.
 const OPEN_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -83,7 +80,7 @@ impl Connection {
         rpc: &impl Serialize,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let Self { network, target, member, .. } = self;
-        let call = Call { request: Some(request(to_json(rpc))), pace: network.patience.pace() };
+        let call = Call { request: Some(request(to_json(rpc))), pace: network.patience.pace(), ..Call::default() };
         let (peers, member, target, patience) = (Arc::clone(&network.peers), member.clone(), *target, network.patience.clone());
         // openraft gives up after its time-out; how long the answer really takes is worth knowing all the same.
         let answered = skein_log::spawn(async move {
@@ -96,13 +93,9 @@ impl Connection {
     }
 
     async fn send_snapshot(&self, header: SnapshotHeader, state: State) -> io::Result<SnapshotResponse<Types>> {
-        let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
         let mut frames = Frames::new(self.network.peers.open(&self.member, Channel::Snapshot).await?);
         frames.send_bytes(to_json(&header)).await?;
-        for chunk in state.chunks() {
-            timeout(CHUNK_TIMEOUT, frames.send_bytes(chunk.into())).await.map_err(slow)??;
-        }
-        frames.send_bytes(bytes::Bytes::new()).await?;
+        send_state(&mut frames, &state).await?;
         let answer = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         from_json(&answer)
     }
@@ -173,7 +166,7 @@ impl RaftNetworkV2<Types> for Connection {
 
 /// One request and its answer, on a stream of its own.
 pub(crate) async fn call(peers: &dyn Peers, member: &Member, request: Request) -> io::Result<Response> {
-    exchange(peers, member, Call { request: Some(request), pace: 0 }).await
+    exchange(peers, member, Call { request: Some(request), ..Call::default() }).await
 }
 
 fn unreachable(why: io::Error) -> RPCError<Types> {
@@ -187,7 +180,7 @@ fn expect_raft<T: DeserializeOwned>(response: Response) -> io::Result<T> {
     }
 }
 
-async fn exchange(peers: &dyn Peers, member: &Member, call: Call) -> io::Result<Response> {
+pub(crate) async fn exchange(peers: &dyn Peers, member: &Member, call: Call) -> io::Result<Response> {
     let mut frames = Frames::new(peers.open(member, Channel::Call).await?);
     frames.send(&call).await?;
     let answer: Answer = frames.expect().await?;

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
 use prost::Message;
 use skein_command::{COMMAND_BYTES_MAX, Command, LEVEL, Outcome, Reply, Transaction};
-use skein_log::Proposal;
-use skein_peer::{Proposed, Request, Response};
+use skein_log::{NodeId, Proposal};
+use skein_peer::{Call, Proposed, Request, Response};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -110,29 +110,35 @@ impl Handle {
 
     async fn command(&self, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
         let count = transactions.len();
+        // What is fenced by a term is the leader's own, wherever that is.
+        let writes = transactions.iter().filter(|transaction| transaction.epoch == 0).count() as u64;
         let deadline = Instant::now() + QUORUM_TIMEOUT;
         let proposal = Proposal::from(&Command { level: LEVEL, id: Some(self.next_proposal()), transactions });
-        let proposed = self.until(deadline, || self.propose_once(proposal.0.clone())).await?;
+        let proposed = self.until(deadline, || self.propose_once(proposal.0.clone(), writes)).await?;
         self.wait_applied(proposed.index, deadline).await?;
         let outcomes = Reply::decode(proposed.reply).map_err(|e| Error::Stopped(e.to_string()))?.outcomes;
         if outcomes.len() == count { Ok(outcomes) } else { Err(Error::Stopped("a reply without outcomes".into())) }
     }
 
-    async fn propose_once(&self, proposal: Bytes) -> Result<Proposed, Attempt> {
+    async fn propose_once(&self, proposal: Bytes, writes: u64) -> Result<Proposed, Attempt> {
+        let node = self.id();
         if self.leadership().is_self {
-            return self.propose_here(proposal).await.map_err(Attempt::from);
+            return self.propose_here(proposal, (node, writes)).await.map_err(Attempt::from);
         }
-        match self.ask_leader(Request::Propose(proposal)).await? {
+        match self.send_leader(Call { request: Some(Request::Propose(proposal)), pace: 0, node, writes }).await? {
             Response::Proposed(proposed) => Ok(proposed),
             Response::Failed(why) => Err(Attempt::Fail(Error::Refused(why))),
             _ => Err(Attempt::Retry),
         }
     }
 
-    /// The leader's part of a proposal: in the log and applied there.
-    pub(crate) async fn propose_here(&self, proposal: Bytes) -> Result<Proposed, Option<Error>> {
+    /// The leader's part of a proposal that a node took: in the log and applied there.
+    pub(crate) async fn propose_here(&self, proposal: Bytes, (node, writes): (NodeId, u64)) -> Result<Proposed, Option<Error>> {
         match self.raft().client_write(Proposal(proposal)).await {
-            Ok(response) => Ok(Proposed { index: response.log_id.index, reply: response.data.0 }),
+            Ok(response) => {
+                self.writers().wrote(*response.log_id.leader_id, node, writes);
+                Ok(Proposed { index: response.log_id.index, reply: response.data.0 })
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => Err(None),
             Err(RaftError::APIError(other)) => Err(Some(Error::Refused(other.to_string()))),
             Err(RaftError::Fatal(why)) => Err(Some(Error::Stopped(why.to_string()))),

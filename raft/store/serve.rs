@@ -8,12 +8,11 @@ use futures::{SinkExt, StreamExt};
 use openraft::raft::{AppendEntriesResponse, VoteRequest};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::vote::RaftLeaderId;
-use skein_log::{Member, Types};
+use skein_log::{Member, NodeId, Types};
 use skein_peer::{Answer, Call, Channel, Proposed, Request, Response};
-use skein_state::Restore;
 
 use crate::network::SnapshotHeader;
-use crate::wire::{Frames, decode_append, encode_appended, from_json, to_json};
+use crate::wire::{Frames, decode_append, encode_appended, from_json, receive_state, to_json};
 use crate::{Duplex, Handle};
 
 impl Handle {
@@ -22,6 +21,9 @@ impl Handle {
     where
         F: Future<Output = Response>,
     {
+        if channel == Channel::State {
+            return self.serve_state(stream).await;
+        }
         let mut frames = Frames::new(stream);
         match channel {
             Channel::Append => self.serve_appends(frames).await,
@@ -29,12 +31,12 @@ impl Handle {
             Channel::Call => {
                 let call: Call = frames.expect().await?;
                 let response = match call.request {
-                    Some(request) => self.answer(request, call.pace, other).await?,
+                    Some(request) => self.answer(request, (call.pace, (call.node, call.writes)), other).await?,
                     None => Response::Failed("empty request".into()),
                 };
                 frames.send(&Answer { response: Some(response) }).await
             }
-            Channel::Kubelet | Channel::Report => Err(io::ErrorKind::Unsupported.into()),
+            Channel::Kubelet | Channel::Report | Channel::State => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -63,15 +65,7 @@ impl Handle {
     async fn serve_snapshot(&self, frames: &mut Frames) -> io::Result<()> {
         let header = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let SnapshotHeader { vote, meta } = from_json(&header)?;
-        let mut restore = Restore::default();
-        loop {
-            let chunk = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-            if chunk.is_empty() {
-                break;
-            }
-            restore.push(&chunk).map_err(io::Error::other)?;
-        }
-        let snapshot = SnapshotOf::<Types, _> { meta, snapshot: restore.finish().map_err(io::Error::other)? };
+        let snapshot = SnapshotOf::<Types, _> { meta, snapshot: receive_state(frames).await? };
         let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
         frames.send_bytes(to_json(&response)).await
     }
@@ -83,7 +77,12 @@ impl Handle {
         Ok(request)
     }
 
-    async fn answer<F>(&self, request: Request, pace: u32, other: impl FnOnce(Request) -> F) -> io::Result<Response>
+    async fn answer<F>(
+        &self,
+        request: Request,
+        (pace, from): (u32, (NodeId, u64)),
+        other: impl FnOnce(Request) -> F,
+    ) -> io::Result<Response>
     where
         F: Future<Output = Response>,
     {
@@ -97,7 +96,7 @@ impl Handle {
                 let _ = raft.handle_transfer_leader(from_json(&json)?).await.map_err(io::Error::other)?;
                 Response::Raft(to_json(&()))
             }
-            Request::Propose(proposal) => match self.propose_here(proposal).await {
+            Request::Propose(proposal) => match self.propose_here(proposal, from).await {
                 Ok(proposed) => Response::Proposed(proposed),
                 Err(None) => Response::NotLeader(true),
                 Err(Some(error)) => Response::Failed(error.to_string()),
@@ -105,6 +104,10 @@ impl Handle {
             Request::ReadIndex(_) => match self.read_index_here().await {
                 Ok(index) => Response::ReadIndex(index),
                 Err(_) => Response::NotLeader(true),
+            },
+            Request::Digest(index) => match self.digest_at(index).await {
+                Some(digest) => Response::Digest(digest),
+                None => Response::Failed("this entry's state is not known here".into()),
             },
             Request::AddMember(add) => {
                 let member = Member { name: add.name, address: add.address };

@@ -9,7 +9,8 @@ use skein_log::{LogStore, Machine, NodeId, Storage};
 use crate::handle::{Handle, Parts, Raft};
 use crate::network::Network;
 use crate::patience::{self, Patience};
-use crate::{Error, Peers, leadership, propose, read};
+use crate::writers::Writers;
+use crate::{Error, Peers, agreement, leadership, propose, read};
 
 pub struct Options {
     pub id: NodeId,
@@ -34,6 +35,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let log = LogStore::new(options.storage.log);
     let (machine, view, recent) = Machine::open(options.storage.state)?;
     let patience = Patience::new(options.id, skein_log::clock());
+    let digests = machine.digests();
     let network = Network { peers: Arc::clone(&options.peers), patience: patience.clone() };
     let config = config().validate().map_err(|e| Error::Stopped(e.to_string()))?;
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
@@ -43,9 +45,17 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let (proposals, proposed) = propose::channel();
     let (standings, standing) = leadership::channel();
     skein_log::spawn(leadership::follow(options.id, raft.clone(), standings));
-    let handle = Handle::new(options.id, raft, options.peers, view, recent, Parts { reads, proposals, standing, log, patience });
+    let handle = Handle::new(
+        options.id,
+        raft,
+        options.peers,
+        view,
+        recent,
+        Parts { reads, proposals, standing, log, patience, writers: Writers::default(), digests },
+    );
     skein_log::spawn(read::batch_loop(handle.clone(), requests));
     skein_log::spawn(propose::batch_loop(handle.clone(), proposed));
+    skein_log::spawn(agreement::compare_loop(handle.clone()));
     Ok(handle)
 }
 

@@ -1,6 +1,7 @@
 //! Frames on a stream, and openraft's types in the messages of `proto/peer`.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Sink, SinkExt, Stream, StreamExt};
@@ -11,6 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use skein_log::{Types, decode_entry, encode_entry, log_id};
 use skein_peer::{Append, FRAME_BYTES_MAX, LogPosition};
+use skein_state::{Restore, State};
+use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::Duplex;
@@ -49,6 +52,29 @@ impl Frames {
     /// The answer that must come.
     pub(crate) async fn expect<M: Message + Default>(&mut self) -> io::Result<M> {
         self.next().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// A chunk of a state may not take longer; the whole of it may take as long as it needs.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends a state, ended by an empty frame.
+pub(crate) async fn send_state(frames: &mut Frames, state: &State) -> io::Result<()> {
+    for chunk in state.chunks() {
+        let sent = timeout(CHUNK_TIMEOUT, frames.send_bytes(chunk.into())).await;
+        sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    }
+    frames.send_bytes(Bytes::new()).await
+}
+
+pub(crate) async fn receive_state(frames: &mut Frames) -> io::Result<State> {
+    let mut restore = Restore::default();
+    loop {
+        let chunk = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if chunk.is_empty() {
+            return restore.finish().map_err(io::Error::other);
+        }
+        restore.push(&chunk).map_err(io::Error::other)?;
     }
 }
 

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use skein_cluster_tests::{BUSYBOX, Cluster, program};
-use skein_lab::{Scope, Shape};
+use skein_lab::{Plan, Scope, Shape};
 
 fn experiment(cluster: &Cluster, spec: &str) -> String {
     let path = cluster.directory().join("experiment.yaml");
@@ -134,4 +134,26 @@ fn one_binary_serves_a_rack_and_three_continents() {
         let status = cluster.status(other);
         (status["quorum"] == true && status["pace"] == 1).then_some(())
     });
+}
+
+#[test]
+fn the_region_leads_that_most_writes_come_from() {
+    let cluster = Cluster::build(&Plan { regions: 3, ..Plan::new(3) });
+    cluster.until("every region votes", || {
+        let status = cluster.status("node-1");
+        let roles = status["nodes"].as_array()?.iter().filter_map(|node| node["role"].as_str());
+        (roles.filter(|role| matches!(*role, "leader" | "voter")).count() == 3).then_some(())
+    });
+    let leader = cluster.leader("node-1");
+    let writer = if leader == "node-3" { 2 } else { 3 };
+    let name = format!("node-{writer}");
+    let mut count = 0;
+    skein_cluster_tests::until("the writers' region leads", Duration::from_secs(90), || {
+        count += 1;
+        let body = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("write-{count}")}});
+        cluster.request(writer, "POST", "/api/v1/namespaces/default/configmaps", Some(&body.to_string()));
+        (cluster.leader("node-1") == name).then_some(())
+    });
+    let events = cluster.kubectl("node-1", &["get", "events", "--field-selector", "reason=LeaderMoved"]);
+    assert!(events.contains("came from region") && events.contains(&format!("{name} leads instead of {leader}")), "{events}");
 }
