@@ -34,7 +34,9 @@ pub(crate) fn small_objects() -> Taken {
         let writes = (0..TOGETHER).map(|at| object(index * TOGETHER + at));
         let transactions = writes.map(|(key, object)| {
             json_bytes += object.to_string().len();
-            Transaction { epoch: 0, writes: vec![Write::create(&key, Record::from_value(&object))] }
+            // The namespaces are not there, nor missed.
+            let write = Write { in_active_namespace: false, ..Write::create(&key, Record::from_value(&object)) };
+            Transaction { epoch: 0, writes: vec![write] }
         });
         let id = ProposalId { incarnation: 1, sequence: index };
         let command = Command { level: LEVEL, id: Some(id), transactions: transactions.collect() };
