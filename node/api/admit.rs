@@ -6,6 +6,7 @@
 //!
 //! What is in force follows from the state that the node has; where nothing is, a request costs two look-ups.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
@@ -187,8 +188,8 @@ impl<'a> Admission<'a> {
         let (policies, bindings) = (self.state.show_all(MUTATING_POLICIES), self.state.show_all(MUTATING_BINDINGS));
         for policy in &policies {
             let Some(seen) = seen_by(policy, &self.attributes()) else { continue };
-            let (mut new, old) = (self.shown(seen, object).await?, self.shown(seen, old).await?);
-            let shown = new.clone();
+            let (shown, old) = (self.shown(seen, object).await?, self.shown(seen, old).await?);
+            let mut new = Value::clone(&shown);
             let changed = {
                 let in_force = InForce { policies: std::slice::from_ref(policy), bindings: &bindings, parameters: &parameters };
                 mutate(&in_force, &self.attributes().seen_as(seen), &mut new, &old, again)
@@ -197,7 +198,7 @@ impl<'a> Admission<'a> {
                 let why = format!("MutatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}");
                 Status::forbidden(self.action.resource, self.action.key.name(), &why)
             })?;
-            if new != shown {
+            if new != *shown {
                 *object = self.taken(seen, new).await?;
             }
         }
@@ -227,18 +228,22 @@ impl<'a> Admission<'a> {
     }
 
     /// An object of the request in the version of whoever is asked about it.
-    async fn shown(&self, seen: &Resource, object: &Value) -> Result<Value, Status> {
+    async fn shown<'v>(&self, seen: &Resource, object: &'v Value) -> Result<Cow<'v, Value>, Status> {
         self.converted(self.action.resource, seen, object).await
     }
 
     /// What somebody made of the object, as the request has it.
     async fn taken(&self, seen: &Resource, object: Value) -> Result<Value, Status> {
-        self.converted(seen, self.action.resource, &object).await
+        let converted = match self.converted(seen, self.action.resource, &object).await? {
+            Cow::Owned(converted) => Some(converted),
+            Cow::Borrowed(_) => None,
+        };
+        Ok(converted.unwrap_or(object))
     }
 
-    async fn converted(&self, from: &Resource, to: &Resource, object: &Value) -> Result<Value, Status> {
+    async fn converted<'v>(&self, from: &Resource, to: &Resource, object: &'v Value) -> Result<Cow<'v, Value>, Status> {
         // What a subresource is sent is the same in every version of its resource.
-        if self.action.kind.is_some() { Ok(object.clone()) } else { convert::between(&self.state, from, to, object).await }
+        if self.action.kind.is_some() { Ok(Cow::Borrowed(object)) } else { convert::between(&self.state, from, to, object).await }
     }
 
     /// Whether a webhook's selectors and conditions let the request through.

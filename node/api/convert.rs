@@ -1,6 +1,8 @@
 //! Between how objects rest and how they are shown: Secrets are opened and sealed, custom resources converted between
 //! their versions, as they are or by the webhook of their definition.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use skein_object::custom::conversion::{Conversion, TIMEOUT_SECONDS};
 use skein_object::{Key, Record, Resource, Status, cipher};
@@ -78,16 +80,16 @@ pub(crate) async fn stored(
 }
 
 /// An object that is not stored yet, or was, from one version of its resource to another.
-pub(crate) async fn between(state: &State, from: &Resource, to: &Resource, object: &Value) -> Result<Value, Status> {
+pub(crate) async fn between<'a>(state: &State, from: &Resource, to: &Resource, object: &'a Value) -> Result<Cow<'a, Value>, Status> {
     if object.is_null() || from.api_version() == to.api_version() {
-        return Ok(object.clone());
+        return Ok(Cow::Borrowed(object));
     }
     if let Some(conversion) = from.conversion() {
         let mut converted = ask(state, conversion, (to.kind, &to.api_version()), std::slice::from_ref(object)).await?;
-        return converted.pop().ok_or_else(|| Status::internal("a conversion left nothing"));
+        return converted.pop().map(Cow::Owned).ok_or_else(|| Status::internal("a conversion left nothing"));
     }
     let revision = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
-    Ok(to.show(&from.record(object), revision))
+    Ok(Cow::Owned(to.show(&from.record(object), revision)))
 }
 
 async fn ask(state: &State, conversion: &Conversion, (kind, desired): (&str, &str), objects: &[Value]) -> Result<Vec<Value>, Status> {

@@ -43,8 +43,7 @@ impl Websocket {
     /// What a request asks for, if it does.
     pub(crate) fn asked(request: &mut Request<Bytes>, is_watch: bool) -> Result<Option<Self>, Status> {
         let headers = request.headers();
-        let is_asked = headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_asked) else { return Ok(None) };
+        let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_asked(headers)) else { return Ok(None) };
         let (protocol, framing) =
             chosen(&offers(headers), is_watch).ok_or_else(|| Status::bad_request("missing or bad WebSocket-Protocol"))?;
         let accept = derive_accept_key(key.as_bytes());
@@ -64,6 +63,11 @@ impl Websocket {
         });
         switched
     }
+}
+
+/// Whether a client asks for a websocket.
+pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The subprotocols that a client offers.

@@ -11,11 +11,10 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use skein_log::Member;
 use skein_peer::{Channel, Request, Response};
-use skein_state::State;
 use tokio::time::{sleep, timeout};
 
 use crate::wire::{Frames, from_json, receive_state, send_state, to_json};
-use crate::{Duplex, Error, Handle, Role};
+use crate::{Error, Handle, Role};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,11 +107,10 @@ impl Handle {
     }
 
     /// Sends this node's state to another that wants it.
-    pub(crate) async fn serve_state(&self, stream: Box<dyn Duplex>) -> io::Result<()> {
-        let mut frames = Frames::new(stream);
+    pub(crate) async fn serve_state(&self, frames: &mut Frames) -> io::Result<()> {
         let view = self.local();
         frames.send_bytes(to_json(&Header { index: view.applied })).await?;
-        send_state(&mut frames, &State::clone(&view.state)).await
+        send_state(frames, &view.state).await
     }
 
     /// The digest of this node's state after an entry, once it has applied that.

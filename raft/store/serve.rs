@@ -21,9 +21,6 @@ impl Handle {
     where
         F: Future<Output = Response>,
     {
-        if channel == Channel::State {
-            return self.serve_state(stream).await;
-        }
         let mut frames = Frames::new(stream);
         match channel {
             Channel::Append => self.serve_appends(frames).await,
@@ -31,12 +28,13 @@ impl Handle {
             Channel::Call => {
                 let call: Call = frames.expect().await?;
                 let response = match call.request {
-                    Some(request) => self.answer(request, (call.pace, (call.node, call.writes)), other).await?,
+                    Some(request) => self.answer(request, call.pace, (call.node, call.writes), other).await?,
                     None => Response::Failed("empty request".into()),
                 };
                 frames.send(&Answer { response: Some(response) }).await
             }
-            Channel::Kubelet | Channel::Report | Channel::State => Err(io::ErrorKind::Unsupported.into()),
+            Channel::State => self.serve_state(&mut frames).await,
+            Channel::Kubelet | Channel::Report => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -77,12 +75,7 @@ impl Handle {
         Ok(request)
     }
 
-    async fn answer<F>(
-        &self,
-        request: Request,
-        (pace, from): (u32, (NodeId, u64)),
-        other: impl FnOnce(Request) -> F,
-    ) -> io::Result<Response>
+    async fn answer<F>(&self, request: Request, pace: u32, from: (NodeId, u64), other: impl FnOnce(Request) -> F) -> io::Result<Response>
     where
         F: Future<Output = Response>,
     {

@@ -4,17 +4,19 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
+
+use crate::websocket::{is_asked, offers};
 
 const PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The token, which is a protocol no more; `Err` says what is wrong with it.
 pub(super) fn take_bearer(headers: &mut HeaderMap) -> Result<Option<String>, String> {
-    let is_websocket = headers.get(UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let (tokens, others): (Vec<&str>, Vec<&str>) =
-        offered.flat_map(|value| value.split(',')).map(str::trim).filter(|_| is_websocket).partition(|name| name.starts_with(PREFIX));
+    if !is_asked(headers) {
+        return Ok(None);
+    }
+    let (tokens, others): (Vec<&str>, Vec<&str>) = offers(headers).into_iter().partition(|name| name.starts_with(PREFIX));
     let encoded = match tokens.as_slice() {
         [] => return Ok(None),
         [one] => one.strip_prefix(PREFIX).unwrap_or_default(),
@@ -33,6 +35,8 @@ pub(super) fn take_bearer(headers: &mut HeaderMap) -> Result<Option<String>, Str
 
 #[cfg(test)]
 mod tests {
+    use http::header::UPGRADE;
+
     use super::*;
 
     #[test]
