@@ -17,6 +17,8 @@ mod leader_completeness;
 mod linearizability;
 mod log_matching;
 mod membership;
+mod one_of_a_name;
+mod placement;
 mod revision_order;
 mod state_machine_safety;
 mod watch_guarantees;
@@ -74,6 +76,15 @@ pub enum Answer {
     Unknown,
 }
 
+/// A Pod's part of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Share {
+    pub node: String,
+    pub milli_cpu: u64,
+    /// What the node has for all its Pods.
+    pub of_milli_cpu: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Observation {
     /// A node has started, with what its disk had kept.
@@ -127,12 +138,31 @@ pub enum Observation {
     /// A watcher has listed and goes on from there.
     Listed {
         watcher: u64,
+        resource: &'static str,
         revision: u64,
     },
     /// A watcher has got this change.
     Watched {
         watcher: u64,
         change: Change,
+    },
+    /// A container of a Pod runs from now on. Unique is a Pod that has its name from a StatefulSet.
+    Runs {
+        node: Node,
+        pod: String,
+        uid: String,
+        is_unique: bool,
+    },
+    /// Nothing of a Pod runs on a node any more.
+    Ended {
+        node: Node,
+        uid: String,
+    },
+    /// What a Pod has of a node at a revision; told before the change itself. None for one that has no node, or is gone.
+    Placed {
+        revision: u64,
+        uid: String,
+        share: Option<Share>,
     },
     /// Faults are off and everything had time to heal: the state of a node.
     Rested {
@@ -184,6 +214,8 @@ impl Default for Checker {
                 Box::<linearizability::Linearizability>::default(),
                 Box::<durability::Durability>::default(),
                 Box::<watch_guarantees::WatchGuarantees>::default(),
+                Box::<placement::Placement>::default(),
+                Box::<one_of_a_name::OneOfAName>::default(),
                 Box::<convergence::Convergence>::default(),
             ],
         }

@@ -7,18 +7,27 @@ use crate::{Chronicle, Invariant, Observation};
 
 #[derive(Default)]
 pub(crate) struct WatchGuarantees {
-    /// By watcher: from where it is complete, and the last revision it got.
-    watchers: BTreeMap<u64, (u64, Vec<u64>)>,
-    complete: Vec<(u64, Vec<u64>)>,
+    by_watcher: BTreeMap<u64, Watch>,
+    complete: Vec<Watch>,
+}
+
+#[derive(Default)]
+struct Watch {
+    resource: &'static str,
+    /// The revision of its list.
+    from: u64,
+    /// Of what it got.
+    seen: Vec<u64>,
 }
 
 impl WatchGuarantees {
-    fn check_complete(chronicle: &Chronicle, from: u64, seen: &[u64]) -> Result<(), String> {
+    fn check_complete(chronicle: &Chronicle, Watch { resource, from, seen }: &Watch) -> Result<(), String> {
         let Some(last) = seen.last() else { return Ok(()) };
-        let there: Vec<u64> = chronicle.between(from, *last).map(|change| change.revision).collect();
-        if there != seen {
+        let is_of = |key: &str| key.strip_prefix(*resource).is_some_and(|rest| rest.starts_with('/'));
+        let there: Vec<u64> = chronicle.between(*from, *last).filter(|change| is_of(&change.key)).map(|change| change.revision).collect();
+        if there != *seen {
             let missing = there.iter().find(|revision| !seen.contains(revision));
-            return Err(format!("a watch from {from} to {last} lacks revision {missing:?}"));
+            return Err(format!("a watch of {resource} from {from} to {last} lacks revision {missing:?}"));
         }
         Ok(())
     }
@@ -35,11 +44,12 @@ impl Invariant for WatchGuarantees {
 
     fn observe(&mut self, chronicle: &Chronicle, observation: &Observation) -> Result<(), String> {
         match observation {
-            Observation::Listed { watcher, revision } => {
-                self.complete.extend(self.watchers.insert(*watcher, (*revision, Vec::new())));
+            Observation::Listed { watcher, resource, revision } => {
+                let watch = Watch { resource, from: *revision, seen: Vec::new() };
+                self.complete.extend(self.by_watcher.insert(*watcher, watch));
             }
             Observation::Watched { watcher, change } => {
-                let (from, seen) = self.watchers.entry(*watcher).or_default();
+                let Watch { from, seen, .. } = self.by_watcher.entry(*watcher).or_default();
                 let last = seen.last().copied().unwrap_or(*from);
                 if change.revision <= last {
                     return Err(format!("watcher {watcher} got revision {} after {last}", change.revision));
@@ -55,10 +65,6 @@ impl Invariant for WatchGuarantees {
     }
 
     fn finish(&mut self, chronicle: &Chronicle) -> Result<(), String> {
-        let all = self.complete.iter().chain(self.watchers.values());
-        for (from, seen) in all {
-            Self::check_complete(chronicle, *from, seen)?;
-        }
-        Ok(())
+        self.complete.iter().chain(self.by_watcher.values()).try_for_each(|watch| Self::check_complete(chronicle, watch))
     }
 }

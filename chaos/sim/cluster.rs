@@ -3,16 +3,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use skein_invariant::{Change, Observation};
 use skein_log::{Clock, Host, Member, NodeId, Storage, hosted};
 use skein_state::Event;
 use skein_store::{Handle, Options};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
-use crate::host::{Life, Process};
+use crate::host::{Life, Process, time_since};
+use crate::kubelet::{Kubelet, placed};
+use crate::leading;
+use crate::machine::Machine;
 use crate::network::{Network, Port, Running};
 use crate::recorder::{Recorder, digest};
 
@@ -30,12 +34,14 @@ pub(crate) struct Cluster {
     pub(crate) recorder: Recorder,
     nodes: Arc<Vec<Node>>,
     random: Arc<Mutex<SmallRng>>,
+    begin: Instant,
 }
 
 struct Node {
     id: NodeId,
     log: Disk,
     state: Disk,
+    machine: Arc<Machine>,
     process: Mutex<Option<Running>>,
     /// Held while the node starts: of two that want to start it, the second finds it running.
     starting: tokio::sync::Mutex<()>,
@@ -53,11 +59,17 @@ impl Cluster {
             id,
             log: Disk::new(random.next_u64(), sync, Some((id, recorder.clone()))),
             state: Disk::new(random.next_u64(), sync, None),
+            machine: Arc::new(Machine::new(id, recorder.clone())),
             process: Mutex::new(None),
             starting: tokio::sync::Mutex::default(),
         };
         let nodes = Arc::new((1..=options.nodes).map(node).collect());
-        Self { network, recorder, nodes, random: Arc::new(Mutex::new(random)) }
+        Self { network, recorder, nodes, random: Arc::new(Mutex::new(random)), begin: Instant::now() }
+    }
+
+    /// Virtual time of day.
+    pub(crate) fn now(&self) -> Timestamp {
+        time_since(self.begin)
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -72,7 +84,17 @@ impl Cluster {
     pub(crate) fn at(&self, id: NodeId) -> Option<Running> {
         let node = self.node(id)?;
         let found = node.process().clone();
-        found.filter(|(process, _)| process.life() != Life::Dead)
+        found.filter(Running::is_up)
+    }
+
+    /// A node that is not dead.
+    pub(crate) fn pick(&self, random: &mut SmallRng) -> Option<Running> {
+        self.at(self.nodes[random.random_range(0..self.nodes.len())].id)
+    }
+
+    /// The uids of all Pods that run anywhere.
+    pub(crate) fn running(&self) -> std::collections::BTreeSet<String> {
+        self.nodes.iter().flat_map(|node| node.machine.running()).collect()
     }
 
     fn node(&self, id: NodeId) -> Option<&Node> {
@@ -84,7 +106,7 @@ impl Cluster {
         for id in self.ids().collect::<Vec<_>>() {
             self.start(id).await;
         }
-        let Some((_, first)) = self.at(1) else { return };
+        let Some(Running { store: first, .. }) = self.at(1) else { return };
         let _ = first.found(member(1)).await;
         for id in self.ids().skip(1) {
             while first.add_member(id, member(id)).await.is_err() {
@@ -109,16 +131,20 @@ impl Cluster {
 
     async fn try_start(&self, node: &Node) -> bool {
         let id = node.id;
-        let process = Arc::new(Process::new(self.random().next_u64()));
+        let process = Arc::new(Process::new(self.random().next_u64(), self.begin));
         let host: Arc<dyn Host> = process.clone();
         let peers = Arc::new(Port { network: self.network.clone(), node: id, process: Arc::clone(&process) });
         let storage = Storage { log: node.log.open(), state: node.state.open() };
         let started = hosted(Arc::clone(&host), skein_store::start(Options { id, storage, peers })).await;
         let Ok(handle) = started else { return false };
-        *node.process() = Some((Arc::clone(&process), handle.clone()));
-        self.network.attach(id, Some((process, handle.clone())));
+        let reports = leading::start(&host, (id, member(id).name), &handle, &self.network);
+        let running = Running { process, store: handle.clone(), reports };
+        *node.process() = Some(running.clone());
+        self.network.attach(id, Some(running));
         tokio::spawn(hosted(Arc::clone(&host), promote(handle.clone())));
-        tokio::spawn(hosted(host, step_aside(handle.clone())));
+        tokio::spawn(hosted(Arc::clone(&host), step_aside(handle.clone())));
+        let kubelet = Kubelet::new(id, member(id).name, handle.clone(), Arc::clone(&node.machine));
+        tokio::spawn(hosted(host, kubelet.run()));
         self.follow(id, &handle);
         true
     }
@@ -126,23 +152,41 @@ impl Cluster {
     /// Stops a process as `kill -9` and a loss of power together do.
     pub(crate) fn crash(&self, id: NodeId) {
         let Some(node) = self.node(id) else { return };
-        self.network.attach(id, None);
-        if let Some((process, _)) = node.process().take() {
-            process.set(Life::Dead);
-        }
+        self.end(node);
         node.log.crash();
         node.state.crash();
+        node.machine.power_off();
+    }
+
+    /// Stops a process as `kill -9` does: what it has written is there, and its containers run on.
+    pub(crate) fn kill(&self, id: NodeId) {
+        let Some(node) = self.node(id) else { return };
+        self.end(node);
+        node.log.close();
+        node.state.close();
+    }
+
+    /// Ends every process: nodes and network hold each other.
+    pub(crate) fn dissolve(&self) {
+        self.nodes.iter().for_each(|node| self.end(node));
+    }
+
+    fn end(&self, node: &Node) {
+        self.network.attach(node.id, None);
+        if let Some(running) = node.process().take() {
+            running.process.set(Life::Dead);
+        }
     }
 
     pub(crate) fn set_life(&self, id: NodeId, life: Life) {
-        if let Some((process, _)) = self.at(id) {
+        if let Some(Running { process, .. }) = self.at(id) {
             process.set(life);
         }
     }
 
     /// A clock goes wrong with its process, and not for longer than that.
     pub(crate) fn set_clock(&self, id: NodeId, change: impl Fn(&Clock)) {
-        if let Some((process, _)) = self.at(id) {
+        if let Some(Running { process, .. }) = self.at(id) {
             change(&process.clock());
         }
     }
@@ -156,7 +200,7 @@ impl Cluster {
 
     /// Reports what a node shows, for as long as it lives.
     fn follow(&self, id: NodeId, handle: &Handle) {
-        let Some((process, _)) = self.at(id) else { return };
+        let Some(Running { process, .. }) = self.at(id) else { return };
         let tasks = [
             tokio::spawn(changes(self.recorder.clone(), id, handle.clone())),
             tokio::spawn(leadership(self.clone(), id, handle.clone())),
@@ -238,6 +282,9 @@ async fn changes(recorder: Recorder, node: NodeId, handle: Handle) {
             Ok(events) => {
                 for event in events {
                     cursor = event.revision;
+                    if let Some((uid, share)) = placed(&event) {
+                        recorder.observe(&Observation::Placed { revision: cursor, uid, share });
+                    }
                     recorder.observe(&Observation::Changed { node, change: change(&event) });
                 }
             }

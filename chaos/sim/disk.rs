@@ -78,6 +78,11 @@ impl Disk {
         state.incarnation += 1;
     }
 
+    /// The process has ended; what it wrote stays, synced or not.
+    pub(crate) fn close(&self) {
+        self.state().incarnation += 1;
+    }
+
     /// The log's entries, as far as they were written.
     pub(crate) fn log(&self) -> Vec<Entry> {
         let pairs = self.state().current.clone();

@@ -11,12 +11,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::Options;
 use crate::cluster::Cluster;
 use crate::host::Life;
-use crate::network::Way;
+use crate::network::{Running, Way};
 
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Power fails; the node is back when the fault ends.
     Crash(NodeId),
+    /// The daemon is killed, and is back when the fault ends; containers run on.
+    Kill(NodeId),
     /// Power fails for all at once.
     Blackout,
     /// Nodes crash and are back at once, one after the other: elections in the middle of elections.
@@ -64,7 +66,7 @@ pub(crate) fn plan(random: &mut SmallRng, options: Options) -> Vec<Scheduled> {
 fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
     let node = random.random_range(1..=nodes);
     let other = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
-    match random.random_range(0..19) {
+    match random.random_range(0..21) {
         0..3 => Fault::Crash(node),
         3 => Fault::Flicker,
         4..6 => Fault::Blackout,
@@ -75,7 +77,8 @@ fn draw(random: &mut SmallRng, nodes: u64) -> Fault {
         14 => Fault::SlowDisk(node, Duration::from_millis(random.random_range(10..1500))),
         15 => Fault::FullDisk(node),
         16 => Fault::Drift(node, random.random_range(500..2000)),
-        17 => Fault::Leap(node, Duration::from_millis(random.random_range(10..5000))),
+        17..19 => Fault::Kill(node),
+        19 => Fault::Leap(node, Duration::from_millis(random.random_range(10..5000))),
         _ => Fault::Handover,
     }
 }
@@ -104,6 +107,11 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
     match fault {
         Fault::Crash(node) => {
             cluster.crash(*node);
+            sleep(lasts).await;
+            cluster.start(*node).await;
+        }
+        Fault::Kill(node) => {
+            cluster.kill(*node);
             sleep(lasts).await;
             cluster.start(*node).await;
         }
@@ -151,7 +159,7 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
             cluster.set_disk(*node, |disk| disk.set_full(true));
             sleep(lasts).await;
             cluster.set_disk(*node, |disk| disk.set_full(false));
-            if cluster.at(*node).is_some_and(|(_, handle)| handle.failure().is_some()) {
+            if cluster.at(*node).is_some_and(|running| running.store.failure().is_some()) {
                 cluster.crash(*node);
                 cluster.start(*node).await;
             }
@@ -161,10 +169,10 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
 
 /// The handover may outlive the fault, or end with its process.
 fn hand_over(cluster: &Cluster) {
-    let leader = cluster.ids().filter_map(|id| cluster.at(id)).find(|(_, handle)| handle.leadership().is_self);
-    if let Some((process, handle)) = leader {
+    let leader = cluster.ids().filter_map(|id| cluster.at(id)).find(|running| running.store.leadership().is_self);
+    if let Some(Running { process, store, .. }) = leader {
         let host: Arc<dyn Host> = process;
-        tokio::spawn(hosted(host, async move { handle.hand_over().await }));
+        tokio::spawn(hosted(host, async move { store.hand_over().await }));
     }
 }
 

@@ -3,10 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use skein_log::{Clock, Host};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -19,6 +21,8 @@ pub(crate) struct Process {
     state: Mutex<State>,
     life: watch::Sender<Life>,
     clock: Clock,
+    /// Of the run.
+    begin: Instant,
 }
 
 struct State {
@@ -27,12 +31,18 @@ struct State {
     waiting: Vec<Waker>,
 }
 
+/// A run begins at midnight of 1970.
+pub(crate) fn time_since(begin: Instant) -> Timestamp {
+    let passed = i64::try_from(begin.elapsed().as_nanos()).unwrap_or(i64::MAX);
+    Timestamp::from_nanosecond(passed.into()).unwrap_or(Timestamp::MAX)
+}
+
 // === impl Process ===
 
 impl Process {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, begin: Instant) -> Self {
         let state = State { random: SmallRng::seed_from_u64(seed), waiting: Vec::new() };
-        Self { state: Mutex::new(state), life: watch::Sender::new(Life::Running), clock: Clock::default() }
+        Self { state: Mutex::new(state), life: watch::Sender::new(Life::Running), clock: Clock::default(), begin }
     }
 
     pub(crate) fn set(&self, life: Life) {
@@ -76,5 +86,9 @@ impl Host for Process {
 
     fn clock(&self) -> Clock {
         self.clock.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        time_since(self.begin)
     }
 }

@@ -6,9 +6,11 @@
 //!                    tokio's paused clock           └──Observation──▶ invariants ──▶ Report
 //! ```
 //!
-//! Real are `raft/state`, `raft/log` without RocksDB, `raft/store` and openraft; a node's tasks run on a [`host`] that
-//! can be paused or killed between any two of their steps. Time is virtual: it goes on when nothing is left to do now.
-//! Simulated are the disk, which forgets what was not synced, and the network, which delays, stalls and resets.
+//! Real are `raft/state`, `raft/log` without RocksDB, `raft/store` and openraft, and `scheduler`, whole: whoever is
+//! elected runs the scheduler and the controllers. A node's tasks run on a [`host`] that can be paused or killed between
+//! any two of their steps. Time is virtual: it goes on when nothing is left to do now. Simulated are the disk, which
+//! forgets what was not synced, the network, which delays, stalls and resets, the [`kubelet`] with what it runs, and the
+//! [`users`], who write what the API would have them write.
 //!
 //! **Invariant:** one seed is one run. Whatever is random comes from the seed, and nothing iterates over a `HashMap`;
 //! the report has a fingerprint of all observations, by which a test compares two runs.
@@ -17,10 +19,14 @@ mod cluster;
 mod disk;
 mod fault;
 mod host;
+mod kubelet;
+mod leading;
 mod load;
+mod machine;
 mod network;
 mod recorder;
 mod rest;
+mod users;
 
 use std::time::Duration;
 
@@ -89,7 +95,9 @@ async fn simulate(seed: u64, options: Options) -> Report {
     let all = async {
         cluster.found().await;
         let load = load::start(&cluster, &mut random, options.clients);
+        let users = tokio::spawn(users::work(cluster.clone(), SmallRng::seed_from_u64(random.random())));
         fault::play(&cluster, &faults, Duration::from_secs(options.seconds)).await;
+        users.abort();
         load.stop().await;
         rest::heal(&cluster, HEAL_MAX).await;
     };
@@ -98,6 +106,7 @@ async fn simulate(seed: u64, options: Options) -> Report {
         () = broken.violated() => {}
         () = all => recorder.finish(),
     }
+    cluster.dissolve();
     recorder.report(seed, faults)
 }
 
@@ -124,6 +133,15 @@ mod tests {
     #[test]
     fn known_seeds_hold() {
         KNOWN.iter().for_each(|seed| check(*seed, Options::default()));
+    }
+
+    /// A leader whose disk was full led on for ever in its own eyes, and did nothing else.
+    #[test]
+    fn a_leader_whose_store_has_stopped_leads_no_more() {
+        for seed in [6, 13] {
+            let report = run(seed, Options { seconds: 10, faults: 4, ..Options::default() });
+            assert!(report.verdict.is_ok(), "{report:?}");
+        }
     }
 
     #[test]
@@ -163,7 +181,7 @@ mod tests {
             let cluster = Cluster::new(7, Options { nodes: 3, ..Options::default() });
             cluster.found().await;
             rest::heal(&cluster, HEAL_MAX).await;
-            let digests = || cluster.ids().map(|id| cluster.at(id).map(|(_, handle)| handle.local().state.digest())).collect::<Vec<_>>();
+            let digests = || cluster.ids().map(|id| cluster.at(id).map(|running| running.store.local().state.digest())).collect::<Vec<_>>();
             let agree = || digests().windows(2).all(|pair| pair[0].is_some() && pair[0] == pair[1]);
             let within = async |what: &str, seconds: u64| {
                 let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);

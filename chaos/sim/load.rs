@@ -21,7 +21,8 @@ use crate::network::Running;
 /// A resource that no registry knows: the store takes any.
 const RESOURCE: &str = "registers.sim";
 const KEYS: u64 = 12;
-const WATCHERS: u64 = 3;
+/// What each watcher watches.
+const WATCHED: [&str; 3] = [RESOURCE, RESOURCE, "pods"];
 const THINK_MS_MAX: u64 = 400;
 
 pub(crate) struct Load {
@@ -43,8 +44,8 @@ pub(crate) fn start(cluster: &Cluster, random: &mut SmallRng, clients: u64) -> L
     for _ in 0..clients {
         tasks.push(tokio::spawn(client.clone().work(SmallRng::seed_from_u64(random.next_u64()))));
     }
-    for watcher in 0..WATCHERS {
-        tasks.push(tokio::spawn(client.clone().watch(watcher, SmallRng::seed_from_u64(random.next_u64()))));
+    for (watcher, resource) in (0..).zip(WATCHED) {
+        tasks.push(tokio::spawn(client.clone().watch((watcher, resource), SmallRng::seed_from_u64(random.next_u64()))));
     }
     Load { stop, tasks }
 }
@@ -67,16 +68,10 @@ impl Client {
         *self.stop.borrow()
     }
 
-    /// A node that is not dead.
-    fn pick(&self, random: &mut SmallRng) -> Option<Running> {
-        let ids: Vec<u64> = self.cluster.ids().collect();
-        self.cluster.at(ids[random.random_range(0..ids.len())])
-    }
-
     async fn work(self, mut random: SmallRng) {
         while !self.stopped() {
             sleep(Duration::from_millis(random.random_range(1..THINK_MS_MAX))).await;
-            let Some((process, handle)) = self.pick(&mut random) else { continue };
+            let Some(Running { process, store: handle, .. }) = self.cluster.pick(&mut random) else { continue };
             let operation = self.operations.fetch_add(1, Ordering::Relaxed);
             let key = Key::new(RESOURCE, "", &format!("k{}", random.random_range(0..KEYS)));
             let record = Record::from_value(&json!({"spec": {"operation": operation}}));
@@ -93,10 +88,10 @@ impl Client {
     }
 
     /// Watches at one node, goes on at another when it dies, is bored, or has forgotten too much.
-    async fn watch(self, watcher: u64, mut random: SmallRng) {
+    async fn watch(self, watch: (u64, &'static str), mut random: SmallRng) {
         let mut cursor = None;
         while !self.stopped() {
-            let Some((process, handle)) = self.pick(&mut random) else {
+            let Some(Running { process, store: handle, .. }) = self.cluster.pick(&mut random) else {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
@@ -105,23 +100,23 @@ impl Client {
                 biased;
                 () = process.died() => {}
                 () = sleep(patience) => {}
-                () = self.follow(watcher, &handle, &mut cursor) => {}
+                () = self.follow(watch, &handle, &mut cursor) => {}
             }
         }
     }
 
-    async fn follow(&self, watcher: u64, handle: &Handle, cursor: &mut Option<u64>) {
+    async fn follow(&self, (watcher, resource): (u64, &'static str), handle: &Handle, cursor: &mut Option<u64>) {
         let mut view = handle.watch();
         let mut stop = self.stop.clone();
         let recorder = &self.cluster.recorder;
         let mut at = *cursor.get_or_insert_with(|| {
             let revision = handle.local().state.revision();
-            recorder.observe(&Observation::Listed { watcher, revision });
+            recorder.observe(&Observation::Listed { watcher, resource, revision });
             revision
         });
         loop {
             view.borrow_and_update();
-            let Ok(events) = handle.events_since(RESOURCE, at, usize::MAX) else {
+            let Ok(events) = handle.events_since(resource, at, usize::MAX) else {
                 // 410 Gone: the client lists again.
                 *cursor = None;
                 return;

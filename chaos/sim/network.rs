@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use skein_lead::Reports;
 use skein_log::{Member, NodeId};
 use skein_peer::Channel;
 use skein_store::{Duplex, Handle, Peers};
@@ -24,8 +25,14 @@ const IDLE: Duration = Duration::from_secs(3);
 const LOSS_PENALTY: u32 = 3;
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// A node that is up: its process, and its store.
-pub(crate) type Running = (Arc<Process>, Handle);
+/// A node that is up.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) process: Arc<Process>,
+    pub(crate) store: Handle,
+    /// What it has heard of others, should it lead.
+    pub(crate) reports: Reports,
+}
 
 /// One way between two nodes.
 pub(crate) type Way = (NodeId, NodeId);
@@ -53,6 +60,14 @@ pub(crate) struct Port {
     pub(crate) network: Network,
     pub(crate) node: NodeId,
     pub(crate) process: Arc<Process>,
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(crate) fn is_up(&self) -> bool {
+        self.process.life() != Life::Dead
+    }
 }
 
 // === impl Network ===
@@ -86,7 +101,7 @@ impl Network {
 
     fn at(&self, node: NodeId) -> Option<Running> {
         let found = self.nodes().get(usize::try_from(node).ok()?)?.clone();
-        found.filter(|(process, _)| process.life() != Life::Dead)
+        found.filter(Running::is_up)
     }
 
     /// How long a chunk takes now.
@@ -122,17 +137,24 @@ impl Network {
         }
     }
 
+    /// Carries a small message to a node that is up: its process takes it once that runs.
+    pub(crate) async fn tell(&self, way: Way) -> Option<Running> {
+        sleep(self.delay()).await;
+        self.passable(way).await.ok()?;
+        self.at(way.1)
+    }
+
     /// One stream: two ways, each with its own luck. Whatever ends one resets both.
     async fn connect(self, way: Way, ours: DuplexStream, channel: Channel, source: Arc<Process>) {
         sleep(self.delay()).await;
         if self.passable(way).await.is_err() {
             return;
         }
-        let Some((process, handle)) = self.at(way.1) else { return };
+        let Some(Running { process, store, .. }) = self.at(way.1) else { return };
         let (near, theirs) = duplex(BUFFER_BYTES);
         let serving = async move {
             let refuse = |_| async { skein_peer::Response::Failed("simulated nodes know only the store".into()) };
-            let _ = handle.serve(channel, Box::new(theirs) as Box<dyn Duplex>, refuse).await;
+            let _ = store.serve(channel, Box::new(theirs) as Box<dyn Duplex>, refuse).await;
         };
         tokio::spawn(skein_log::hosted(Arc::clone(&process) as Arc<dyn skein_log::Host>, serving));
         let ((our_read, our_write), (their_read, their_write)) = (split(ours), split(near));

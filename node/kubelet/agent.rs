@@ -30,6 +30,9 @@ const TELLS: usize = 256;
 /// After the runtime's events broke off, or were not to be had.
 const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 
+/// After a read that no quorum answered.
+const CATCH_UP_RETRY: Duration = Duration::from_millis(500);
+
 /// How often manifests of static Pods are looked at.
 const MANIFESTS_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -77,6 +80,7 @@ pub(crate) async fn run(options: Options, store: Store) {
         pulls: Pulls::default(),
         runtime_name: name,
         told: AtomicBool::new(false),
+        is_current: AtomicBool::new(false),
     });
     tokio::spawn(rotation::run(Arc::clone(&shared)));
     let (told, mut tells) = mpsc::channel(TELLS);
@@ -87,6 +91,7 @@ pub(crate) async fn run(options: Options, store: Store) {
     let mut orphans = tokio::time::interval(ORPHANS_INTERVAL);
     let mut volumes = tokio::time::interval(VOLUMES_INTERVAL);
     let mut staged = tokio::time::interval(STAGED_INTERVAL);
+    let mut current = tokio::spawn(catch_up(store.clone()));
     let mut statics = tokio::time::interval(MANIFESTS_INTERVAL);
     agent.reload(&store.local());
     loop {
@@ -94,11 +99,19 @@ pub(crate) async fn run(options: Options, store: Store) {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             uid = tells.recv() => agent.wake(uid.as_deref().unwrap_or_default()),
+            _ = &mut current, if !agent.shared.is_current.load(Ordering::Relaxed) => agent.become_current(),
             _ = orphans.tick() => agent.remove_orphans().await,
             _ = statics.tick(), if agent.shared.options.manifests.is_some() => agent.observe_manifests(),
             _ = volumes.tick() => crate::local_volume::remove_deleted(&agent.shared.options, &store).await,
             _ = staged.tick() => drop(tokio::spawn(agent.shared.options.csi.clone().sweep())),
         }
+    }
+}
+
+/// Returns when this node's replica is that of now or later.
+async fn catch_up(store: Store) {
+    while store.read().await.is_err() {
+        tokio::time::sleep(CATCH_UP_RETRY).await;
     }
 }
 
@@ -144,6 +157,13 @@ impl Agent {
             None if uid.is_empty() => self.workers.values().for_each(|slot| slot.wake.notify_one()),
             None => {}
         }
+    }
+
+    /// What the replica says is as true as anything since this daemon began: whoever waited for that may begin.
+    fn become_current(&mut self) {
+        self.observe();
+        self.shared.is_current.store(true, Ordering::Release);
+        self.wake("");
     }
 
     fn reload(&mut self, view: &View) {

@@ -305,6 +305,11 @@ fn back_off_seconds(attempt: u32, ran_seconds: i64) -> u64 {
     (BACK_OFF_SECONDS_MIN << (attempt - 1).min(10)).min(BACK_OFF_SECONDS_MAX)
 }
 
+/// Whether a Pod is one of a StatefulSet's, of which no other may run anywhere.
+pub(crate) fn has_identity(pod: &Pod) -> bool {
+    pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.kind == "StatefulSet")
+}
+
 pub(crate) fn phase_is_final(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) runtime_name: String,
     /// Whether the runtime tells what happens to containers.
     pub(crate) told: AtomicBool,
+    /// Whether every worker knows of its Pod what the cluster knew when this daemon began, or later.
+    pub(crate) is_current: AtomicBool,
 }
 
 pub(crate) struct Worker {
@@ -60,6 +62,8 @@ pub(crate) struct Worker {
     wake: Arc<Notify>,
     key: Key,
     uid: String,
+    /// Looked at before the Pod is, so that the Pod is at least as new.
+    is_current: bool,
     wishes: watch::Sender<Wish>,
     verdicts: mpsc::Receiver<Verdict>,
     verdicts_in: mpsc::Sender<Verdict>,
@@ -101,6 +105,7 @@ impl Worker {
             wake,
             key,
             uid,
+            is_current: false,
             wishes,
             verdicts,
             verdicts_in,
@@ -122,6 +127,7 @@ impl Worker {
 
     pub(crate) async fn run(mut self) {
         loop {
+            self.is_current = self.shared.is_current.load(Ordering::Acquire);
             let pod = self.pods.borrow_and_update().clone();
             let wait = match self.pass(&pod).await {
                 Ok(Pass::Done) => break,
@@ -350,7 +356,9 @@ impl Worker {
     }
 
     async fn create_sandbox(&mut self, pod: &Pod, attempt: u32) -> bool {
-        if self.retry_at.get("").is_some_and(|at| Instant::now() < *at) {
+        // After a restart an old replica may still show a Pod that has long been replaced on another node.
+        let waits = pod::has_identity(pod) && !self.is_current;
+        if waits || self.retry_at.get("").is_some_and(|at| Instant::now() < *at) {
             return false;
         }
         let made = match self.sandbox_config(pod, attempt) {

@@ -34,7 +34,7 @@ pub use machine::{Machine, Opened, View};
 pub use medium::{Batch, Change, Done, Each, Medium, Storage};
 pub use recent::{Ended, Recent, Topic};
 pub use rocks::Rocks;
-pub use runtime::{Host, Runtime, clock, hosted, random, spawn};
+pub use runtime::{Host, Runtime, clock, hosted, now, random, spawn};
 pub use store::LogStore;
 pub use survivor::{Survivor, survivor};
 pub use types::{Answer, Member, NodeId, Proposal, Types};

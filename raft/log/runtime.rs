@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -25,6 +26,9 @@ pub trait Host: Send + Sync + 'static {
     fn random(&self) -> u64;
 
     fn clock(&self) -> Clock;
+
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
 }
 
 tokio::task_local! {
@@ -38,6 +42,11 @@ thread_local! {
 /// A random number, from the task's host where it has one.
 pub fn random() -> u64 {
     HOST.try_with(|host| host.random()).unwrap_or_else(|_| RANDOM.with_borrow_mut(Rng::next_u64))
+}
+
+/// The time of day, on the wall of the task's host where it has one.
+pub fn now() -> Timestamp {
+    HOST.try_with(|host| host.now()).unwrap_or_else(|_| Timestamp::now())
 }
 
 /// The clock of this process.

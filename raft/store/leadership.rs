@@ -19,7 +19,7 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_millis(500);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SLOW_LOOKS: usize = 4;
 
-/// Who leads, as far as this node knows.
+/// Who leads, as far as this node knows. One whose Raft has stopped does not lead, though it was the last that did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Leadership {
     pub leader: Option<NodeId>,
@@ -40,8 +40,9 @@ pub(crate) struct Standing {
 
 impl Leadership {
     pub(crate) fn of(id: NodeId, metrics: &RaftMetrics<Types>) -> Self {
-        let is_self = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
-        Self { leader: metrics.current_leader, term: metrics.current_term, is_self }
+        let leads = |leader: NodeId| leader != id || (metrics.state == ServerState::Leader && metrics.running_state.is_ok());
+        let leader = metrics.current_leader.filter(|leader| leads(*leader));
+        Self { leader, term: metrics.current_term, is_self: leader == Some(id) }
     }
 }
 
@@ -105,7 +106,7 @@ pub(crate) async fn follow(id: NodeId, raft: Raft, standings: watch::Sender<Stan
             changed
         });
         if metrics.changed().await.is_err() {
-            return;
+            return standings.send_modify(|known| known.leadership = Leadership { term: known.leadership.term, ..Leadership::default() });
         }
     }
 }

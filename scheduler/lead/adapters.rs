@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use skein_reconcile::{Adapters, Answer, Question, values_of};
 
 use crate::Servers;
@@ -36,11 +35,11 @@ impl Asked {
             return;
         }
         let (asked, servers) = (self.clone(), Arc::clone(servers));
-        tokio::spawn(async move {
+        skein_log::spawn(async move {
             let group = (question.group.name(), question.group.versions());
             let answer = tokio::time::timeout(TIMEOUT, servers.get(USER, group, &question.path)).await;
             let values = answer.unwrap_or_else(|_| Err("context deadline exceeded".into())).and_then(|list| values_of(&list));
-            let at_ms = Timestamp::now().as_millisecond();
+            let at_ms = skein_log::now().as_millisecond();
             asked.look(|state| {
                 state.pending.remove(&question);
                 state.answers.hear(question, Answer { at_ms, values });

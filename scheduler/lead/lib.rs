@@ -53,7 +53,7 @@ pub async fn run(store: Handle, reports: Reports, admission: Arc<dyn Admission>,
         let lost = Arc::new(Notify::new());
         let end = Arc::clone(&lost);
         let watcher = store.clone();
-        let watching = tokio::spawn(async move {
+        let watching = skein_log::spawn(async move {
             watcher.watch_leadership(|now| now.is_self && now.term == term).await;
             end.notify_one();
         });

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use skein_command::{Action, Expect, Transaction};
 use skein_object::Key;
 use skein_object::volume::{ATTACHMENTS, NODES};
@@ -69,7 +68,14 @@ struct Session<'a> {
 /// Leads until the store stops; the caller drops it when the term ends.
 pub(crate) async fn lead(store: &Handle, term: u64, reports: &Reports, (admission, servers): (&dyn Admission, &Arc<dyn Servers>)) {
     // Everything that earlier leaders committed must be seen before the first decision.
-    let Ok(view) = store.read().await else { return };
+    let view = loop {
+        match store.read().await {
+            Ok(view) => break view,
+            // Whether this is the end of the term is for others to say.
+            Err(why) => debug!(%why, "not leading yet"),
+        }
+        tokio::time::sleep(RETRY_REFUSED).await;
+    };
     let mut session = Session::begin(store, (admission, servers), (term, &view));
     // Every node counts from now on, so that the first look at each already has an opinion.
     store.members().iter().for_each(|member| reports.expect(&member.member.name));
@@ -219,7 +225,7 @@ impl<'a> Session<'a> {
     }
 
     fn reconcile_some(&mut self, liveness: &Liveness, decided: &mut Vec<Decided>) {
-        let mut mint = Mint::new(Timestamp::now(), rand::random(), liveness.clone());
+        let mut mint = Mint::new(skein_log::now(), skein_log::random(), liveness.clone());
         mint.usage = self.usage.clone();
         mint.adapters = self.asked.answers();
         mint.memory = std::mem::take(&mut self.memory);
@@ -247,7 +253,7 @@ impl<'a> Session<'a> {
             match self.admit_one(work.0, &mut transaction).await {
                 Ok(()) => admitted.push((origin, transaction)),
                 Err(why) => {
-                    let mut mint = Mint::new(Timestamp::now(), rand::random(), Liveness::default());
+                    let mut mint = Mint::new(skein_log::now(), skein_log::random(), Liveness::default());
                     admitted.extend(refused(&self.snapshot, &work.1, &why, &mut mint).map(|told| (None, told)));
                     self.later.set(work.clone(), Instant::now() + RETRY_UNADMITTED);
                 }

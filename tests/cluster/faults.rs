@@ -376,3 +376,28 @@ fn a_leader_that_is_stopped_in_order_lets_another_lead_first() {
     let log = std::fs::read_to_string(format!("/var/lib/skein-lab/nodes/{leader}/daemon.log")).expect("the daemon has a log");
     assert!(log.contains("another leads"), "{log}");
 }
+
+/// Whoever has slept through it cannot know whether another took its place: that needs a quorum, the rest does not.
+#[test]
+fn a_reboot_without_a_quorum_begins_all_but_what_must_run_once() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let on_first = |kind: &str, seconds: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: s{seconds}}}\nspec:\n  selector: {{matchLabels: {{app: s{seconds}}}}}\n  template:\n    metadata: {{labels: {{app: s{seconds}}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      nodeName: node-1\n      containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"{seconds}\"]}}]\n"
+        )
+    };
+    cluster.apply("node-1", &on_first("Deployment", "100088"));
+    cluster.apply("node-1", &on_first("StatefulSet", "100099"));
+    cluster.until("both run", || (running(&cluster, "node-1").len() == 2).then_some(()));
+    for node in ["node-2", "node-3", "node-1"] {
+        cluster.lab.kill(node, Scope::Machine).expect("a machine can be killed");
+    }
+    assert_eq!((sleeping("100088"), sleeping("100099")), (None, None), "containers end with their machine");
+    cluster.lab.start("node-1").expect("the machine can be started");
+    cluster.until("the Deployment's container runs, without a quorum", || sleeping("100088"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(sleeping("100099"), None, "nobody has said yet that the StatefulSet's Pod is still this node's");
+    cluster.lab.start("node-2").expect("the machine can be started");
+    cluster.until("with a quorum it runs, too", || sleeping("100099"));
+}

@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use skein_command::Transaction;
 use skein_object::Key;
@@ -34,7 +33,7 @@ impl Session<'_> {
             return Vec::new();
         }
         self.retry_pending = Instant::now() + RETRY_UNSCHEDULABLE;
-        let mut mint = Mint::new(Timestamp::now(), rand::random(), Liveness::default());
+        let mut mint = Mint::new(skein_log::now(), skein_log::random(), Liveness::default());
         let budgets = budgets(&self.snapshot);
         let mut transactions = Vec::new();
         for key in self.in_order() {
