@@ -1,4 +1,6 @@
-//! `skein backup`: the whole cluster in a file.
+//! `skein backup`: the whole cluster in a file, or in an object of S3-compatible storage.
+
+mod location;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -11,12 +13,17 @@ use skein_daemon::{Backup, Sealer};
 
 use crate::client::Access;
 
+pub(crate) use location::Location;
+use location::Object;
+
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// Write a backup of the cluster's whole state and its keys, at one revision, while it goes on working.
     Create {
-        /// The file to write; one that is there is replaced
-        file: PathBuf,
+        /// The file to write, or s3://BUCKET/KEY (the storage by AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and
+        /// AWS_SECRET_ACCESS_KEY); what is there is replaced
+        #[arg(value_name = "FILE")]
+        to: Location,
         #[command(flatten)]
         access: Access,
         #[command(flatten)]
@@ -24,7 +31,9 @@ pub(crate) enum Verb {
     },
     /// Open a backup and read it to its end: says what is in it, and fails where anything is missing or damaged.
     Verify {
-        file: PathBuf,
+        /// A file, or s3://BUCKET/KEY
+        #[arg(value_name = "FILE")]
+        from: Location,
         #[command(flatten)]
         passphrase: Passphrase,
     },
@@ -56,13 +65,12 @@ impl Passphrase {
 
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Create { file, access, passphrase } => create(&file, &access, &passphrase.read()?),
-        Verb::Verify { file, passphrase } => {
-            let backup = open(&file, &passphrase.read()?)?;
+        Verb::Create { to, access, passphrase } => create(&to, &access, &passphrase.read()?),
+        Verb::Verify { from, passphrase } => {
+            let backup = open(&from, &passphrase.read()?)?;
             let about = &backup.about;
             println!(
-                "{}: {} objects at revision {}, made {} by version {}",
-                file.display(),
+                "{from}: {} objects at revision {}, made {} by version {}",
                 backup.objects(),
                 about.revision,
                 about.time,
@@ -73,30 +81,52 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
-/// Opens a backup of a file.
-pub(crate) fn open(file: &Path, passphrase: &str) -> Result<Backup> {
-    let opened = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-    Backup::open(BufReader::new(opened), passphrase).with_context(|| file.display().to_string())
+/// Opens a backup, wherever it lies.
+pub(crate) fn open(from: &Location, passphrase: &str) -> Result<Backup> {
+    let opened = match from {
+        Location::File(path) => File::open(path).with_context(|| format!("cannot open {from}"))?,
+        Location::Object { bucket, key } => {
+            crate::block_on(async { Object::of(bucket, key)?.get().await }).with_context(|| format!("cannot read {from}"))?
+        }
+    };
+    Backup::open(BufReader::new(opened), passphrase).with_context(|| from.to_string())
 }
 
-fn create(file: &Path, access: &Access, passphrase: &str) -> Result<()> {
-    let temporary = file.with_extension("new");
-    let failed = || format!("cannot write {}", temporary.display());
+fn create(to: &Location, access: &Access, passphrase: &str) -> Result<()> {
+    let backup = match to {
+        Location::File(file) => {
+            let temporary = file.with_extension("new");
+            write(&temporary, access, passphrase)?;
+            // What is told is what can be read again.
+            let backup = open(&Location::File(temporary.clone()), passphrase)?;
+            std::fs::rename(&temporary, file).with_context(|| format!("cannot write {to}"))?;
+            backup
+        }
+        Location::Object { bucket, key } => {
+            // Found out before the cluster is asked for anything.
+            let object = Object::of(bucket, key)?;
+            let temporary = tempfile::NamedTempFile::new()?;
+            write(temporary.path(), access, passphrase)?;
+            crate::block_on(async { object.put(temporary.path()).await }).with_context(|| format!("cannot write {to}"))?;
+            open(to, passphrase)?
+        }
+    };
+    println!("{to}: {} objects at revision {}", backup.objects(), backup.about.revision);
+    Ok(())
+}
+
+/// Writes what the cluster sends, sealed, and syncs it.
+fn write(file: &Path, access: &Access, passphrase: &str) -> Result<()> {
+    let failed = || format!("cannot write {}", file.display());
     crate::block_on(async {
         let mut body = access.stream("/skein/v1/backup").await?;
-        let mut sealer = Sealer::new(std::io::BufWriter::new(File::create(&temporary).with_context(failed)?), passphrase)?;
+        let mut sealer = Sealer::new(std::io::BufWriter::new(File::create(file).with_context(failed)?), passphrase)?;
         while let Some(frame) = body.frame().await {
             if let Ok(bytes) = frame?.into_data() {
                 sealer.push(&bytes)?;
             }
         }
         let written = sealer.finish()?.into_inner().with_context(failed)?;
-        written.sync_all().with_context(failed)?;
-        anyhow::Ok(())
-    })?;
-    // What is told is what can be read again.
-    let backup = open(&temporary, passphrase)?;
-    std::fs::rename(&temporary, file).with_context(failed)?;
-    println!("{}: {} objects at revision {}", file.display(), backup.objects(), backup.about.revision);
-    Ok(())
+        written.sync_all().with_context(failed)
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use skein_daemon::Place;
 
-use crate::backup::{Passphrase, open};
+use crate::backup::{Location, Passphrase, open};
 
 /// Founds a new cluster of one node with a backup's state and keys. Names and addresses may be new: what belonged to the
 /// old nodes is left out, and workloads are started anew. Then `skein up` runs the node, and others join it.
@@ -15,8 +15,9 @@ use crate::backup::{Passphrase, open};
 /// Stop what is left of the old cluster first: it has the same keys.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The backup
-    file: PathBuf,
+    /// The backup: a file, or s3://BUCKET/KEY
+    #[arg(value_name = "FILE")]
+    from: Location,
     #[command(flatten)]
     passphrase: Passphrase,
     /// The address that other nodes and clients will reach this node at
@@ -35,7 +36,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let backup = open(&arguments.file, &arguments.passphrase.read()?)?;
+    let backup = open(&arguments.from, &arguments.passphrase.read()?)?;
     let place = Place {
         name: crate::up::node_name(arguments.name)?,
         directory: arguments.data_dir,

@@ -3,13 +3,23 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use skein_cluster_tests::storage_server::{self, StorageServer};
 use skein_cluster_tests::{BUSYBOX, Cluster, program};
 use skein_lab::Plan;
 
+const OBJECT: &str = "s3://backups/nightly/the cluster";
 const PASSPHRASE: &str = "a passphrase of this test";
 
 fn skein(arguments: &[&str], passphrase: &str) -> Output {
     Command::new(program()).args(arguments).env("SKEIN_PASSPHRASE", passphrase).output().expect("skein can be run")
+}
+
+/// The same, by somebody who has a key for the storage.
+fn skein_with(storage: &StorageServer, secret: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.args(arguments).env("SKEIN_PASSPHRASE", PASSPHRASE).env("AWS_ENDPOINT_URL", &storage.url);
+    command.env("AWS_REGION", storage_server::REGION).env("AWS_ACCESS_KEY_ID", storage_server::KEY);
+    command.env("AWS_SECRET_ACCESS_KEY", secret).output().expect("skein can be run")
 }
 
 fn text(output: &Output) -> String {
@@ -22,7 +32,8 @@ fn a_backup_becomes_another_cluster() {
     std::fs::create_dir_all(&directory).expect("a directory");
     let file = directory.join("cluster.backup");
     let path = file.display().to_string();
-    let (revision, expected) = back_up(&path);
+    let storage = StorageServer::start();
+    let (revision, expected) = back_up(&path, &storage);
 
     // A damaged file and a wrong passphrase are told from a whole one.
     let verified = skein(&["backup", "verify", &path], PASSPHRASE);
@@ -38,7 +49,7 @@ fn a_backup_becomes_another_cluster() {
     assert!(!found.status.success() && text(&found).contains("damaged"), "{}", text(&found));
 
     // The first of the new nodes begins with it, the others join.
-    let cluster = Cluster::build_after(&Plan::new(3), || restore(&path, Path::new("/var/lib/skein-lab/nodes/node-1/data")));
+    let cluster = Cluster::build_after(&Plan::new(3), || restore(&storage, Path::new("/var/lib/skein-lab/nodes/node-1/data")));
     cluster.load_busybox();
     for node in ["node-1", "node-2", "node-3"] {
         let secret = cluster.kubectl(node, &["get", "secret", "kept", "-o", "jsonpath={.data.key}"]);
@@ -68,7 +79,7 @@ fn a_backup_becomes_another_cluster() {
 }
 
 /// A cluster that is written to while it is backed up; the backup's revision, and a Secret that is in it.
-fn back_up(path: &str) -> (u64, String) {
+fn back_up(path: &str, storage: &StorageServer) -> (u64, String) {
     let cluster = Cluster::start();
     cluster.load_busybox();
     cluster.kubectl("node-1", &["create", "secret", "generic", "kept", "--from-literal=key=hidden"]);
@@ -99,11 +110,24 @@ fn back_up(path: &str) -> (u64, String) {
     let revision = said.trim().rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{said}"));
     let without = skein(&["backup", "create", path, "--kubeconfig", &kubeconfig], "");
     assert!(text(&without).contains("give --passphrase-file FILE or set SKEIN_PASSPHRASE"), "{}", text(&without));
+    // The same into storage, and not by who may not write there.
+    let create = ["backup", "create", OBJECT, "--kubeconfig", &kubeconfig];
+    let refused = skein_with(storage, "another secret", &create);
+    assert!(text(&refused).contains("403 Forbidden: SignatureDoesNotMatch: The request signature"), "{}", text(&refused));
+    let nobody = skein(&create, PASSPHRASE);
+    assert!(text(&nobody).contains("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"), "{}", text(&nobody));
+    let missing = skein_with(storage, storage_server::SECRET, &["backup", "verify", OBJECT]);
+    assert!(text(&missing).contains("404 Not Found: NoSuchKey"), "{}", text(&missing));
+    let kept = skein_with(storage, storage_server::SECRET, &create);
+    assert!(kept.status.success() && text(&kept).starts_with(OBJECT), "{}", text(&kept));
+    let object = storage.object("/backups/nightly/the%20cluster").expect("the object is there");
+    assert!(object.starts_with(b"SKEIN-BACKUP 1\n") && !object.windows(6).any(|bytes| bytes == b"hidden"), "it is sealed");
     (revision, cluster.kubectl("node-3", &["get", "secret", "kept", "-o", "jsonpath={.data.key}"]))
 }
 
-fn restore(path: &str, directory: &Path) {
+fn restore(storage: &StorageServer, directory: &Path) {
     let directory = directory.display().to_string();
-    let done = skein(&["restore", path, "--address", "198.18.0.11", "--name", "node-1", "--data-dir", &directory], PASSPHRASE);
+    let arguments = ["restore", OBJECT, "--address", "198.18.0.11", "--name", "node-1", "--data-dir", &directory];
+    let done = skein_with(storage, storage_server::SECRET, &arguments);
     assert!(done.status.success(), "{}", text(&done));
 }

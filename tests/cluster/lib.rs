@@ -5,6 +5,7 @@
 
 pub mod registry;
 pub mod server;
+pub mod storage_server;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
