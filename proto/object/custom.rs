@@ -8,6 +8,8 @@ mod ratchet;
 mod rules;
 mod validation;
 
+pub(crate) use validation::fits;
+
 use serde_json::{Map, Value, json};
 
 use self::conversion::Conversion;

@@ -41,12 +41,12 @@ thread_local! {
     static VISITS_LEFT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// CEL's own functions, its extension for strings, and Kubernetes' libraries as far as they are here.
+/// CEL's own functions, its extensions for strings and lists, and Kubernetes' libraries as far as they are here.
 fn environment() -> &'static Arc<Env> {
     static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
         let mut env = Env::stdlib();
-        for extension in [cel::extensions::strings, library::lists] {
+        for extension in [cel::extensions::strings, cel::extensions::lists, library::lists, library::formats] {
             env.add_extension(extension).expect("the extensions fit the standard library");
         }
         Arc::new(env)
@@ -181,10 +181,14 @@ pub fn to_json(value: &Cel) -> Option<Value> {
     })
 }
 
-/// An upper bound of the elements that an expression visits: all there are, once for each macro inside another.
+/// An upper bound of the elements that an expression visits: all there are, and all that it makes, once for each macro
+/// inside another.
 pub(crate) fn cost(source: &str, value: &Value) -> u64 {
-    const MACROS: &[&str] = &[".all(", ".exists(", ".exists_one(", ".map(", ".filter("];
+    // What compares each element with each other is two.
+    const MACROS: &[&str] =
+        &[".all(", ".exists(", ".exists_one(", ".map(", ".filter(", ".sort(", ".sortBy(", ".flatten(", ".distinct(", ".distinct("];
     let macros = u32::try_from(MACROS.iter().map(|m| source.matches(m).count()).sum::<usize>()).unwrap_or(u32::MAX);
+    let made = source.split("lists.range(").skip(1).map(|argument| numbers(argument, value)).fold(0, u64::saturating_add);
     fn elements(value: &Value) -> u64 {
         match value {
             Value::Array(list) => list.iter().map(elements).sum::<u64>() + 1,
@@ -193,7 +197,30 @@ pub(crate) fn cost(source: &str, value: &Value) -> u64 {
             _ => 1,
         }
     }
-    elements(value).saturating_pow(macros.max(1))
+    elements(value).saturating_add(made).saturating_pow(macros.max(1))
+}
+
+/// How many numbers `lists.range` makes at most, by the text of its argument and what comes after.
+fn numbers(argument: &str, value: &Value) -> u64 {
+    /// What the extension makes at once.
+    const RANGE_MAX: u64 = 1_000_000;
+    fn largest(value: &Value) -> u64 {
+        match value {
+            Value::Array(list) => list.iter().map(largest).fold(list.len() as u64, u64::max),
+            Value::Object(map) => map.values().map(largest).fold(map.len() as u64, u64::max),
+            Value::String(text) => text.len() as u64,
+            _ => 0,
+        }
+    }
+    let first = argument.split(')').next().unwrap_or_default().trim();
+    let is_path = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    let is_size = |text: &str| text.strip_prefix("size(").or_else(|| text.strip_suffix(".size(")).is_some_and(is_path);
+    match first.parse() {
+        Ok(number) => number,
+        // `size(self.a))` or `self.a.size())`: nothing else is done to it.
+        Err(_) if is_size(first) && argument.split(')').nth(1).is_some_and(|rest| rest.trim().is_empty()) => largest(value),
+        Err(_) => RANGE_MAX,
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +237,10 @@ mod tests {
         assert!(compile("self.a <= ").is_err());
         let list: Vec<u32> = (0..5000).collect();
         assert!(cost("self.all(a, self.all(b, a != b || true))", &json!(list)) > VISITS_MAX);
+        let ranges = |of: &str| cost(&format!("lists.range({of}).all(a, lists.range({of}).all(b, a == b))"), &json!({"a": [1, 2, 3]}));
+        assert!(ranges("100") < VISITS_MAX && ranges("self.a.size()") < VISITS_MAX && ranges("size(self.a)") < VISITS_MAX);
+        assert!(ranges("3000") > VISITS_MAX && ranges("self.a[0] * 1000") > VISITS_MAX && ranges("self.a.size() * 1000") > VISITS_MAX);
+        assert!(cost("self.distinct()", &json!(list)) > VISITS_MAX);
         let compared = compile("sets.contains(self, self)").expect("it compiles");
         let found = evaluate(&compared, &[("self", to_cel(&Value::Null, &json!(list)))]);
         assert!(matches!(found, Err(Failure::Failed(why)) if why.contains("cost limit exceeded")));
@@ -249,6 +280,17 @@ mod tests {
         check("cidr('10.0.0.0/8').containsCIDR('10.1.0.0/16') && !cidr('10.1.0.0/16').containsCIDR(cidr('10.0.0.0/8'))", json!(true));
         check("cidr('0.0.0.0/0').containsIP('1.2.3.4') && cidr('10.0.0.0/20').prefixLength() == 20", json!(true));
         check("semver('1.10.0').isGreaterThan(semver('1.9.3')) && semver('v1.2', true).compareTo(semver('1.2.0')) == 0", json!(true));
+        check("[1, [2, [3]]].flatten(2).slice(1, 3) == [2, 3] && [3, 1, 3].distinct().sort().reverse() == [3, 1]", json!(true));
+        check("lists.range(3) == [0, 1, 2] && ['bb', 'a'].sortBy(x, x.size()) == ['a', 'bb']", json!(true));
+        check(
+            "!format.dns1123Label().validate('my-name').hasValue() && format.named('uuid').value().validate('x').hasValue()",
+            json!(true),
+        );
+        check("format.named('no').hasValue() || format.dns1123LabelPrefix().validate('a-').hasValue()", json!(false));
+        check("format.uuid().validate('x').value()", json!(["does not match the UUID format"]));
+        check("format.labelValue().validate('-').orValue([]).size() + format.uri().validate('/a').orValue([]).size()", json!(1));
+        check("[format.byte().validate('AA=='), format.date().validate('2021-01-01')].all(o, !o.hasValue())", json!(true));
+        check("[format.datetime().validate('2021-01-01'), format.byte().validate('A')].all(o, o.hasValue())", json!(true));
         check("semver('01.02.03', true).minor() == 2 && !isSemver('v1.0') && !isSemver('Three') && isSemver('1.0.0-rc.1')", json!(true));
     }
 }

@@ -157,10 +157,14 @@ fn string(schema: &Value, text: &str, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn fits(format: &str, text: &str) -> bool {
+/// Whether a text is of a format (`kube-openapi/pkg/validation/strfmt`); formats that are not known are not judged.
+pub(crate) fn fits(format: &str, text: &str) -> bool {
     match format {
         "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
         "date" => text.parse::<jiff::civil::Date>().is_ok(),
+        "byte" => {
+            compiled("^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$").is_some_and(|r| r.is_match(text))
+        }
         "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
         "uuid" => compiled("(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$").is_some_and(|r| r.is_match(text)),

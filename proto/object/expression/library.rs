@@ -1,6 +1,7 @@
 //! Kubernetes' own functions in expressions (`apiserver/pkg/cel/library`): quantities, regular expressions, URLs,
-//! addresses, versions, lists.
+//! addresses, versions, lists, named formats.
 
+mod format;
 mod lists;
 mod version;
 
@@ -8,12 +9,14 @@ use std::cmp::Ordering;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use cel::common::value::{CowVal, Val};
 use cel::extractors::This;
 use cel::objects::Opaque;
 use cel::{Context, DeclarationError, ExecutionError, Value};
 use regex::Regex;
 use version::Semver;
 
+pub(super) use format::extension as formats;
 pub(super) use lists::extension as lists;
 
 use crate::quantity;
@@ -61,6 +64,7 @@ pub(super) fn add(context: &mut Context<'_, '_>) -> Declared {
     urls(context)?;
     addresses(context)?;
     version::add(context)?;
+    format::add(context)?;
     comparisons(context)?;
     lists::add(context)
 }
@@ -71,6 +75,14 @@ fn of<T: Clone + 'static>(name: &str, value: &Value) -> Answer<T> {
         _ => None,
     }
     .ok_or_else(|| ExecutionError::function_error(name, "no such overload"))
+}
+
+fn values(args: &[CowVal<'_, '_>]) -> Answer<Vec<Value>> {
+    args.iter().map(|arg| Value::try_from(arg.as_ref())).collect()
+}
+
+fn answer<'b, 'v>(value: Value) -> Answer<CowVal<'b, 'v>> {
+    Ok(CowVal::Owned(Box::<dyn Val>::try_from(value)?))
 }
 
 fn opaque<T: Opaque>(value: T) -> Value {

@@ -2,7 +2,6 @@
 //! is written down, not where it fails.
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, SourceInfo};
-use cel::parser::Parser;
 
 /// Types, and the first parts of what libraries call their functions.
 const KNOWN: [&str; 28] = [
@@ -38,7 +37,7 @@ const KNOWN: [&str; 28] = [
 
 /// Why an expression that can be parsed cannot be checked, in the words of CEL's checker.
 pub fn undeclared(source: &str, declared: &[&str]) -> Option<String> {
-    let parser = Parser::new().enable_optional_syntax(true).enable_ident_escape_syntax(true);
+    let parser = super::environment().parser().enable_optional_syntax(true).enable_ident_escape_syntax(true);
     let (root, positions) = parser.parse_with_source_info(source).ok()?;
     let mut names: Vec<&str> = declared.iter().chain(&KNOWN).copied().collect();
     let mut found = Vec::new();
@@ -113,6 +112,7 @@ mod tests {
             "optional.of(self).orValue(1) == 1 ? math.greatest(1, 2) > 1 : sets.contains([1], [1])",
             "[1, 2].exists_one(i, i == self.c) && {'a': self.d}.a == 1",
             "self.?a.orValue(0) == 0",
+            "self.a.sortBy(x, x.b)[0].b == lists.range(2)[0] && !format.uuid().validate(self.c).hasValue()",
         ] {
             assert_eq!(undeclared(fine, &["self"]), None, "{fine}");
         }

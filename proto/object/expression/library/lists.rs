@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use cel::common::types::{DYN_TYPE, LIST_TYPE};
-use cel::common::value::{CowVal, Val};
+use cel::common::value::CowVal;
 use cel::extractors::This;
 use cel::{Context, DeclarationError, Env, ExecutionError, Value};
 
-use super::{Answer, Declared};
+use super::{Answer, Declared, answer, values};
 use crate::expression::charge;
 
 /// Those whose names CEL has for other types too, or that stand behind a namespace.
@@ -89,12 +89,4 @@ fn with_item<'b, 'v>(args: &[CowVal<'b, 'v>], find: fn(&[Value], &Value) -> Opti
         }
         _ => Err(ExecutionError::function_error("indexOf", "no such overload")),
     }
-}
-
-fn values(args: &[CowVal<'_, '_>]) -> Answer<Vec<Value>> {
-    args.iter().map(|arg| Value::try_from(arg.as_ref())).collect()
-}
-
-fn answer<'b, 'v>(value: Value) -> Answer<CowVal<'b, 'v>> {
-    Ok(CowVal::Owned(Box::<dyn Val>::try_from(value)?))
 }
