@@ -92,6 +92,11 @@ impl Cluster {
         self.at(self.nodes[random.random_range(0..self.nodes.len())].id)
     }
 
+    /// The node that leads, in its own eyes.
+    pub(crate) fn leader(&self) -> Option<Running> {
+        self.ids().filter_map(|id| self.at(id)).find(|running| running.store.leadership().is_self)
+    }
+
     /// The uids of all Pods that run anywhere.
     pub(crate) fn running(&self) -> std::collections::BTreeSet<String> {
         self.nodes.iter().flat_map(|node| node.machine.running()).collect()

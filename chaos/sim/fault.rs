@@ -169,8 +169,7 @@ async fn suffer(cluster: &Cluster, fault: &Fault, lasts: Duration) {
 
 /// The handover may outlive the fault, or end with its process.
 fn hand_over(cluster: &Cluster) {
-    let leader = cluster.ids().filter_map(|id| cluster.at(id)).find(|running| running.store.leadership().is_self);
-    if let Some(Running { process, store, .. }) = leader {
+    if let Some(Running { process, store, .. }) = cluster.leader() {
         let host: Arc<dyn Host> = process;
         tokio::spawn(hosted(host, async move { store.hand_over().await }));
     }

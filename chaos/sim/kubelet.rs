@@ -1,5 +1,5 @@
 //! A node's kubelet, simulated: it follows the local replica, starts and stops what is bound to its node, says how that
-//! stands, and reports to whoever leads that the node lives.
+//! stands. That the node lives is reported beside it ([`crate::leading`]).
 //!
 //! It keeps the order that the real one keeps (`node/kubelet`): containers go before their Pod's object, what the
 //! cluster does not know is stopped only after a consistent read, and a Pod that has its name from a StatefulSet is not

@@ -63,8 +63,7 @@ async fn settled(cluster: &Cluster) {
 
 /// What anybody who looks at the leader's state would miss.
 fn unsettled(cluster: &Cluster) -> Option<String> {
-    let leader = cluster.ids().filter_map(|id| cluster.at(id)).find(|running| running.store.leadership().is_self);
-    match leader {
+    match cluster.leader() {
         Some(leader) => users::unsettled(&leader.store.local().state, &cluster.running()),
         None => Some("nobody leads".into()),
     }
