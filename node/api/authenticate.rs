@@ -2,6 +2,7 @@
 //! an OpenID provider), whoever they may act for, or nobody.
 
 mod bootstrap;
+mod legacy;
 pub(crate) mod oidc;
 mod protocol;
 mod tokens;
@@ -15,9 +16,10 @@ use skein_object::{Key, Status, registry};
 use skein_quic::Subject;
 use tracing::debug;
 
+pub use legacy::LegacyClaims;
 use tokens::Claims;
 pub(crate) use tokens::{API_AUDIENCE, configuration, jwks, verify};
-pub use tokens::{Audience, Bound, Error as TokenError, TokenKey};
+pub use tokens::{Audience, Bound, Claims as TokenClaims, Error as TokenError, OF_CLUSTER, TOKEN_KEYS, TokenKey};
 
 use crate::route::Attributes;
 use crate::{Context, authorize, convert};

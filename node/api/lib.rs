@@ -51,7 +51,7 @@ pub use admit::Admitter;
 pub use aggregate::Servers;
 pub use audit::{Error as AuditError, Options as AuditOptions};
 pub use authenticate::oidc::{Error as OpenIdError, Options as OpenIdOptions};
-pub use authenticate::{Audience, Bound, TokenError, TokenKey};
+pub use authenticate::{Audience, Bound, LegacyClaims, OF_CLUSTER, TOKEN_KEYS, TokenClaims, TokenError, TokenKey};
 pub use server::{Error, KubeletPort, Options, Service};
 
 /// A response's body: whole or streamed.
@@ -74,6 +74,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// The frames of a backup, one after the other; only voters have all that belongs into one.
     async fn backup(&self) -> Result<Box<dyn Iterator<Item = Vec<u8>> + Send>, Status>;
     async fn create_token(&self, request: Value) -> Result<Value, Status>;
+    /// Signs a ServiceAccount's token with the cluster's key, which voters have.
+    async fn sign(&self, claims: &TokenClaims) -> Result<String, Status>;
 }
 
 /// What every request needs. A cheap clone.
@@ -89,7 +91,6 @@ pub(crate) struct Context {
     pub(crate) encoded: Arc<verbs::Encoded>,
     pub(crate) fairness: Arc<fairness::Fairness>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
-    pub(crate) token_key: Arc<TokenKey>,
     pub(crate) cipher: Arc<OnceLock<Cipher>>,
     /// Whose users are known besides.
     pub(crate) openid: Option<Arc<authenticate::oidc::Provider>>,

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use crate::authenticate::{User, oidc};
 use crate::request_info::RequestInfo;
 use crate::resources::service::Range;
-use crate::{Admitter, Body, Cluster, Context, Kubelets, TokenKey, aggregate, audit, body, kubelet_port, respond, route};
+use crate::{Admitter, Body, Cluster, Context, Kubelets, aggregate, audit, body, kubelet_port, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,6 @@ pub struct Options {
     pub kubelets: Arc<dyn Kubelets>,
     pub cluster: Arc<dyn Cluster>,
     /// Signs the tokens of ServiceAccounts.
-    pub token_key: Arc<TokenKey>,
     /// Opens and seals Secrets, as soon as this node has the key.
     pub cipher: Arc<OnceLock<Cipher>>,
     /// Where ClusterIPs come from, as in `10.96.0.0/16`.
@@ -110,7 +109,6 @@ impl Service {
             encoded: Arc::default(),
             fairness: Arc::default(),
             grants: Arc::default(),
-            token_key: options.token_key,
             cipher: options.cipher,
             openid: options.openid.as_ref().map(oidc::Provider::new).transpose()?.map(Arc::new),
             kubelets: options.kubelets,

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
+use skein_api::{OF_CLUSTER, TOKEN_KEYS};
 use skein_object::meta;
 use skein_quic::Authority;
 use skein_state::{Chunks, Restore, State};
@@ -44,8 +45,6 @@ const OF_NODES: &[&str] = &[
     "csinodes.storage.k8s.io",
     "events",
     "jointokens.skein.dev",
-    // The private halves of these keys were on the old nodes.
-    "tokenkeys.skein.dev",
     "nodekeys.skein.dev",
     "volumeattachments.storage.k8s.io",
 ];
@@ -238,9 +237,11 @@ impl Backup {
             return Err(Error::ForeignDirectory { path: place.directory.clone(), found: node.name, wanted: place.name.clone() });
         }
         let authority = Authority::load(&self.about.authority_certificate, &self.about.authority_key)?;
-        let mut state = self.state.retained(|key, entry| {
-            let is_bound = || entry.record.field("spec").is_some_and(|spec| spec["nodeName"].as_str().is_some_and(|node| !node.is_empty()));
-            !OF_NODES.contains(&key.resource()) && (key.resource() != "pods" || !is_bound())
+        let mut state = self.state.retained(|key, entry| match key.resource() {
+            "pods" => entry.record.field("spec").is_none_or(|spec| spec["nodeName"].as_str().unwrap_or_default().is_empty()),
+            // The private halves of the nodes' keys were on the old nodes.
+            TOKEN_KEYS => key.name().starts_with(OF_CLUSTER),
+            resource => !OF_NODES.contains(&resource),
         });
         state.restore_revision(self.state.revision() + REVISION_STEP);
         let id = found::draw_id();

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skein_api::Cluster;
+use skein_api::{Cluster, TokenClaims};
 use skein_command::{Cause, Write};
 use skein_object::{Key, Record, Status};
 use skein_peer::{Request, Response};
@@ -150,6 +150,13 @@ impl Cluster for Endpoints {
             .result()
             .map_err(|_| Status::internal("the token's id is taken: try again"))?;
         Ok(json!({"token": token.to_string(), "expires": meta_time(expires)}))
+    }
+
+    async fn sign(&self, claims: &TokenClaims) -> Result<String, Status> {
+        if !self.can_sign() {
+            return self.ask_voters_to_sign(claims).await;
+        }
+        self.sign_with_cluster_key(claims, claims.expires().as_second()).await.map_err(|e| Status::timeout(e.to_string()))
     }
 }
 

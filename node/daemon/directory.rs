@@ -4,7 +4,7 @@
 //!   node.json              name, id, address, epoch
 //!   pki/node.pem           this node's key and certificate, in one file, for they change together
 //!   pki/ca.crt             the cluster's CA
-//!   pki/token.key          signs the tokens of ServiceAccounts
+//!   pki/token.key          signs the tokens of this node's Pods
 //!   pki/ca.key             on voters only            admin.kubeconfig
 //!   log/ state/            the store; below epoch-N/ where a quorum was forced N times
 //! ```
@@ -12,6 +12,7 @@
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +21,10 @@ use serde_json::json;
 use skein_api::TokenKey;
 use skein_quic::{Authority, Identity};
 
-use crate::Error;
+use crate::{Error, cluster_keys};
+
+/// On voters only.
+const AUTHORITY_KEY: &str = "pki/ca.key";
 
 /// Where the certificate begins, behind the key.
 const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -88,7 +92,7 @@ impl Directory {
 
     /// The CA, where this node holds its key.
     pub(crate) fn authority(&self) -> Result<Option<Authority>, Error> {
-        match (self.read("pki/ca.crt")?, self.read("pki/ca.key")?) {
+        match (self.read("pki/ca.crt")?, self.read(AUTHORITY_KEY)?) {
             (Some(certificate), Some(key)) => Ok(Some(Authority::load(&certificate, &key)?)),
             _ => Ok(None),
         }
@@ -96,11 +100,21 @@ impl Directory {
 
     pub(crate) fn save_authority(&self, certificate_pem: &str, key_pem: &str) -> Result<(), Error> {
         self.write("pki/ca.crt", certificate_pem)?;
-        self.write("pki/ca.key", key_pem)
+        self.write(AUTHORITY_KEY, key_pem)
     }
 
-    /// The key with which this node signs tokens; made where there is none.
-    pub(crate) fn token_key(&self, node: &str) -> Result<TokenKey, Error> {
+    /// How long the CA's key has been here; `None` where it is not.
+    pub(crate) fn authority_age(&self) -> Option<Duration> {
+        let written = std::fs::metadata(self.path.join(AUTHORITY_KEY)).and_then(|file| file.modified()).ok()?;
+        Some(written.elapsed().unwrap_or_default())
+    }
+
+    pub(crate) fn forget_authority_key(&self) -> Result<(), Error> {
+        std::fs::remove_file(self.path.join(AUTHORITY_KEY)).map_err(self.failed(AUTHORITY_KEY))
+    }
+
+    /// The key with which this node signs tokens for its Pods; made where there is none.
+    pub(crate) fn token_key(&self) -> Result<TokenKey, Error> {
         let pem = match self.read("pki/token.key")? {
             Some(pem) => pem,
             None => {
@@ -109,8 +123,7 @@ impl Directory {
                 pem
             }
         };
-        let point = skein_quic::authority::public_point(&pem)?;
-        TokenKey::new(node, &pem, &point).map_err(|why| self.failed("pki/token.key")(std::io::Error::other(why)))
+        cluster_keys::token_key(&pem)
     }
 
     /// The key of a join that has not been answered yet: the token is bound to it.

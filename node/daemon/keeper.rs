@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skein_lead::Reports;
 use skein_peer::{Request, Response};
-use skein_store::{Change, Handle, Health, Standing, Successor};
+use skein_store::{Change, Handle, Health, Role, Standing, Successor};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -22,6 +22,9 @@ const GRACE_MS: u64 = 10_000;
 const ABSENCE_MS: u64 = 1_000;
 const ABSENCES: usize = 3;
 const WINDOW: Duration = Duration::from_secs(600);
+
+/// So long after it was given, a key is not for a vote that is about to come.
+const KEY_UNUSED: Duration = Duration::from_secs(600);
 
 /// The keys that every voter holds.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -70,6 +73,7 @@ pub(crate) async fn run(store: Handle, directory: Directory, reports: Reports) {
         tokio::time::sleep(INTERVAL).await;
         if !store.leadership().is_self {
             absences = Absences::default();
+            disarm(&store, &directory);
             continue;
         }
         let silent_ms = reports.silent_ms();
@@ -97,6 +101,19 @@ pub(crate) async fn run(store: Handle, directory: Directory, reports: Reports) {
             Ok(()) => tell(&store, &change).await,
             Err(why) => warn!(%why, "voters not changed"),
         }
+    }
+}
+
+/// A node that votes no more has no use for the CA's key. One that is about to vote has had it for a moment only.
+fn disarm(store: &Handle, directory: &Directory) {
+    let own = store.members().into_iter().find(|member| member.id == store.id());
+    let votes = own.is_none_or(|own| matches!(own.role, Role::Leader | Role::Voter));
+    if votes || !store.has_quorum() || directory.authority_age().is_none_or(|age| age < KEY_UNUSED) {
+        return;
+    }
+    match directory.forget_authority_key() {
+        Ok(()) => info!("this node votes no more: the CA's key is removed from its disk"),
+        Err(why) => warn!(%why, "the CA's key stays on the disk of a node that does not vote"),
     }
 }
 

@@ -7,10 +7,12 @@
 //!                                          └─▶ streams from peers ─▶ store, kubelet, liveness
 //! ```
 
+mod account_secrets;
 mod ask;
 mod backup;
 mod balanced;
 mod cluster;
+mod cluster_keys;
 mod directory;
 mod disk;
 mod found;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde_json::Value;
-use skein_api::KubeletPort;
+use skein_api::{KubeletPort, TokenClaims};
 use skein_lead::Reports;
 use skein_object::cipher::Cipher;
 use skein_object::{Key, Record, Status};
@@ -25,7 +25,8 @@ use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
 use crate::thread::Thread;
 use crate::{
-    Error, Options, balanced, disk, found, handover, host_ports, join, policies, report, runtime, sealing, services, signer, tokens, told,
+    Error, Options, account_secrets, balanced, disk, found, handover, host_ports, join, policies, report, runtime, sealing, services,
+    signer, tokens, told,
 };
 
 /// How a node's run ended.
@@ -62,8 +63,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         epoch: node.epoch,
         lifetime: options.signing_duration,
     };
-    let token_key = Arc::new(directory.token_key(&node.name)?);
-    tokio::spawn(tokens::publish(store.clone(), Arc::clone(&token_key)));
+    let token_key = Arc::new(directory.token_key()?);
+    tokio::spawn(tokens::publish(store.clone(), node.name.clone(), Arc::clone(&token_key)));
     let cipher = Arc::new(OnceLock::new());
     match sealing::own(&directory)? {
         Some(key) => drop(cipher.set(Cipher::new(&key))),
@@ -81,6 +82,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let renewal = Renewal { name: node.name.clone(), cluster: cluster.clone(), endpoint: endpoint.clone(), identity: sender };
     tokio::spawn(renewal.run());
     tokio::spawn(signer::run(cluster.clone()));
+    tokio::spawn(account_secrets::run(cluster.clone(), Arc::clone(&cipher), authority_pem.clone()));
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
@@ -94,7 +96,6 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         store: store.clone(),
         kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
         cluster: Arc::new(cluster),
-        token_key,
         cipher,
         cluster_ip_range: options.service_range.clone(),
         audit: options.audit.clone(),
@@ -245,6 +246,10 @@ async fn answer(request: Request, cluster: &Endpoints) -> Response {
         },
         Request::Join(json) => match serde_json::from_slice::<JoinRequest>(&json) {
             Ok(request) => answered(cluster.admit(&request).await),
+            Err(why) => failed(&why),
+        },
+        Request::SignToken(json) => match serde_json::from_slice::<TokenClaims>(&json) {
+            Ok(claims) => answered(cluster.sign_for_peer(&claims).await),
             Err(why) => failed(&why),
         },
         Request::SealingKey(_) => match sealing::own(&cluster.directory) {

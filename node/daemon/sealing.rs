@@ -1,4 +1,4 @@
-//! The key of what is sealed in the state: derived from the CA's where that is, on nodes that vote. The others ask one of
+//! The keys of what is sealed in the state: derived from the CA's where that is, on nodes that vote. The others ask one of
 //! those, and keep it in memory only: no disk but a voter's has what opens a Secret.
 
 use std::sync::OnceLock;
@@ -14,7 +14,11 @@ use tracing::debug;
 use crate::Error;
 use crate::directory::Directory;
 
-const LABEL: &[u8] = b"skein: what is sealed in the state, 1";
+/// What every node opens for its API: Secrets.
+pub(crate) const OF_SECRETS: &[u8] = b"skein: what is sealed in the state, 1";
+
+/// What only voters open: the cluster's keys for tokens.
+pub(crate) const OF_TOKEN_KEYS: &[u8] = b"skein: the cluster's token keys, 1";
 
 /// A node that does not answer by then is passed over.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A pause when no node that votes has answered.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// The key that follows from the CA's (HKDF, RFC 5869).
-pub(crate) fn derived(authority: &Authority) -> [u8; 32] {
+/// The key for this purpose that follows from the CA's (HKDF, RFC 5869).
+pub(crate) fn derived(authority: &Authority, purpose: &[u8]) -> [u8; 32] {
     struct Length;
     impl KeyType for Length {
         fn len(&self) -> usize {
@@ -32,14 +36,14 @@ pub(crate) fn derived(authority: &Authority) -> [u8; 32] {
     }
     let mut key = [0; 32];
     let from = Salt::new(HKDF_SHA256, &[]).extract(&authority.key_der());
-    let derived = from.expand(&[LABEL], Length).and_then(|out| out.fill(&mut key));
+    let derived = from.expand(&[purpose], Length).and_then(|out| out.fill(&mut key));
     derived.expect("32 bytes can be derived from one hash");
     key
 }
 
-/// The key as this node has it on its own disk.
+/// The key of Secrets as this node has it on its own disk.
 pub(crate) fn own(directory: &Directory) -> Result<Option<[u8; 32]>, Error> {
-    Ok(directory.authority()?.as_ref().map(derived))
+    Ok(directory.authority()?.map(|authority| derived(&authority, OF_SECRETS)))
 }
 
 /// Asks those that vote until one has given the key.
@@ -71,7 +75,9 @@ mod tests {
     fn every_voter_derives_the_same_key() {
         let authority = Authority::create("skein").expect("an authority");
         let installed = Authority::load(&authority.certificate_pem, &authority.key_pem).expect("as a new voter loads it");
-        assert_eq!(derived(&authority), derived(&installed));
-        assert_ne!(derived(&authority), derived(&Authority::create("skein").expect("another")));
+        let of = |authority: &Authority| derived(authority, OF_SECRETS);
+        assert_eq!(of(&authority), of(&installed));
+        assert_ne!(of(&authority), of(&Authority::create("skein").expect("another")));
+        assert_ne!(of(&authority), derived(&authority, OF_TOKEN_KEYS));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use skein_api::{Bound, TokenKey};
+use skein_api::{Bound, TokenClaims, TokenKey};
 use skein_command::{Action, Write};
 use skein_kubelet::{PodIdentity, Tokens};
 use skein_store::Handle;
@@ -28,13 +28,14 @@ impl Tokens for Issuer {
         let audience: Vec<String> = Some(audience).filter(|a| !a.is_empty()).map(String::from).into_iter().collect();
         let node = Some((pod.node.into(), pod.node_uid.into()));
         let bound = Bound { kind: "Pod".into(), name: pod.name.into(), uid: pod.uid.into(), node };
-        self.0.issue(account, &audience, Some(&bound), seconds).map_err(|e| e.to_string())
+        let claims = TokenClaims::new(account, &audience, Some(&bound), seconds);
+        Ok((self.0.sign(&claims).map_err(|e| e.to_string())?, claims.expires()))
     }
 }
 
 /// Writes the public half where every node looks for it, as soon as there is a quorum.
-pub(crate) async fn publish(store: Handle, key: Arc<TokenKey>) {
-    let (place, record) = key.publication();
+pub(crate) async fn publish(store: Handle, node: String, key: Arc<TokenKey>) {
+    let (place, record) = key.publication(&node);
     loop {
         let known = store.local().state.get(&place).is_some_and(|entry| *entry.record == record);
         if known {

@@ -65,7 +65,7 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15")]
     pub request: Option<Request>,
     /// With votes: how many times slower than the world the candidate's clock goes.
     #[prost(uint32, tag = "11")]
@@ -109,6 +109,9 @@ pub enum Request {
     /// Asks for the digest of the state after this log entry.
     #[prost(uint64, tag = "14")]
     Digest(u64),
+    /// Asks a node that votes to sign a ServiceAccount's token: what it says, in JSON.
+    #[prost(bytes = "bytes", tag = "15")]
+    SignToken(Bytes),
 }
 
 /// A node that is to follow the log.

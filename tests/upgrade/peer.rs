@@ -37,6 +37,7 @@ fn messages_are_those_of_protocol_1() {
         ("join", Request::Join(json.clone())),
         ("renew", Request::Renew(json.clone())),
         ("sealing-key", Request::SealingKey(true)),
+        ("sign-token", Request::SignToken(json.clone())),
     ];
     for (name, request) in requests {
         check(&format!("peer-call-{name}-1"), &call(request));

@@ -1,8 +1,13 @@
-//! Tokens of ServiceAccounts (KEP-1205): signed by the node that issues them, verified by every node.
+//! Tokens of ServiceAccounts (KEP-1205), verified by every node.
 //!
-//! Each node has a key of its own; the public halves are in the replicated state, so that a token holds everywhere and
-//! a node can renew those of its Pods while it is cut off. A token is bound to its ServiceAccount and, where it says so,
-//! to a Pod: when that is gone, so is the token.
+//! ```text
+//!   a node's key     in its directory                       its Pods' tokens, renewed also while it is cut off
+//!   a cluster's key  sealed in the state, opened by voters  what `kubectl create token` and Secrets with tokens get
+//! ```
+//!
+//! The public halves are in the replicated state, so that a token holds everywhere. What a node's key has signed holds
+//! only for a Pod that is bound to this node. A token is bound to its ServiceAccount and, where it says so, to a Pod, a
+//! Secret or a Node: when that is gone, so is the token.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -16,14 +21,18 @@ use serde_json::{Value, json};
 use skein_object::{Key, Record, meta};
 use skein_state::State;
 
+use super::legacy;
 use crate::Context;
 
 /// The issuer of all tokens, and the audience of those that are for the API.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub(crate) const API_AUDIENCE: &str = ISSUER;
 
-/// Public keys of all nodes, by the node's name.
-const KEYS: &str = "tokenkeys.skein.dev";
+/// Public keys: of nodes by their names, and the cluster's by [`OF_CLUSTER`] and their ids.
+pub const TOKEN_KEYS: &str = "tokenkeys.skein.dev";
+
+/// No node's name begins like this.
+pub const OF_CLUSTER: &str = "cluster:";
 
 /// Verified signatures that are remembered. Whether a token still holds is looked up each time.
 const REMEMBERED_MAX: usize = 4096;
@@ -43,11 +52,14 @@ pub enum Error {
     Audience { found: Audience, wanted: Audience },
     #[error("{0} is gone")]
     Gone(String),
+    #[error("the token was signed by node {0}, which runs no Pod that it is bound to")]
+    ForeignNode(String),
+    #[error("the token is not that of its Secret any more")]
+    Replaced,
 }
 
-/// A node's key for signing tokens.
+/// A key for signing tokens.
 pub struct TokenKey {
-    node: String,
     id: String,
     public: PublicKey,
     signing: EncodingKey,
@@ -70,8 +82,9 @@ pub struct Bound {
     pub node: Option<(String, String)>,
 }
 
+/// What a token says. The times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Claims {
+pub struct Claims {
     pub(crate) aud: Audience,
     pub(crate) exp: i64,
     iat: i64,
@@ -98,35 +111,63 @@ pub(crate) struct Kubernetes {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Reference {
     pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) uid: String,
+}
+
+/// A token whose signature is good.
+#[derive(Clone)]
+struct Signed {
+    claims: Claims,
+    /// The name of the key's object.
+    key: Key,
+    key_id: String,
 }
 
 // === impl TokenKey ===
 
 impl TokenKey {
     /// From a P-256 key in PKCS#8 and its public half as an uncompressed point.
-    pub fn new(node: &str, pkcs8_pem: &str, public_point: &[u8]) -> Result<Self, Error> {
+    pub fn new(pkcs8_pem: &str, public_point: &[u8]) -> Result<Self, Error> {
         let signing = EncodingKey::from_ec_pem(pkcs8_pem.as_bytes())?;
         let coordinates = public_point.get(1..).unwrap_or_default();
         let (x, y) = coordinates.split_at(coordinates.len() / 2);
         let public = PublicKey { x: URL_SAFE_NO_PAD.encode(x), y: URL_SAFE_NO_PAD.encode(y) };
         let id = public.x.chars().take(16).collect::<String>();
-        Ok(Self { node: node.into(), id, public, signing })
+        Ok(Self { id, public, signing })
     }
 
-    /// The object that makes the key known to all nodes.
-    pub fn publication(&self) -> (Key, Record) {
-        let object = json!({"metadata": {"name": self.node}, "key": {"id": self.id, "x": self.public.x, "y": self.public.y}});
-        (Key::new(KEYS, "", &self.node), Record::from_value(&object))
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
-    /// A token for a ServiceAccount, with the time at which it ends.
-    pub fn issue(&self, account: &Value, audience: &[String], bound: Option<&Bound>, seconds: i64) -> Result<(String, Timestamp), Error> {
+    /// The public half, as `key` of the object that makes it known to all nodes.
+    pub fn public(&self) -> Value {
+        json!({"id": self.id, "x": self.public.x, "y": self.public.y})
+    }
+
+    /// The object that makes a node's key known, which is good for this node's Pods.
+    pub fn publication(&self, node: &str) -> (Key, Record) {
+        let object = json!({"metadata": {"name": node}, "key": self.public(), "forPods": true});
+        (Key::new(TOKEN_KEYS, "", node), Record::from_value(&object))
+    }
+
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, Error> {
+        let header = Header { kid: Some(self.id.clone()), ..Header::new(Algorithm::ES256) };
+        Ok(jsonwebtoken::encode(&header, claims, &self.signing)?)
+    }
+}
+
+// === impl Claims ===
+
+impl Claims {
+    /// Of a token for a ServiceAccount.
+    pub fn new(account: &Value, audience: &[String], bound: Option<&Bound>, seconds: i64) -> Self {
         let now = Timestamp::now().as_second();
         let (namespace, name) = (meta::text(account, "namespace"), meta::name(account));
         let reference = |bound: &Bound| Reference { name: bound.name.clone(), uid: bound.uid.clone() };
         let of_kind = |kind: &str| bound.filter(|b| b.kind == kind).map(reference);
-        let claims = Claims {
+        Self {
             aud: if audience.is_empty() { vec![API_AUDIENCE.into()] } else { audience.into() },
             exp: now + seconds,
             iat: now,
@@ -134,27 +175,36 @@ impl TokenKey {
             jti: uuid::Uuid::new_v4().to_string(),
             kubernetes: Kubernetes {
                 namespace: namespace.into(),
-                node: bound.and_then(|b| b.node.clone()).map(|(name, uid)| Reference { name, uid }),
+                node: bound.and_then(|b| b.node.clone()).map(|(name, uid)| Reference { name, uid }).or_else(|| of_kind("Node")),
                 pod: of_kind("Pod"),
                 secret: of_kind("Secret"),
                 serviceaccount: Reference { name: name.into(), uid: meta::text(account, "uid").into() },
             },
             nbf: now,
-            sub: format!("system:serviceaccount:{namespace}:{name}"),
-        };
-        let header = Header { kid: Some(self.id.clone()), ..Header::new(Algorithm::ES256) };
-        let token = jsonwebtoken::encode(&header, &claims, &self.signing)?;
-        Ok((token, Timestamp::from_second(claims.exp).unwrap_or(Timestamp::MAX)))
+            sub: subject(namespace, name),
+        }
     }
-}
 
-// === impl Claims ===
+    /// What a token of a Secret stands for; it names no audience, has no id and never ends.
+    pub(super) fn of_legacy(namespace: &str, serviceaccount: Reference) -> Self {
+        let sub = subject(namespace, &serviceaccount.name);
+        let kubernetes = Kubernetes { namespace: namespace.into(), serviceaccount, ..Kubernetes::default() };
+        Self { aud: vec![API_AUDIENCE.into()], exp: i64::MAX, iss: ISSUER.into(), kubernetes, sub, ..Self::default() }
+    }
 
-impl Claims {
+    pub fn expires(&self) -> Timestamp {
+        Timestamp::from_second(self.exp).unwrap_or(Timestamp::MAX)
+    }
+
     pub(super) fn extra(&self) -> BTreeMap<String, Vec<String>> {
         let mut extra = BTreeMap::new();
+        if self.jti.is_empty() {
+            return extra;
+        }
         let mut put = |key: &str, value: &str| {
-            extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_string()]);
+            if !value.is_empty() {
+                extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_string()]);
+            }
         };
         put("credential-id", &format!("JTI={}", self.jti));
         for (what, reference) in [("pod", &self.kubernetes.pod), ("node", &self.kubernetes.node)] {
@@ -167,14 +217,17 @@ impl Claims {
     }
 
     /// Whether what the token is bound to is still there.
-    fn still_holds(&self, state: &State) -> Result<(), Error> {
+    pub fn still_holds(&self, state: &State) -> Result<(), Error> {
         let namespace = &self.kubernetes.namespace;
+        // A Pod's node is told, and only without a Pod what the token is bound to.
+        let node = self.kubernetes.node.as_ref().filter(|_| self.kubernetes.pod.is_none());
         let parts = [
-            ("serviceaccounts", Some(&self.kubernetes.serviceaccount)),
-            ("pods", self.kubernetes.pod.as_ref()),
-            ("secrets", self.kubernetes.secret.as_ref()),
+            ("serviceaccounts", namespace.as_str(), Some(&self.kubernetes.serviceaccount)),
+            ("pods", namespace, self.kubernetes.pod.as_ref()),
+            ("secrets", namespace, self.kubernetes.secret.as_ref()),
+            ("nodes", "", node),
         ];
-        for (resource, reference) in parts {
+        for (resource, namespace, reference) in parts {
             let Some(reference) = reference else { continue };
             let found = state.get(&Key::new(resource, namespace, &reference.name)).and_then(|e| e.record.field("metadata"));
             if found.as_ref().and_then(|m| m["uid"].as_str()) != Some(&reference.uid) {
@@ -183,21 +236,47 @@ impl Claims {
         }
         Ok(())
     }
+
+    /// Whether the token is bound to a Pod that is bound to this node.
+    fn is_on(&self, state: &State, node: &str) -> bool {
+        let pod = self.kubernetes.pod.as_ref().and_then(|pod| state.get(&Key::new("pods", &self.kubernetes.namespace, &pod.name)));
+        pod.and_then(|pod| pod.record.field("spec")).is_some_and(|spec| spec["nodeName"] == node)
+    }
+}
+
+fn subject(namespace: &str, account: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{account}")
 }
 
 /// The claims of a token that holds now, for one of these audiences.
 pub(crate) fn verify(context: &Context, token: &str, audiences: &[&str]) -> Result<Claims, Error> {
     let state = context.store.local().state;
-    let claims = signed(&state, token)?;
-    let now = Timestamp::now().as_second();
-    if claims.exp < now || claims.iss != ISSUER {
+    if issuer_of(token).as_deref() == Some(legacy::ISSUER) {
+        let claims = legacy::verify(context, &state, token)?;
+        return holds_for(claims, audiences, &state);
+    }
+    let Signed { claims, key, key_id } = signed(&state, token)?;
+    let published = state.get(&key).ok_or(Error::UnknownKey)?;
+    if published.record.field("key").is_none_or(|key| key["id"] != key_id.as_str()) {
+        return Err(Error::UnknownKey);
+    }
+    let claims = holds_for(claims, audiences, &state)?;
+    let for_pods = published.record.field("forPods").is_some_and(|for_pods| for_pods == true);
+    if for_pods && !claims.is_on(&state, key.name()) {
+        return Err(Error::ForeignNode(key.name().into()));
+    }
+    Ok(claims)
+}
+
+fn holds_for(claims: Claims, audiences: &[&str], state: &State) -> Result<Claims, Error> {
+    if claims.exp < Timestamp::now().as_second() || claims.iss != ISSUER {
         return Err(Error::Expired);
     }
     if !claims.aud.iter().any(|a| audiences.contains(&a.as_str())) {
         let wanted = audiences.iter().map(|a| (*a).to_string()).collect();
         return Err(Error::Audience { found: claims.aud, wanted });
     }
-    claims.still_holds(&state)?;
+    claims.still_holds(state)?;
     Ok(claims)
 }
 
@@ -208,38 +287,42 @@ pub(super) fn issuer_of(token: &str) -> Option<String> {
 }
 
 /// Checks the signature, or remembers that it was good.
-fn signed(state: &State, token: &str) -> Result<Claims, Error> {
-    static REMEMBERED: LazyLock<Mutex<HashMap<String, Arc<Claims>>>> = LazyLock::new(Mutex::default);
-    if let Some(claims) = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner).get(token) {
-        return Ok((**claims).clone());
+fn signed(state: &State, token: &str) -> Result<Signed, Error> {
+    static REMEMBERED: LazyLock<Mutex<HashMap<String, Arc<Signed>>>> = LazyLock::new(Mutex::default);
+    if let Some(signed) = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner).get(token) {
+        return Ok((**signed).clone());
     }
-    let id = jsonwebtoken::decode_header(token)?.kid.ok_or(Error::UnknownKey)?;
-    let key = keys(state).into_iter().find(|key| key["id"] == id.as_str()).ok_or(Error::UnknownKey)?;
-    let part = |field: &str| key.get(field).and_then(Value::as_str).unwrap_or_default();
-    let decoding = DecodingKey::from_ec_components(part("x"), part("y"))?;
-    let mut validation = Validation::new(Algorithm::ES256);
-    // Times and audiences are checked each time, not only the first.
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    validation.required_spec_claims.clear();
-    let claims: Claims = jsonwebtoken::decode(token, &decoding, &validation)?.claims;
+    let (key, key_id, claims) = decode(state, token)?;
+    let signed = Signed { claims, key, key_id };
     let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
     if remembered.len() >= REMEMBERED_MAX {
         remembered.clear();
     }
-    remembered.insert(token.into(), Arc::new(claims.clone()));
-    Ok(claims)
+    remembered.insert(token.into(), Arc::new(signed.clone()));
+    Ok(signed)
 }
 
-fn keys(state: &State) -> Vec<Value> {
-    let prefix = Key::prefix(KEYS, "");
-    state.range(&prefix, None).filter_map(|(_, entry)| entry.record.field("key")).collect()
+/// What a token says, and by which key. Times and audiences are for the caller to check, each time anew.
+pub(super) fn decode<T: serde::de::DeserializeOwned>(state: &State, token: &str) -> Result<(Key, String, T), Error> {
+    let id = jsonwebtoken::decode_header(token)?.kid.ok_or(Error::UnknownKey)?;
+    let (place, key) = keys(state).into_iter().find(|(_, key)| key["id"] == id.as_str()).ok_or(Error::UnknownKey)?;
+    let part = |field: &str| key.get(field).and_then(Value::as_str).unwrap_or_default();
+    let decoding = DecodingKey::from_ec_components(part("x"), part("y"))?;
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    Ok((place, id, jsonwebtoken::decode(token, &decoding, &validation)?.claims))
 }
 
-/// `/openid/v1/jwks`: the keys of all nodes (RFC 7517).
+fn keys(state: &State) -> Vec<(Key, Value)> {
+    let prefix = Key::prefix(TOKEN_KEYS, "");
+    state.range(&prefix, None).filter_map(|(place, entry)| Some((place.clone(), entry.record.field("key")?))).collect()
+}
+
+/// `/openid/v1/jwks`: the keys of the cluster and of all nodes (RFC 7517).
 pub(crate) fn jwks(state: &State) -> Value {
-    let jwk =
-        |key: Value| json!({"use": "sig", "kty": "EC", "kid": key["id"], "crv": "P-256", "alg": "ES256", "x": key["x"], "y": key["y"]});
+    let jwk = |(_, key): (Key, Value)| json!({"use": "sig", "kty": "EC", "kid": key["id"], "crv": "P-256", "alg": "ES256", "x": key["x"], "y": key["y"]});
     json!({"keys": keys(state).into_iter().map(jwk).collect::<Vec<_>>()})
 }
 
