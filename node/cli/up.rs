@@ -1,13 +1,15 @@
 //! `skein up`: runs a node.
 
+mod eviction;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{AuditOptions, Ended, LogLimits, OpenIdOptions, Options, Runtime, Threshold, Token};
+use skein_daemon::{AuditOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Runtime, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -68,15 +70,20 @@ pub(crate) struct Arguments {
     /// How many log files are kept of a container
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..))]
     container_log_max_files: u16,
-    /// Pods are driven away when less than this is left of the node's memory, disks (nodefs: volumes and logs; imagefs:
-    /// images), their inodes, or process ids (pid.available); never where it is empty
-    #[arg(
-        long,
-        overrides_with = "eviction_hard",
-        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%",
-        value_parser = thresholds
-    )]
-    eviction_hard: Thresholds,
+    #[command(flatten)]
+    eviction: eviction::Arguments,
+    /// When more of the disk is used than this, in percent, images go that nobody uses …
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_threshold: u8,
+    /// … until less than this is used
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
+    /// An image stays for so long after it has come, used or not
+    #[arg(long, default_value = "2m", value_parser = eviction::span)]
+    minimum_image_ttl_duration: Duration,
+    /// An image goes when nobody has used it for so long, however much room there is; 0s for never
+    #[arg(long, default_value = "0s", value_parser = eviction::span)]
+    image_maximum_gc_age: Duration,
     /// How long the certificates hold that this node signs while it votes: of nodes, which renew themselves after 70 to
     /// 90 % of it, and at most of CertificateSigningRequests
     #[arg(long, default_value = "720h", value_parser = duration)]
@@ -219,6 +226,18 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     for (label, place) in [("topology.kubernetes.io/region", arguments.region), ("topology.kubernetes.io/zone", arguments.zone)] {
         labels.extend(place.map(|place| (label.to_string(), place)));
     }
+    let image_gc = ImageGc {
+        high_percent: arguments.image_gc_high_threshold,
+        low_percent: arguments.image_gc_low_threshold,
+        age_min: arguments.minimum_image_ttl_duration,
+        unused_max: arguments.image_maximum_gc_age,
+    };
+    ensure!(
+        image_gc.low_percent < image_gc.high_percent,
+        "--image-gc-low-threshold must be less than --image-gc-high-threshold, but it is {} and not below {}",
+        image_gc.low_percent,
+        image_gc.high_percent
+    );
     let audit = arguments.audit_log_path.map(|path| AuditOptions {
         path,
         policy: arguments.audit_policy_file,
@@ -242,7 +261,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         labels,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
         manifests: arguments.pod_manifest_path,
-        eviction_hard: arguments.eviction_hard.0,
+        eviction: arguments.eviction.eviction()?,
+        image_gc,
         signing_duration: arguments.cluster_signing_duration,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -264,12 +284,4 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         return Err(why).context("cannot start again");
     }
     Ok(())
-}
-
-#[derive(Clone)]
-struct Thresholds(Vec<Threshold>);
-
-fn thresholds(text: &str) -> Result<Thresholds, String> {
-    let each = text.split(',').filter(|one| !one.trim().is_empty()).map(|one| one.trim().parse::<Threshold>());
-    each.collect::<Result<_, _>>().map(Thresholds).map_err(|why| why.to_string())
 }

@@ -47,7 +47,7 @@ pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
 pub use skein_api::{AuditOptions, OpenIdOptions};
-pub use skein_kubelet::{LogLimits, Threshold};
+pub use skein_kubelet::{Amount, Eviction, ImageGc, LogLimits, Signal, Threshold};
 pub use token::Token;
 
 /// How a node is started.
@@ -75,7 +75,9 @@ pub struct Options {
     /// Where manifests of static Pods are, if there are to be any.
     pub manifests: Option<PathBuf>,
     /// When Pods are driven away because the node runs short of something.
-    pub eviction_hard: Vec<Threshold>,
+    pub eviction: Eviction,
+    /// When images go that nobody uses.
+    pub image_gc: ImageGc,
     /// Where it is written down who asked what of the API.
     pub audit: Option<AuditOptions>,
     /// Whose tokens the API believes besides the cluster's own.

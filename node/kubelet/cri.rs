@@ -9,7 +9,6 @@ use skein_cri as v1;
 use skein_cri::image_service_client::ImageServiceClient;
 use skein_cri::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::Channel;
-use tracing::{info, warn};
 
 use crate::{Error, socket};
 
@@ -176,22 +175,10 @@ impl Runtime {
         Some(PathBuf::from(place)).filter(|place| place.exists())
     }
 
-    /// Removes the images that no container has.
-    pub(crate) async fn remove_unused_images(&self) {
-        let Ok(containers) = self.containers(None).await else { return };
-        let Ok(listed) = self.images().await else { return };
-        let used = |image: &v1::Image| {
-            let names: Vec<&String> = image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]).collect();
-            let is = |name: &String| names.contains(&name);
-            containers.iter().any(|c| is(&c.image_ref) || is(&c.image_id) || c.image.as_ref().is_some_and(|i| is(&i.image)))
-        };
-        for image in listed.into_iter().filter(|image| !image.pinned && !used(image)) {
-            let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
-            match self.images.clone().remove_image(v1::RemoveImageRequest { image: Some(spec) }).await {
-                Ok(_) => info!(image = image.id, tags = ?image.repo_tags, "removed an image that nobody uses"),
-                Err(why) => warn!(image = image.id, %why, "an image cannot be removed"),
-            }
-        }
+    pub(crate) async fn remove_image(&self, id: &str) -> Result<(), Error> {
+        let spec = v1::ImageSpec { image: id.into(), ..Default::default() };
+        self.images.clone().remove_image(v1::RemoveImageRequest { image: Some(spec) }).await?;
+        Ok(())
     }
 
     pub(crate) async fn pull(&self, name: &str, auth: Option<v1::AuthConfig>, sandbox: v1::PodSandboxConfig) -> Result<String, Error> {

@@ -2,8 +2,9 @@
 //! (`pkg/kubelet/eviction`). Pure.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use skein_object::quantity::Quantity;
@@ -12,6 +13,9 @@ use crate::pod::{containers, is_sidecar};
 
 /// Pods of this priority and above are the cluster's own (`SystemCriticalPriority`).
 const CRITICAL: i32 = 2_000_000_000;
+
+/// `immediateEvictionGracePeriodSeconds`
+pub(crate) const IMMEDIATE_GRACE_SECONDS: i64 = 1;
 
 /// What a node can run short of, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,14 +32,53 @@ pub enum Signal {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Threshold {
     pub signal: Signal,
-    least: Least,
+    least: Amount,
+    /// A soft threshold is one that a Pod must go for only when it has been met for so long.
+    grace: Option<Duration>,
+    /// The node stays short until there is so much more.
+    reclaim: Amount,
 }
 
+/// So much of something.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Least {
+pub enum Amount {
     Units(u64),
     /// Of the capacity, in hundredths of a percent.
     Share(u64),
+}
+
+/// How a node keeps itself from running short.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eviction {
+    /// The hard ones first.
+    thresholds: Vec<Threshold>,
+    /// What a Pod gets at most to end, when a soft threshold drives it away.
+    pub pod_grace_seconds_max: i64,
+    /// For how long a condition stays after it was last met.
+    pub condition_lasts: Duration,
+}
+
+/// Which thresholds are met, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    since: BTreeMap<usize, Duration>,
+}
+
+/// A threshold that is met.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Met {
+    pub(crate) threshold: Threshold,
+    pub(crate) observed: Observed,
+    /// Whether a Pod must go for it.
+    pub(crate) is_due: bool,
+}
+
+/// A Pod that must go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Evicted {
+    pub(crate) why: String,
+    /// What it gets at most to end.
+    pub(crate) grace_seconds_max: i64,
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -44,6 +87,10 @@ pub enum Malformed {
     Syntax(String),
     #[error("unsupported eviction signal {0}")]
     Signal(String),
+    #[error("grace period must be specified for the soft eviction threshold {0}")]
+    NoGrace(&'static str),
+    #[error("invalid amount {0} for an eviction signal, expected a quantity or a percentage")]
+    Amount(String),
 }
 
 /// What there is of something.
@@ -83,6 +130,10 @@ impl Signal {
         ("pid.available", Self::PidAvailable),
     ];
 
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, signal)| *signal == self).map_or("", |(name, _)| name)
+    }
+
     /// The Node's condition that says so.
     pub(crate) fn condition(self) -> &'static str {
         match self {
@@ -102,6 +153,45 @@ impl Signal {
     }
 }
 
+impl FromStr for Signal {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let known = Self::NAMES.iter().find(|(known, _)| *known == text.trim());
+        known.map(|(_, signal)| *signal).ok_or_else(|| Malformed::Signal(text.trim().into()))
+    }
+}
+
+// === impl Amount ===
+
+impl FromStr for Amount {
+    type Err = Malformed;
+
+    /// `100Mi`, `10%`
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let text = text.trim();
+        let malformed = || Malformed::Amount(text.into());
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent: f64 = percent.parse().ok().filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(malformed)?;
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10 000")]
+                let share = (percent * 100.0).round() as u64;
+                Ok(Self::Share(share))
+            }
+            None => Ok(Self::Units(text.parse::<Quantity>().ok().and_then(|q| u64::try_from(q.units()).ok()).ok_or_else(malformed)?)),
+        }
+    }
+}
+
+impl Amount {
+    fn of(self, capacity: u64) -> u64 {
+        match self {
+            Self::Units(units) => units,
+            Self::Share(share) => u64::try_from(u128::from(capacity) * u128::from(share) / 10_000).unwrap_or(u64::MAX),
+        }
+    }
+}
+
 // === impl Threshold ===
 
 impl FromStr for Threshold {
@@ -111,40 +201,72 @@ impl FromStr for Threshold {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let malformed = || Malformed::Syntax(text.into());
         let (name, value) = text.split_once('<').ok_or_else(malformed)?;
-        let (name, value) = (name.trim(), value.trim());
-        let known = Signal::NAMES.iter().find(|(known, _)| *known == name);
-        let signal = known.ok_or_else(|| Malformed::Signal(name.into()))?.1;
-        let least = match value.strip_suffix('%') {
-            Some(percent) => {
-                let percent: f64 = percent.parse().ok().filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(malformed)?;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10 000")]
-                let share = (percent * 100.0).round() as u64;
-                Least::Share(share)
-            }
-            None => Least::Units(value.parse::<Quantity>().ok().and_then(|q| u64::try_from(q.units()).ok()).ok_or_else(malformed)?),
-        };
-        Ok(Self { signal, least })
+        let least = value.parse().map_err(|_| malformed())?;
+        Ok(Self { signal: name.parse()?, least, grace: None, reclaim: Amount::Units(0) })
     }
 }
 
 impl Threshold {
     fn least(&self, observed: &Observed) -> u64 {
-        match self.least {
-            Least::Units(units) => units,
-            Least::Share(share) => u64::try_from(u128::from(observed.capacity) * u128::from(share) / 10_000).unwrap_or(u64::MAX),
-        }
+        self.least.of(observed.capacity)
     }
 }
 
-/// The thresholds that are met, the most urgent first. What cannot be observed is not short.
-pub(crate) fn met<'a>(thresholds: &'a [Threshold], observed: &BTreeMap<Signal, Observed>) -> Vec<(&'a Threshold, Observed)> {
-    let is_met = |threshold: &'a Threshold| {
-        let found = *observed.get(&threshold.signal)?;
-        (found.available < threshold.least(&found)).then_some((threshold, found))
-    };
-    let mut met: Vec<_> = thresholds.iter().filter_map(is_met).collect();
-    met.sort_by_key(|(threshold, _)| threshold.signal);
-    met
+// === impl Eviction ===
+
+impl Eviction {
+    /// Hard and soft thresholds; how long each of the soft ones must be met, and what must be there again before one is
+    /// not.
+    pub fn new(
+        hard: &[Threshold],
+        soft: &[Threshold],
+        graces: &[(Signal, Duration)],
+        reclaims: &[(Signal, Amount)],
+    ) -> Result<Self, Malformed> {
+        let grace = |signal: Signal| {
+            let stated = graces.iter().find(|(of, _)| *of == signal).map(|(_, grace)| *grace);
+            stated.ok_or_else(|| Malformed::NoGrace(signal.name()))
+        };
+        let mut thresholds = hard.to_vec();
+        for threshold in soft {
+            thresholds.push(Threshold { grace: Some(grace(threshold.signal)?), ..*threshold });
+        }
+        for threshold in &mut thresholds {
+            if let Some((_, reclaim)) = reclaims.iter().find(|(of, _)| *of == threshold.signal) {
+                threshold.reclaim = *reclaim;
+            }
+        }
+        Ok(Self { thresholds, pod_grace_seconds_max: 0, condition_lasts: Duration::from_secs(300) })
+    }
+
+    /// What a Pod gets to end: nothing of a kind where the node is short at once (`immediateEvictionGracePeriodSeconds`).
+    pub(crate) fn grace_seconds(&self, threshold: &Threshold) -> i64 {
+        if threshold.grace.is_some() { self.pod_grace_seconds_max } else { IMMEDIATE_GRACE_SECONDS }
+    }
+}
+
+// === impl Course ===
+
+impl Course {
+    /// The thresholds that are met, the most urgent first. What cannot be observed is not short.
+    pub(crate) fn observe(&mut self, eviction: &Eviction, observed: &BTreeMap<Signal, Observed>, now: Duration) -> Vec<Met> {
+        let mut met = Vec::new();
+        let mut still = BTreeSet::new();
+        for (index, threshold) in eviction.thresholds.iter().enumerate() {
+            let Some(found) = observed.get(&threshold.signal).copied() else { continue };
+            let more = if self.since.contains_key(&index) { threshold.reclaim.of(found.capacity) } else { 0 };
+            if found.available >= threshold.least(&found).saturating_add(more) {
+                continue;
+            }
+            still.insert(index);
+            let since = *self.since.entry(index).or_insert(now);
+            let is_due = threshold.grace.is_none_or(|grace| now.saturating_sub(since) >= grace);
+            met.push(Met { threshold: *threshold, observed: found, is_due });
+        }
+        self.since.retain(|index, _| still.contains(index));
+        met.sort_by_key(|met| met.threshold.signal);
+        met
+    }
 }
 
 fn amount(list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>, name: &str) -> Option<u64> {
@@ -225,7 +347,7 @@ pub(crate) fn victim<'a, 'b>(signal: Signal, uses: &'b [Use<'a>]) -> Option<&'b 
 }
 
 /// What is said to a Pod that goes.
-pub(crate) fn message((threshold, observed): (&Threshold, &Observed), used: &Use<'_>) -> String {
+pub(crate) fn message(Met { threshold, observed, .. }: &Met, used: &Use<'_>) -> String {
     let resource = threshold.signal.resource();
     let (least, available) = (shown(threshold.least(observed)), shown(observed.available));
     let mut message = format!("The node was low on resource: {resource}. Threshold quantity: {least}, available: {available}. ");
@@ -247,7 +369,7 @@ pub(crate) fn message((threshold, observed): (&Threshold, &Observed), used: &Use
 }
 
 /// A number in the largest binary unit that leaves it whole.
-fn shown(mut number: u64) -> String {
+pub(crate) fn shown(mut number: u64) -> String {
     const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let mut unit = 0;
     while number > 0 && number.is_multiple_of(1024) && unit + 1 < UNITS.len() {
@@ -271,16 +393,24 @@ mod tests {
         Use { pod, containers, empty_dirs: BTreeMap::new(), inodes: 0 }
     }
 
+    fn threshold(text: &str) -> Threshold {
+        text.parse().expect("a threshold")
+    }
+
     #[test]
     fn thresholds_are_read_and_met() {
-        let thresholds: Vec<Threshold> =
-            ["nodefs.available<10%", "memory.available<100Mi"].iter().map(|text| text.parse().expect("a threshold")).collect();
+        let hard = ["nodefs.available<10%", "memory.available<100Mi"].map(threshold);
+        let eviction = Eviction::new(&hard, &[], &[], &[]).expect("thresholds");
         let check = |memory: u64, disk: u64, expected: &[Signal]| {
             let observed = BTreeMap::from([
                 (Signal::MemoryAvailable, Observed { available: memory, capacity: 1 << 30 }),
                 (Signal::NodefsAvailable, Observed { available: disk, capacity: 1000 }),
             ]);
-            assert_eq!(met(&thresholds, &observed).iter().map(|(t, _)| t.signal).collect::<Vec<_>>(), expected);
+            let met = Course::default().observe(&eviction, &observed, Duration::ZERO);
+            assert_eq!(
+                met.iter().map(|met| (met.threshold.signal, met.is_due)).collect::<Vec<_>>(),
+                expected.iter().map(|s| (*s, true)).collect::<Vec<_>>()
+            );
         };
         check(100 << 20, 100, &[]);
         check((100 << 20) - 1, 100, &[Signal::MemoryAvailable]);
@@ -288,6 +418,29 @@ mod tests {
         assert_eq!("memory<1".parse::<Threshold>(), Err(Malformed::Signal("memory".into())));
         assert_eq!("memory.available>1".parse::<Threshold>(), Err(Malformed::Syntax("memory.available>1".into())));
         assert_eq!("pid.available<101%".parse::<Threshold>(), Err(Malformed::Syntax("pid.available<101%".into())));
+    }
+
+    #[test]
+    fn a_soft_threshold_is_due_when_it_has_been_met_for_its_time_and_stays_until_enough_is_there_again() {
+        let soft = [threshold("memory.available<100")];
+        assert_eq!(Eviction::new(&[], &soft, &[], &[]), Err(Malformed::NoGrace("memory.available")));
+        let graces = [(Signal::MemoryAvailable, Duration::from_secs(30))];
+        let eviction = Eviction::new(&[], &soft, &graces, &[(Signal::MemoryAvailable, Amount::Units(50))]).expect("a threshold");
+        let mut course = Course::default();
+        let mut check = |second: u64, available: u64, expected: Option<bool>| {
+            let observed = BTreeMap::from([(Signal::MemoryAvailable, Observed { available, capacity: 1000 })]);
+            let met = course.observe(&eviction, &observed, Duration::from_secs(second));
+            assert_eq!(met.first().map(|met| met.is_due), expected, "at {second} s");
+        };
+        check(0, 120, None);
+        check(10, 99, Some(false));
+        check(30, 120, Some(false));
+        check(40, 149, Some(true));
+        check(50, 150, None);
+        check(60, 120, None);
+        check(70, 99, Some(false));
+        assert_eq!(eviction.grace_seconds(&eviction.thresholds[0]), eviction.pod_grace_seconds_max);
+        assert_eq!(eviction.grace_seconds(&soft[0]), IMMEDIATE_GRACE_SECONDS);
     }
 
     #[test]
@@ -307,8 +460,9 @@ mod tests {
         check(&[used(&greedy, 2 << 20, 0), used(&greedier, 3 << 20, 0)], Some("greedier"));
         check(&[used(&modest, 65 << 20, 0), used(&greedy, 90 << 20, 0)], Some("modest"));
         check(&[used(&critical, 1 << 30, 0)], None);
-        let threshold: Threshold = "memory.available<100Mi".parse().expect("a threshold");
-        let told = message((&threshold, &Observed { available: 50 << 20, capacity: 1 << 30 }), &used(&greedy, 2 << 20, 0));
+        let observed = Observed { available: 50 << 20, capacity: 1 << 30 };
+        let met = Met { threshold: threshold("memory.available<100Mi"), observed, is_due: true };
+        let told = message(&met, &used(&greedy, 2 << 20, 0));
         assert_eq!(
             told,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 2Mi, request is 1Mi, has larger consumption of memory. "

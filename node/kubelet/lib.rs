@@ -21,6 +21,7 @@ mod env_file;
 mod eviction;
 mod exposition;
 mod hosts;
+mod image_gc;
 mod images;
 mod local_volume;
 mod logs;
@@ -64,7 +65,8 @@ use skein_store::Handle as Store;
 
 pub use addresses::{Addresses, Known};
 pub use csi::Csi;
-pub use eviction::Threshold;
+pub use eviction::{Amount, Eviction, Signal, Threshold};
+pub use image_gc::ImageGc;
 pub use pressure::Pressure;
 pub use server::serve;
 pub use stats::Stats;
@@ -93,7 +95,9 @@ pub struct Options {
     /// Where manifests of static Pods are, if there are to be any.
     pub manifests: Option<PathBuf>,
     /// When Pods are driven away because the node runs short of something.
-    pub eviction_hard: Vec<Threshold>,
+    pub eviction: Eviction,
+    /// When images go that nobody uses.
+    pub image_gc: ImageGc,
     pub pressure: Pressure,
     /// The CSI drivers of this node.
     pub csi: Csi,

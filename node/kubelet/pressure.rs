@@ -13,15 +13,13 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cri::{CONTAINER_NAME, POD_UID, value};
-use crate::eviction::{ContainerUse, Observed, Signal, Use, message, met, over_limit, victim};
+use crate::eviction::{ContainerUse, Course, Evicted, IMMEDIATE_GRACE_SECONDS, Observed, Signal, Use, message, over_limit, victim};
 use crate::machine::memory_bytes;
 use crate::worker::Shared;
-use crate::{logs, pod, volumes};
+use crate::{image_gc, logs, pod, volumes};
 
 /// Kubelet's `monitoringInterval`.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// For how long a condition stays after it was last met (`evictionPressureTransitionPeriod`).
-const CONDITION_LASTS: Duration = Duration::from_secs(300);
 
 /// How the node fares. A cheap clone.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +30,7 @@ struct Standing {
     /// The Node's conditions that hold, each until when.
     conditions: BTreeMap<&'static str, Instant>,
     /// Pods that must go, by uid, and what is said to them.
-    evicted: BTreeMap<String, String>,
+    evicted: BTreeMap<String, Evicted>,
 }
 
 // === impl Pressure ===
@@ -48,7 +46,7 @@ impl Pressure {
     }
 
     /// What is said to a Pod that must go.
-    pub(crate) fn evicted(&self, uid: &str) -> Option<String> {
+    pub(crate) fn evicted(&self, uid: &str) -> Option<Evicted> {
         self.look(|standing| standing.evicted.get(uid).cloned())
     }
 
@@ -60,11 +58,12 @@ impl Pressure {
 /// Looks for as long as the daemon runs; `told` wakes the worker of a Pod that must go.
 pub(crate) async fn run(shared: Arc<Shared>, told: mpsc::Sender<String>) {
     let images = shared.runtime.image_directory().await.unwrap_or_else(|| shared.options.directory.clone());
+    let (begin, mut course) = (Instant::now(), Course::default());
     loop {
         tokio::time::sleep(INTERVAL).await;
-        for (uid, why) in look(&shared, &images).await {
-            warn!(pod = uid, why, "evicted");
-            shared.options.pressure.look(|standing| standing.evicted.insert(uid.clone(), why));
+        for (uid, evicted) in look(&shared, &images, &mut course, begin.elapsed()).await {
+            warn!(pod = uid, why = evicted.why, "evicted");
+            shared.options.pressure.look(|standing| standing.evicted.insert(uid.clone(), evicted));
             if told.send(uid).await.is_err() {
                 return;
             }
@@ -73,12 +72,12 @@ pub(crate) async fn run(shared: Arc<Shared>, told: mpsc::Sender<String>) {
 }
 
 /// Who must go now, and why.
-async fn look(shared: &Arc<Shared>, images: &Path) -> Vec<(String, String)> {
+async fn look(shared: &Arc<Shared>, images: &Path, course: &mut Course, now: Duration) -> Vec<(String, Evicted)> {
     let options = &shared.options;
-    let observed = observe(&options.directory, images);
-    let short = met(&options.eviction_hard, &observed);
-    let until = Instant::now() + CONDITION_LASTS;
-    let conditions = short.iter().map(|(threshold, _)| (threshold.signal.condition(), until));
+    let eviction = &options.eviction;
+    let short = course.observe(eviction, &observe(&options.directory, images), now);
+    let until = Instant::now() + eviction.condition_lasts;
+    let conditions = short.iter().map(|met| (met.threshold.signal.condition(), until));
     options.pressure.look(|standing| standing.conditions.extend(conditions));
     let pods = active(shared);
     let measured = match measure(shared, &pods).await {
@@ -89,21 +88,23 @@ async fn look(shared: &Arc<Shared>, images: &Path) -> Vec<(String, String)> {
         }
     };
     let uid = |used: &Use<'_>| used.pod.metadata.uid.clone().unwrap_or_default();
-    let over: Vec<_> = measured.iter().filter_map(|used| Some((uid(used), over_limit(used)?))).collect();
-    let Some((threshold, _)) = short.first().filter(|_| over.is_empty()) else { return over };
-    if threshold.signal.condition() == "DiskPressure" {
-        info!(resource = threshold.signal.resource(), "images that nobody uses are removed");
-        shared.runtime.remove_unused_images().await;
+    let at_once = |why: String| Evicted { why, grace_seconds_max: IMMEDIATE_GRACE_SECONDS };
+    let over: Vec<_> = measured.iter().filter_map(|used| Some((uid(used), at_once(over_limit(used)?)))).collect();
+    let Some(met) = short.iter().find(|met| met.is_due).filter(|_| over.is_empty()) else { return over };
+    if met.threshold.signal.condition() == "DiskPressure" {
+        info!(resource = met.threshold.signal.resource(), "images that nobody uses are removed");
+        image_gc::remove_unused(shared).await;
     }
     // What has been given back may be enough.
-    let observed = observe(&options.directory, images);
-    let Some((threshold, found)) = met(&options.eviction_hard, &observed).into_iter().next() else { return Vec::new() };
-    let chosen = victim(threshold.signal, &measured);
-    chosen.map(|used| (uid(used), message((threshold, &found), used))).into_iter().collect()
+    let short = course.observe(eviction, &observe(&options.directory, images), now);
+    let Some(met) = short.iter().find(|met| met.is_due) else { return Vec::new() };
+    let grace_seconds_max = eviction.grace_seconds(&met.threshold);
+    let chosen = victim(met.threshold.signal, &measured);
+    chosen.map(|used| (uid(used), Evicted { why: message(met, used), grace_seconds_max })).into_iter().collect()
 }
 
 /// The Pods here that have not ended.
-fn active(shared: &Shared) -> Vec<Pod> {
+pub(crate) fn active(shared: &Shared) -> Vec<Pod> {
     let state = shared.store.local().state;
     let pods = state.range("pods/", None).filter_map(|(_, entry)| {
         // Most are other nodes': their specification is enough to know that.
@@ -116,6 +117,13 @@ fn active(shared: &Shared) -> Vec<Pod> {
     pods.filter(|pod| !pod::phase_is_final(pod) && pod.metadata.deletion_timestamp.is_none()).collect()
 }
 
+/// What there is of the disk that a path is on.
+pub(crate) fn disk(path: &Path) -> Option<Observed> {
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    let size = found.fragment_size();
+    Some(Observed { available: found.blocks_available() * size, capacity: found.blocks() * size })
+}
+
 fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
     let mut observed = BTreeMap::new();
     if let (Some(available), Some(capacity)) = (memory_bytes("MemAvailable"), memory_bytes("MemTotal")) {
@@ -124,11 +132,11 @@ fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
     let disks =
         [(kubelet, Signal::NodefsAvailable, Signal::NodefsInodesFree), (images, Signal::ImagefsAvailable, Signal::ImagefsInodesFree)];
     for (path, bytes, inodes) in disks {
-        let Ok(found) = nix::sys::statvfs::statvfs(path) else { continue };
-        let size = found.fragment_size();
-        observed.insert(bytes, Observed { available: found.blocks_available() * size, capacity: found.blocks() * size });
+        observed.extend(disk(path).map(|found| (bytes, found)));
         // Some file systems make inodes as they need them.
-        if found.files() > 0 {
+        if let Ok(found) = nix::sys::statvfs::statvfs(path)
+            && found.files() > 0
+        {
             observed.insert(inodes, Observed { available: found.files_free(), capacity: found.files() });
         }
     }

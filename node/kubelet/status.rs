@@ -201,7 +201,12 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
     let Some(spec) = &input.pod.spec else { return "Pending" };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
     if deadline_left_ms(input.pod, input.now) == Some(0) || input.evicted.is_some() {
-        return "Failed";
+        // Who sees a Pod that has failed counts on it that nothing of it runs (`mergePodStatus`).
+        return match old {
+            _ if !input.observed.containers.values().any(|c| c.state == State::Running) => "Failed",
+            Some("Running") => "Running",
+            _ => "Pending",
+        };
     }
     if has_ended(input.pod, input.observed) {
         // A Pod has ended when its sidecars have, too.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::cri::{CONTAINER_NAME, Runtime};
+use crate::eviction::Evicted;
 use crate::images::{Outcome, Pulls};
 use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
 use crate::pod_certificate::{Credentials, pod_has_certificates};
@@ -81,7 +82,7 @@ pub(crate) struct Worker {
     /// A resize that is wanted and not done.
     pending: Option<Pending>,
     /// Why the node drives the Pod away.
-    evicted: Option<String>,
+    evicted: Option<Evicted>,
     /// Images and mounts that volumes are made of, by the volume's name.
     brought: BTreeMap<String, Brought>,
     /// The Pod's own certificates.
@@ -158,10 +159,10 @@ impl Worker {
 
     fn hear_of_eviction(&mut self) {
         if self.evicted.is_none()
-            && let Some(why) = self.shared.options.pressure.evicted(&self.uid)
+            && let Some(evicted) = self.shared.options.pressure.evicted(&self.uid)
         {
-            self.note("Evicted", why.clone(), true, "");
-            self.evicted = Some(why);
+            self.note("Evicted", evicted.why.clone(), true, "");
+            self.evicted = Some(evicted);
         }
     }
 
@@ -299,7 +300,7 @@ impl Worker {
             started: &self.started,
             resizes,
             pending: self.pending.as_ref(),
-            evicted: self.evicted.as_deref(),
+            evicted: self.evicted.as_ref().map(|evicted| evicted.why.as_str()),
             host_ip: &host_ip,
             runtime: &self.shared.runtime_name,
             now: Timestamp::now(),

@@ -82,13 +82,16 @@ pub(crate) struct Note {
     pub(crate) field_path: String,
 }
 
-pub(crate) fn tell(store: &Store, node: &str, pod: &Key, uid: &str, note: Note) {
+/// Tells of a Pod, or of the node itself.
+pub(crate) fn tell(store: &Store, node: &str, about: &Key, uid: &str, note: Note) {
     let resource = registry::find("", "v1", "events").expect("the registry has events");
     let now = Timestamp::now();
     let time = meta::time(now);
+    // What is in no namespace is told of in the default one.
+    let (kind, namespace) = if about.namespace().is_empty() { ("Node", "default") } else { ("Pod", about.namespace()) };
     let mut object = json!({
-        "metadata": {"name": format!("{}.{:x}", pod.name(), now.as_nanosecond())},
-        "involvedObject": {"kind": "Pod", "apiVersion": "v1", "namespace": pod.namespace(), "name": pod.name(), "uid": uid},
+        "metadata": {"name": format!("{}.{:x}", about.name(), now.as_nanosecond())},
+        "involvedObject": {"kind": kind, "apiVersion": "v1", "namespace": about.namespace(), "name": about.name(), "uid": uid},
         "reason": note.reason, "message": note.message, "type": if note.warning { "Warning" } else { "Normal" },
         "source": {"component": "kubelet", "host": node}, "reportingComponent": "kubelet", "reportingInstance": node,
         "firstTimestamp": time, "lastTimestamp": time, "count": 1, "eventTime": null,
@@ -97,8 +100,8 @@ pub(crate) fn tell(store: &Store, node: &str, pod: &Key, uid: &str, note: Note) 
         object["involvedObject"]["fieldPath"] = note.field_path.into();
     }
     let birth = meta::Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &time, suffix: "" };
-    meta::at_creation(&mut object, resource, pod.namespace(), &birth);
-    let key = Key::new("events", pod.namespace(), meta::name(&object));
+    meta::at_creation(&mut object, resource, namespace, &birth);
+    let key = Key::new("events", namespace, meta::name(&object));
     let write = Write::create(&key, Record::from_value(&object));
     let store = store.clone();
     tokio::spawn(async move { store.propose(write.into()).await.map(drop) });

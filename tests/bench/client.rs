@@ -28,7 +28,7 @@ pub(crate) struct Client {
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
-/// A connection that carries many watches (HTTP/2).
+/// A connection that carries many requests at once (HTTP/2), as client-go's do, and gRPC's.
 #[derive(Clone)]
 pub(crate) struct Multiplexed {
     address: String,
@@ -114,6 +114,19 @@ impl Client {
 // === impl Multiplexed ===
 
 impl Multiplexed {
+    /// One request among others on the connection.
+    pub(crate) async fn send(&mut self, method: &str, path: &str, body: String) -> Result<(u16, Bytes)> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.address))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let code = response.status().as_u16();
+        Ok((code, response.into_body().collect().await?.to_bytes()))
+    }
+
     /// The events of a watch that has begun.
     pub(crate) async fn watch(&self, path: &str) -> Result<Incoming> {
         let uri = format!("https://{}{path}", self.address);

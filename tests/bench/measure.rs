@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use skein_lab::{Lab, Scope};
 use tokio::sync::Notify;
 
-use crate::client::{Client, Credentials};
+use crate::client::{Client, Credentials, Multiplexed};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
-/// Watchers share connections, as clients' do.
+/// Clients share connections, as those of one program do.
 pub(crate) const CONNECTIONS_MAX: usize = 96;
 /// A cluster may take this long to be itself again after a fault.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -152,21 +152,28 @@ where
     Ok(Load { per_second: latencies.len() as f64 / begin.elapsed().as_secs_f64(), latencies, ..Load::default() })
 }
 
+/// The connections that so many clients share, to all nodes: as many as etcd is asked by.
+async fn shared(credentials: &Credentials, clients: usize) -> Result<Vec<Multiplexed>> {
+    let connections = (0..clients.min(CONNECTIONS_MAX)).map(|index| async move { credentials.client(index % 3 + 1).multiplexed().await });
+    futures::future::try_join_all(connections).await
+}
+
 /// Clients that create objects, spread over the nodes.
 pub(crate) async fn creations(lab: &Lab, credentials: &Credentials, clients: usize, duration: Duration) -> Result<Load> {
     static SEQUENCE: AtomicU64 = AtomicU64::new(0);
     let value = Arc::new("x".repeat(VALUE_BYTES));
     let before = used(lab, credentials).await?;
-    let create = move |mut client: Client| {
+    let shared = shared(credentials, clients).await?;
+    let create = move |mut client: Multiplexed| {
         let name = format!("bench-{}-{}", std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed));
         let body = json!({"metadata": {"name": name}, "data": {"value": *value}}).to_string();
         async move {
-            let (code, _) = client.send("POST", MAPS, &body).await?;
+            let (code, _) = client.send("POST", MAPS, body).await?;
             ensure!(code == 201, "creating {name}: {code}");
             Ok(client)
         }
     };
-    let load = gather(clients, duration, |index| credentials.client(index % 3 + 1), create).await?;
+    let load = gather(clients, duration, |index| shared[index % shared.len()].clone(), create).await?;
     Ok(load.with(before, used(lab, credentials).await?))
 }
 
@@ -175,12 +182,13 @@ pub(crate) async fn reads(lab: &Lab, credentials: &Credentials, clients: usize, 
     let body = json!({"metadata": {"name": "read"}, "data": {"value": "x".repeat(VALUE_BYTES)}}).to_string();
     credentials.client(1).send("POST", MAPS, &body).await?;
     let before = used(lab, credentials).await?;
-    let read = |mut client: Client| async move {
-        let (code, _) = client.send("GET", &format!("{MAPS}/read"), "").await?;
+    let shared = shared(credentials, clients).await?;
+    let read = |mut client: Multiplexed| async move {
+        let (code, _) = client.send("GET", &format!("{MAPS}/read"), String::new()).await?;
         ensure!(code == 200, "reading: {code}");
         Ok(client)
     };
-    let load = gather(clients, duration, |index| credentials.client(index % 3 + 1), read).await?;
+    let load = gather(clients, duration, |index| shared[index % shared.len()].clone(), read).await?;
     Ok(load.with(before, used(lab, credentials).await?))
 }
 
@@ -195,10 +203,7 @@ pub(crate) async fn fan_out(lab: &Lab, credentials: &Credentials, watchers: usiz
     let version = get(&mut client, maps).await?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
     let path = format!("{maps}?watch=1&resourceVersion={version}");
     let arrivals = Arrivals::new(watchers, writes);
-    let mut shared = Vec::new();
-    for index in 0..watchers.min(CONNECTIONS_MAX) {
-        shared.push(credentials.client(index % 3 + 1).multiplexed().await?);
-    }
+    let shared = shared(credentials, watchers).await?;
     for index in 0..watchers {
         let mut watch = shared[index % shared.len()].watch(&path).await?;
         let mut watcher = arrivals.watcher();

@@ -15,8 +15,8 @@ impl Worker {
     /// Pod (a shorter grace period) interrupts it.
     pub(super) async fn terminate(&mut self, pod: &Pod, observed: &Observation) -> Result<(), Error> {
         self.probing.clear();
-        // What the node has too little of is needed now (`immediateEvictionGracePeriodSeconds`).
-        let grace = if self.evicted.is_some() { grace(pod).min(1) } else { grace(pod) };
+        // What the node has too little of is needed soon.
+        let grace = self.evicted.as_ref().map_or(grace(pod), |evicted| grace(pod).min(evicted.grace_seconds_max));
         let running = observed.containers.iter().filter(|(_, c)| !matches!(c.state, State::Exited { .. }));
         let stops: Vec<_> = running.map(|(name, c)| (name.clone(), c.id.clone())).collect();
         for (name, _) in &stops {
