@@ -16,13 +16,14 @@ use skein_object::admission::mutation::{Failed, mutate};
 use skein_object::admission::node_restriction::{self, Attempt};
 use skein_object::admission::policy::{InForce, Violation, seen_by, violations};
 use skein_object::admission::webhook::{Answer, Webhook, named};
+use skein_object::expression::Authorize;
 use skein_object::registry::{Subresource, by_key};
 use skein_object::status::Cause;
 use skein_object::{Key, Record, Resource, Status, patch};
 use skein_state::State;
 
 use crate::authenticate::User;
-use crate::authorize::node;
+use crate::authorize::{AskedByExpressions, node};
 use crate::route::Target;
 use crate::{Context, call, convert};
 
@@ -63,6 +64,7 @@ pub(crate) struct Admission<'a> {
     versions: Vec<Arc<Resource>>,
     namespace_object: Value,
     user: Value,
+    authorize: Arc<dyn Authorize>,
     state: State,
     warnings: Warnings,
 }
@@ -93,8 +95,10 @@ impl<'a> Admission<'a> {
         let namespace_object = if namespace.is_empty() { None } else { state.show(&Key::new("namespaces", "", namespace)) };
         let mut versions = context.catalog.all(&state);
         versions.retain(|version| version.stored() == action.resource.stored());
+        let namespace_object = namespace_object.unwrap_or_default();
         let (user, warnings) = (caller.user.info(), caller.warnings.clone());
-        Some(Self { context, action, versions, namespace_object: namespace_object.unwrap_or_default(), user, state, warnings })
+        let authorize: Arc<dyn Authorize> = Arc::new(AskedByExpressions(context.clone()));
+        Some(Self { context, action, versions, namespace_object, user, authorize, state, warnings })
     }
 
     fn attributes(&self) -> Attributes<'_> {
@@ -109,6 +113,7 @@ impl<'a> Admission<'a> {
             name: self.action.key.name(),
             namespace_object: &self.namespace_object,
             user: &self.user,
+            authorize: &self.authorize,
             dry_run: self.action.dry_run,
         }
     }

@@ -100,6 +100,16 @@ impl User {
         info
     }
 
+    pub(crate) fn of_info(info: &Value) -> Self {
+        let of = |field: &str| info[field].as_str().unwrap_or_default().to_string();
+        Self {
+            name: of("username"),
+            uid: of("uid"),
+            groups: serde_json::from_value(info["groups"].clone()).unwrap_or_default(),
+            extra: serde_json::from_value(info["extra"].clone()).unwrap_or_default(),
+        }
+    }
+
     /// Impersonation: `Impersonate-User`, `-Group`, `-Uid`, `-Extra-…`, each allowed by its own rule.
     pub(crate) fn acting_for(self, context: &Context, headers: &HeaderMap) -> Result<Self, Status> {
         let texts =

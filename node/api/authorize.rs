@@ -3,7 +3,9 @@
 pub(crate) mod node;
 pub(crate) mod rbac;
 
+use serde_json::Value;
 use skein_object::Status;
+use skein_object::expression::{Asked, AskedResource, Authorize};
 
 use crate::Context;
 use crate::authenticate::User;
@@ -32,6 +34,21 @@ pub(crate) fn is_allowed(context: &Context, user: &User, attributes: &Attributes
         Attributes::Path { verb, path } if *path == STATUS && *verb == "get" => user.is_in("system:authenticated"),
         Attributes::Path { path, .. } if path.starts_with("/skein/v1/") => false,
         _ => context.grants.allow(&context.store, user, attributes),
+    }
+}
+
+/// Answers expressions of admission.
+pub(crate) struct AskedByExpressions(pub(crate) Context);
+
+impl Authorize for AskedByExpressions {
+    fn allows(&self, user: &Value, asked: &Asked) -> bool {
+        let user = User::of_info(user);
+        match asked {
+            Asked::Path { verb, path } => is_allowed(&self.0, &user, &Attributes::Path { verb, path }),
+            Asked::Resource(AskedResource { verb, group, resource, subresource, namespace, name, fields }) => {
+                is_allowed(&self.0, &user, &Attributes::Resource { verb, group, resource, namespace, name, subresource, fields })
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod library;
 mod scope;
 
+pub use library::authorizer::{Asked, AskedResource, Authorize, Authorizer};
 pub use scope::undeclared;
 
 use std::cell::Cell;

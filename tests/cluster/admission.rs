@@ -79,6 +79,75 @@ spec:
     cluster.until("more are allowed", || cluster.try_kubectl("node-1", &["apply", "-f", &cluster.manifest(&deployment("many", 9))]).ok());
 }
 
+/// A policy of Kubernetes' documentation (KEP-3488): who may not do something himself may not write it down, either.
+const ASKING: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: protected}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]
+  matchConditions: [{name: protected, expression: "has(object.metadata.labels) && 'protected' in object.metadata.labels"}]
+  validations:
+  - expression: authorizer.group('').resource('secrets').namespace(object.metadata.namespace).check('get').allowed()
+    message: who may not read Secrets makes nothing protected
+  - expression: authorizer.requestResource.check('delete').allowed()
+    message: who may not delete it makes nothing protected
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: protected}
+spec: {policyName: protected, validationActions: [Deny]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: robot}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: maker}
+rules: [{apiGroups: [''], resources: [configmaps], verbs: [create]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: maker}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: maker}
+subjects: [{kind: ServiceAccount, name: robot, namespace: default}]
+"#;
+
+#[test]
+fn policies_ask_what_somebody_may() {
+    let cluster = Cluster::start();
+    cluster.apply("node-1", ASKING);
+    let make = |node: &str, name: &str| {
+        let map =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default, labels: {{protected: 'yes'}}}}\n");
+        cluster.try_kubectl(node, &["create", "--as=system:serviceaccount:default:robot", "-f", &cluster.manifest(&map)])
+    };
+    cluster.until("he may make ConfigMaps", || {
+        let plain = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: plain, namespace: default}\n";
+        cluster.try_kubectl("node-2", &["create", "--as=system:serviceaccount:default:robot", "-f", &cluster.manifest(plain)]).ok()
+    });
+    for node in ["node-1", "node-2", "node-3"] {
+        let told = cluster.until("the policy holds", || make(node, "a").err());
+        assert!(
+            told.contains("ValidatingAdmissionPolicy 'protected' with binding 'protected' denied request: who may not read Secrets"),
+            "{told}"
+        );
+    }
+    let grant = |verb: &str, resource: &str| {
+        let role = format!("{verb}-{resource}");
+        cluster.kubectl("node-3", &["create", "role", &role, &format!("--verb={verb}"), &format!("--resource={resource}")]);
+        cluster.kubectl("node-3", &["create", "rolebinding", &role, &format!("--role={role}"), "--serviceaccount=default:robot"]);
+    };
+    grant("get", "secrets");
+    let told = cluster.until("he may read Secrets", || make("node-1", "a").err().filter(|told| told.contains("who may not delete it")));
+    assert!(!told.contains("who may not read"), "{told}");
+    grant("delete", "configmaps");
+    cluster.until("he may do both", || make("node-2", "a").ok());
+}
+
 /// Gives Pods a label, keeps those away that ask for it, and answers some with a patch that does not fit.
 fn judge(request: &Value) -> Value {
     let object = &request["object"];

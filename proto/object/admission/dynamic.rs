@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::expression::{self, Cel, Failure, to_cel};
+use crate::expression::{self, AskedResource, Authorize, Authorizer, Cel, Failure, to_cel};
 use crate::selector::Selector;
 use crate::{Resource, meta};
 
@@ -29,6 +29,8 @@ pub struct Attributes<'a> {
     pub namespace_object: &'a Value,
     /// `authentication/v1` UserInfo.
     pub user: &'a Value,
+    /// Knows what the user may, for expressions that ask.
+    pub authorize: &'a Arc<dyn Authorize>,
     pub dry_run: bool,
 }
 
@@ -143,12 +145,22 @@ impl<'a> Attributes<'a> {
     /// The variables that every expression may use.
     pub fn variables(&self, objects: Objects<'_>) -> Vec<(&'static str, Cel)> {
         let dynamic = |value: &Value| to_cel(&Value::Null, value);
-        vec![
+        let about = AskedResource {
+            group: self.resource.group.into(),
+            resource: self.resource.plural.into(),
+            subresource: self.subresource.into(),
+            namespace: self.namespace.into(),
+            name: self.name.into(),
+            ..AskedResource::default()
+        };
+        let mut variables = vec![
             ("object", dynamic(objects.new)),
             ("oldObject", dynamic(objects.old)),
             ("request", dynamic(&self.request(""))),
             ("namespaceObject", dynamic(self.namespace_object)),
-        ]
+        ];
+        variables.extend(Authorizer::new(Arc::clone(self.authorize), self.user).variables(about));
+        variables
     }
 }
 
@@ -181,7 +193,48 @@ pub(crate) fn holds(source: &str, variables: &[(&str, Cel)]) -> Result<bool, Str
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::expression::Asked;
     use crate::registry;
+
+    /// Everybody may get Pods in the namespace n and the path /healthz; accounts of the namespace a may create them.
+    struct Readers;
+
+    impl Authorize for Readers {
+        fn allows(&self, user: &Value, asked: &Asked) -> bool {
+            match asked {
+                Asked::Path { verb, path } => verb == "get" && path == "/healthz",
+                Asked::Resource(asked) if asked.verb == "create" => {
+                    user["username"].as_str().is_some_and(|u| u.starts_with("system:serviceaccount:a:"))
+                }
+                Asked::Resource(asked) => (asked.verb.as_str(), asked.resource.as_str(), asked.namespace.as_str()) == ("get", "pods", "n"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_expression_may_ask_who_may() {
+        let attributes = creation("pods");
+        let found = |source: &str| holds(source, &attributes.variables(Objects { new: &Value::Null, old: &Value::Null }));
+        let check = |source: &str, expected: bool| assert_eq!(found(source), Ok(expected), "{source}");
+        let ask = |rest: &str| format!("authorizer.{rest}.allowed()");
+        check(&ask("path('/healthz').check('get')"), true);
+        check(&ask("path('/metrics').check('get')"), false);
+        check(&ask("group('').resource('pods').namespace('n').name('x').check('get')"), true);
+        check(&ask("group('').resource('pods').namespace('m').check('get')"), false);
+        check(&ask("group('').resource('pods').subresource('status').namespace('n').check('get')"), true);
+        check(&ask("requestResource.check('get')"), true);
+        check(&ask("requestResource.check('create')"), false);
+        check(&ask("serviceAccount('a', 'robot').group('').resource('pods').check('create')"), true);
+        check(&ask("serviceAccount('b', 'robot').group('').resource('pods').check('create')"), false);
+        check("authorizer.requestResource.check('get').reason() == '' && !authorizer.requestResource.check('get').errored()", true);
+        let many = vec!["authorizer.requestResource.check('get').allowed()"; 20].join(" && ");
+        assert!(found(&many).is_err_and(|why| why.contains("cost limit exceeded")));
+        for wrong in
+            ["serviceAccount('a', 'robot').requestResource.check('get')", "group('').check('get')", "check('get')", "path('').check('get')"]
+        {
+            assert!(found(&ask(wrong)).is_err(), "{wrong}");
+        }
+    }
 
     pub(crate) fn creation(plural: &str) -> Attributes<'static> {
         Attributes {
@@ -195,6 +248,7 @@ pub(crate) mod tests {
             name: "x",
             namespace_object: Box::leak(Box::new(json!({"metadata": {"name": "n", "labels": {"team": "a"}}}))),
             user: Box::leak(Box::new(json!({"username": "u"}))),
+            authorize: Box::leak(Box::<Arc<dyn Authorize>>::new(Arc::new(Readers))),
             dry_run: false,
         }
     }

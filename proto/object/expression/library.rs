@@ -1,6 +1,7 @@
 //! Kubernetes' own functions in expressions (`apiserver/pkg/cel/library`): quantities, regular expressions, URLs,
-//! addresses, versions, lists, named formats.
+//! addresses, versions, lists, named formats, authorization.
 
+pub(super) mod authorizer;
 mod format;
 mod lists;
 mod version;
@@ -66,6 +67,7 @@ pub(super) fn add(context: &mut Context<'_, '_>) -> Declared {
     version::add(context)?;
     format::add(context)?;
     comparisons(context)?;
+    authorizer::add(context)?;
     lists::add(context)
 }
 
