@@ -67,11 +67,11 @@ fn a_node_that_is_short_of_something_takes_only_what_it_needs() {
 
 #[test]
 fn a_soft_threshold_waits_its_time_and_gives_a_pod_some() {
-    // No machine has all of its process ids free.
+    // No machine has all of its memory free, and a node that is short of it takes whoever says what he needs.
     let arguments = [
         "--eviction-hard=",
-        "--eviction-soft=pid.available<100%",
-        "--eviction-soft-grace-period=pid.available=25s",
+        "--eviction-soft=memory.available<100%",
+        "--eviction-soft-grace-period=memory.available=25s",
         "--eviction-max-pod-grace-period=5",
         "--eviction-pressure-transition-period=10s",
         "--image-maximum-gc-age=40s",
@@ -82,20 +82,19 @@ fn a_soft_threshold_waits_its_time_and_gives_a_pod_some() {
         let node = cluster.kubectl_json("node-1", &["get", "node", "node-1"]);
         node["status"]["images"].as_array().map_or(0, Vec::len)
     };
-    // Before the node says that it is short, nothing keeps the Pod away.
-    let command = "    command: [sh, -c, 'trap \"sleep 2; echo told; exit 7\" TERM; while true; do sleep 0.1; done']\n";
+    let command = "    command: [sh, -c, 'trap \"sleep 2; echo told; exit 7\" TERM; while true; do sleep 0.1; done']\n    resources: {requests: {memory: 1Mi}}\n";
     cluster
         .apply("node-1", &pod("polite", "  tolerations: [{operator: Exists}]\n", command).replace("PeriodSeconds: 1", "PeriodSeconds: 60"));
     cluster.kubectl("node-1", &["wait", "--for=condition=Ready", "pod/polite", "--timeout=60s"]);
     cluster.until("the node says that it is short", || {
         let node = cluster.kubectl_json("node-1", &["get", "node", "node-1"]);
         let conditions = node["status"]["conditions"].as_array()?.clone();
-        conditions.iter().any(|c| c["type"] == "PIDPressure" && c["status"] == "True").then_some(())
+        conditions.iter().any(|c| c["type"] == "MemoryPressure" && c["status"] == "True").then_some(())
     });
     assert_eq!(cluster.kubectl_json("node-1", &["get", "pod", "polite"])["status"]["phase"], "Running");
     let status = evicted(&cluster, "polite");
     let message = status["message"].as_str().unwrap_or_default();
-    assert!(message.starts_with("The node was low on resource: pids. Threshold quantity: "), "{message}");
+    assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: "), "{message}");
     // It had more than the second that a hard threshold leaves.
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 7, "{status}");
 
