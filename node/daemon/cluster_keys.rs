@@ -19,7 +19,6 @@ use skein_object::{Key, Record, Status};
 use skein_peer::{Request, Response};
 use skein_quic::authority::{new_key, public_point};
 use skein_state::{Entry, State};
-use skein_store::Role;
 use tracing::{debug, info};
 
 use crate::cluster::Endpoints;
@@ -105,10 +104,11 @@ impl Endpoints {
         let cipher = Cipher::new(&sealing::derived(&authority, sealing::OF_TOKEN_KEYS));
         for _ in 0..ATTEMPTS {
             let (state, now) = (self.store.local().state, Timestamp::now().as_second());
-            let newest = held(&state).into_iter().find(|held| held.begin > now - SIGNS_SECONDS && held.open(&cipher).is_ok());
+            let mut young = held(&state).into_iter().filter(|held| held.begin > now - SIGNS_SECONDS);
+            let newest = young.find_map(|held| Some((held.open(&cipher).ok()?, held)));
             let write = match newest {
-                Some(held) if until <= held.until => return held.open(&cipher)?.sign(claims).map_err(|why| Error::Token(why.to_string())),
-                Some(held) => held.needed_until(until.saturating_add(AHEAD_SECONDS)),
+                Some((key, held)) if until <= held.until => return key.sign(claims).map_err(|why| Error::Token(why.to_string())),
+                Some((_, held)) => held.needed_until(until.saturating_add(AHEAD_SECONDS)),
                 None => {
                     self.forget(&state, now).await;
                     info!("the cluster has a new key for tokens");
@@ -134,14 +134,17 @@ impl Endpoints {
     pub(crate) async fn sign_for_peer(&self, claims: &TokenClaims) -> Result<String, Status> {
         let view = self.store.read().await.map_err(|why| Status::timeout(why.to_string()))?;
         claims.still_holds(&view.state).map_err(|why| Status::bad_request(why.to_string()))?;
+        self.sign_here(claims).await
+    }
+
+    pub(crate) async fn sign_here(&self, claims: &TokenClaims) -> Result<String, Status> {
         self.sign_with_cluster_key(claims, claims.expires().as_second()).await.map_err(|why| Status::timeout(why.to_string()))
     }
 
     pub(crate) async fn ask_voters_to_sign(&self, claims: &TokenClaims) -> Result<String, Status> {
         let message = serde_json::to_vec(claims).unwrap_or_default();
         let mut last = String::from("no node that votes is known");
-        let voters = self.store.members().into_iter().filter(|m| m.id != self.store.id() && matches!(m.role, Role::Leader | Role::Voter));
-        for voter in voters {
+        for voter in sealing::other_voters(&self.store) {
             let asked = self.store.call(&voter.member, Request::SignToken(message.clone().into()));
             match tokio::time::timeout(PATIENCE, asked).await {
                 Ok(Ok(Response::Raft(json))) => return serde_json::from_slice(&json).map_err(Status::internal),

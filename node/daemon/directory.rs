@@ -123,7 +123,7 @@ impl Directory {
                 pem
             }
         };
-        cluster_keys::token_key(&pem)
+        cluster_keys::token_key(&pem).map_err(|why| self.failed("pki/token.key")(std::io::Error::other(why)))
     }
 
     /// The key of a join that has not been answered yet: the token is bound to it.

@@ -8,7 +8,7 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 use skein_object::cipher::Cipher;
 use skein_peer::{Request, Response};
 use skein_quic::Authority;
-use skein_store::{Handle, Role};
+use skein_store::{Handle, MemberStatus, Role};
 use tracing::debug;
 
 use crate::Error;
@@ -46,11 +46,16 @@ pub(crate) fn own(directory: &Directory) -> Result<Option<[u8; 32]>, Error> {
     Ok(directory.authority()?.map(|authority| derived(&authority, OF_SECRETS)))
 }
 
+/// The other nodes that vote: they have the CA's key.
+pub(crate) fn other_voters(store: &Handle) -> impl Iterator<Item = MemberStatus> + use<> {
+    let own = store.id();
+    store.members().into_iter().filter(move |member| member.id != own && matches!(member.role, Role::Leader | Role::Voter))
+}
+
 /// Asks those that vote until one has given the key.
 pub(crate) async fn ask(store: &Handle, cipher: &OnceLock<Cipher>) {
     while cipher.get().is_none() {
-        let voters = store.members().into_iter().filter(|m| m.id != store.id() && matches!(m.role, Role::Leader | Role::Voter));
-        for voter in voters {
+        for voter in other_voters(store) {
             let answer = tokio::time::timeout(PATIENCE, store.call(&voter.member, Request::SealingKey(true))).await;
             match answer {
                 Ok(Ok(Response::Raft(bytes))) => match <[u8; 32]>::try_from(bytes.as_ref()) {

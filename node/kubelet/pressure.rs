@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use nix::sys::statvfs::{Statvfs, statvfs};
 use skein_cri as v1;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -119,9 +120,12 @@ pub(crate) fn active(shared: &Shared) -> Vec<Pod> {
 
 /// What there is of the disk that a path is on.
 pub(crate) fn disk(path: &Path) -> Option<Observed> {
-    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    statvfs(path).ok().map(|found| bytes_of(&found))
+}
+
+fn bytes_of(found: &Statvfs) -> Observed {
     let size = found.fragment_size();
-    Some(Observed { available: found.blocks_available() * size, capacity: found.blocks() * size })
+    Observed { available: found.blocks_available() * size, capacity: found.blocks() * size }
 }
 
 fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
@@ -132,11 +136,10 @@ fn observe(kubelet: &Path, images: &Path) -> BTreeMap<Signal, Observed> {
     let disks =
         [(kubelet, Signal::NodefsAvailable, Signal::NodefsInodesFree), (images, Signal::ImagefsAvailable, Signal::ImagefsInodesFree)];
     for (path, bytes, inodes) in disks {
-        observed.extend(disk(path).map(|found| (bytes, found)));
+        let Ok(found) = statvfs(path) else { continue };
+        observed.insert(bytes, bytes_of(&found));
         // Some file systems make inodes as they need them.
-        if let Ok(found) = nix::sys::statvfs::statvfs(path)
-            && found.files() > 0
-        {
+        if found.files() > 0 {
             observed.insert(inodes, Observed { available: found.files_free(), capacity: found.files() });
         }
     }

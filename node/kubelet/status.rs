@@ -200,17 +200,18 @@ fn phase(input: &Input<'_>, initialized: bool) -> &'static str {
     }
     let Some(spec) = &input.pod.spec else { return "Pending" };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    let runs = input.observed.containers.values().any(|c| c.state == State::Running);
     if deadline_left_ms(input.pod, input.now) == Some(0) || input.evicted.is_some() {
         // Who sees a Pod that has failed counts on it that nothing of it runs (`mergePodStatus`).
         return match old {
-            _ if !input.observed.containers.values().any(|c| c.state == State::Running) => "Failed",
+            _ if !runs => "Failed",
             Some("Running") => "Running",
             _ => "Pending",
         };
     }
     if has_ended(input.pod, input.observed) {
         // A Pod has ended when its sidecars have, too.
-        if input.observed.containers.values().any(|c| c.state == State::Running) {
+        if runs {
             return "Running";
         }
         let inits = spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c));

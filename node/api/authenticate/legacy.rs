@@ -10,7 +10,7 @@ use skein_object::{Key, meta};
 use skein_state::State;
 
 use super::secret;
-use super::tokens::{Claims, Error, Reference, decode};
+use super::tokens::{Claims, Error, OF_CLUSTER, Reference, decode, subject};
 use crate::Context;
 
 pub(super) const ISSUER: &str = "kubernetes/serviceaccount";
@@ -38,7 +38,7 @@ pub struct LegacyClaims {
 impl LegacyClaims {
     pub fn new(secret: &str, account: &Value) -> Self {
         let [namespace, account, uid] = ["namespace", "name", "uid"].map(|field| meta::text(account, field).to_string());
-        let sub = format!("system:serviceaccount:{namespace}:{account}");
+        let sub = subject(&namespace, &account);
         Self { iss: ISSUER.into(), namespace, secret: secret.into(), account, uid, sub }
     }
 }
@@ -46,7 +46,7 @@ impl LegacyClaims {
 /// What a Secret's token stands for, if it is still that of its Secret.
 pub(super) fn verify(context: &Context, state: &State, token: &str) -> Result<Claims, Error> {
     let (key, _, said): (Key, String, LegacyClaims) = decode(state, token)?;
-    if !key.name().starts_with(super::tokens::OF_CLUSTER) {
+    if !key.name().starts_with(OF_CLUSTER) {
         return Err(Error::ForeignNode(key.name().into()));
     }
     let place = Key::new("secrets", &said.namespace, &said.secret);

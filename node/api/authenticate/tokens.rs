@@ -244,7 +244,7 @@ impl Claims {
     }
 }
 
-fn subject(namespace: &str, account: &str) -> String {
+pub(super) fn subject(namespace: &str, account: &str) -> String {
     format!("system:serviceaccount:{namespace}:{account}")
 }
 
