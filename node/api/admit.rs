@@ -25,6 +25,7 @@ use skein_state::State;
 use crate::authenticate::User;
 use crate::authorize::{AskedByExpressions, node};
 use crate::route::Target;
+use crate::verbs::Author;
 use crate::{Context, call, convert};
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
@@ -406,13 +407,14 @@ impl Admitter {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"].map(String::from).into();
         let caller = Caller { user: User { name: user.into(), groups, ..User::default() }, warnings: Warnings::default() };
         let action = Action { operation: "CREATE", resource: &resource, kind: None, subresource: "", key, dry_run: false };
-        let Some(admission) = Admission::of(&self.0, &caller, &action) else { return Ok(None) };
         let mut object = resource.show(record, 0);
-        let changed = admission.mutate(&mut object, &Value::Null).await.map_err(|status| status.message)?;
-        if changed {
-            resource.fill_defaults(&mut object);
+        if let Some(admission) = Admission::of(&self.0, &caller, &action) {
+            if admission.mutate(&mut object, &Value::Null).await.map_err(|status| status.message)? {
+                resource.fill_defaults(&mut object);
+            }
+            admission.judge(&object, &Value::Null).await.map_err(|status| status.message)?;
         }
-        admission.judge(&object, &Value::Null).await.map_err(|status| status.message)?;
-        Ok(changed.then(|| resource.record(&object)))
+        Author::of_controllers().record(&resource, None, &mut object);
+        Ok(Some(resource.record(&object)))
     }
 }

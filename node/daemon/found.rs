@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::claim::CLUSTER_IPS;
+use skein_object::managed::{self, Writer};
 use skein_object::meta::{self, Birth};
-use skein_object::{Key, Record, Resource, registry};
+use skein_object::registry::{self, Subresource};
+use skein_object::{Key, Record, Resource};
 use skein_quic::authority::{USER_LIFETIME, node_dns_name};
 use skein_quic::{Authority, Subject};
 use skein_store::Handle;
@@ -128,5 +130,8 @@ pub(crate) fn creation(resource: &Resource, namespace: &str, mut object: Value) 
     meta::at_creation(&mut object, resource, namespace, &birth);
     resource.fill_defaults(&mut object);
     let key = Key::new(resource.stored(), namespace, meta::name(&object));
+    let (api_version, status_apart) = (resource.api_version(), resource.has(Subresource::Status));
+    let writer = Writer { manager: "kube-apiserver", api_version: &api_version, subresource: "", now: &now, status_apart };
+    managed::update(None, &mut object, resource.shape(), &writer);
     Write::create(&key, resource.record(&object))
 }

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use skein_command::Write;
 use skein_object::field::Errors;
 use skein_object::volume::digest;
-use skein_object::{Key, Record, meta, registry};
+use skein_object::{Key, meta, registry};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
-use crate::{Error, Options};
+use crate::{Error, Options, write};
 
 const HASH: &str = "kubernetes.io/config.hash";
 const SOURCE: &str = "kubernetes.io/config.source";
@@ -100,6 +100,7 @@ pub(crate) async fn mirror(options: &Options, store: &Store, manifests: &Manifes
     let view = store.local();
     let node = view.state.get(&Key::new("nodes", "", &options.name)).and_then(|entry| entry.record.field("metadata"));
     let Some(node) = node.and_then(|metadata| metadata["uid"].as_str().map(String::from)) else { return Ok(()) };
+    let pods = registry::find("", "v1", "pods").expect("the registry has Pods");
     for (uid, manifest) in manifests {
         let key = Key::new("pods", meta::text(manifest, "namespace"), meta::name(manifest));
         let Some(entry) = view.state.get(&key) else {
@@ -108,7 +109,7 @@ pub(crate) async fn mirror(options: &Options, store: &Store, manifests: &Manifes
                 "ownerReferences".into(),
                 json!([{"apiVersion": "v1", "kind": "Node", "name": options.name, "uid": node, "controller": true}]),
             );
-            store.propose(Write::create(&key, Record::from_value(&object)).into()).await?;
+            store.propose(write::create(pods, key.namespace(), object).into()).await?;
             info!(pod = %key, "a static Pod is shown");
             continue;
         };

@@ -8,14 +8,14 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_cri as v1;
-use skein_object::{Key, Record, meta, registry};
+use skein_object::{Key, meta, registry};
 use skein_pod::routes::{self, Routes};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
 use crate::cri::Runtime;
 use crate::summary::Disk;
-use crate::{Error, Options, csi, machine};
+use crate::{Error, Options, csi, machine, write};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Pods that a node takes at most: kubelet's default.
@@ -100,7 +100,7 @@ async fn keep(options: &Options, store: &Store, runtime: &Runtime, offer: &mut O
     let Some(entry) = view.state.get(&key) else {
         // The replica may lag: only who has all may say that the node is new.
         if store.read().await?.state.get(&key).is_none() {
-            store.propose(Write::create(&key, Record::from_value(&new_node(options))).into()).await?;
+            store.propose(new_node(options).into()).await?;
             info!(node = %options.name, "registered");
         }
         return Ok(());
@@ -126,12 +126,12 @@ async fn keep(options: &Options, store: &Store, runtime: &Runtime, offer: &mut O
         new["status"]["volumesAttached"] = attached.iter().map(|name| json!({"name": name, "devicePath": ""})).collect();
     }
     if new != old {
-        store.propose(Write::update(&key, entry.revision, &entry.record, &Record::from_value(&new)).into()).await?;
+        store.propose(write::update(&key, entry, &new).into()).await?;
     }
     Ok(())
 }
 
-fn new_node(options: &Options) -> Value {
+fn new_node(options: &Options) -> Write {
     let resource = registry::find("", "v1", "nodes").expect("the registry has nodes");
     let mut labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_string(), options.name.clone()),
@@ -142,7 +142,7 @@ fn new_node(options: &Options) -> Value {
     let mut node = json!({"metadata": {"name": options.name, "labels": labels}, "spec": {}, "status": {}});
     let now = meta::time(Timestamp::now());
     meta::at_creation(&mut node, resource, "", &meta::Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &now, suffix: "" });
-    node
+    write::create(resource, "", node)
 }
 
 fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {

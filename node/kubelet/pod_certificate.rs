@@ -10,12 +10,11 @@ use k8s_openapi::api::certificates::v1::PodCertificateRequest;
 use k8s_openapi::api::core::v1::{Pod, PodCertificateProjection, Volume};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SignatureAlgorithm};
 use serde_json::{Value, json};
-use skein_command::Write;
-use skein_object::{Key, Record, meta, registry};
+use skein_object::{Key, meta, registry};
 use skein_store::Handle as Store;
 
-use crate::Error;
 use crate::env::Source;
+use crate::{Error, write};
 
 const REQUESTS: &str = "podcertificaterequests.certificates.k8s.io";
 
@@ -242,7 +241,7 @@ async fn ask(source: &Source<'_>, store: &Store, projection: &PodCertificateProj
     let birth = meta::Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &born, suffix: &suffix };
     meta::at_creation(&mut object, resource, source.namespace(), &birth);
     let request = Key::new(REQUESTS, source.namespace(), meta::name(&object));
-    store.propose(Write::create(&request, Record::from_value(&object)).into()).await?;
+    store.propose(write::create(resource, source.namespace(), object).into()).await?;
     Ok(Asked { key, request, at: now })
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_command::{Cause, Write};
-use skein_object::{Key, Record, meta, registry};
+use skein_object::managed::{self, Writer};
+use skein_object::registry::Subresource;
+use skein_object::{Key, Record, Resource, meta, registry};
+use skein_state::Entry;
 use skein_store::Handle as Store;
 use tokio::sync::watch;
 use tracing::debug;
@@ -57,7 +60,7 @@ async fn write_wish(store: &Store, key: &Key, uid: &str, wish: &Wish) -> Result<
             if new == old {
                 return Ok(());
             }
-            Write::update(key, entry.revision, &entry.record, &Record::from_value(&new))
+            update(key, entry, &new)
         }
     };
     let outcome = store.propose(write.into()).await?;
@@ -70,6 +73,28 @@ async fn write_wish(store: &Store, key: &Key, uid: &str, wish: &Wish) -> Result<
             Err(crate::Error::Conflict)
         }
     }
+}
+
+/// An update of a built-in object by the kubelet, recorded as its own.
+pub(crate) fn update(key: &Key, entry: &Entry, new: &Value) -> Write {
+    let mut record = Record::from_value(new).marked_like(&entry.record);
+    if let Some(resource) = registry::by_key(key.resource()) {
+        let (api_version, now) = (resource.api_version(), meta::time(Timestamp::now()));
+        record = managed::signed(resource, &entry.record, record, &writer(resource, &api_version, &now));
+    }
+    Write::update(key, entry.revision, &entry.record, &record)
+}
+
+/// A new object that the kubelet makes, recorded as its own.
+pub(crate) fn create(resource: &Resource, namespace: &str, mut object: Value) -> Write {
+    let (api_version, now) = (resource.api_version(), meta::time(Timestamp::now()));
+    managed::update(None, &mut object, resource.shape(), &writer(resource, &api_version, &now));
+    let key = Key::new(resource.stored(), namespace, meta::name(&object));
+    Write::create(&key, Record::from_value(&object))
+}
+
+fn writer<'a>(resource: &Resource, api_version: &'a str, now: &'a str) -> Writer<'a> {
+    Writer { manager: "kubelet", api_version, subresource: "", now, status_apart: resource.has(Subresource::Status) }
 }
 
 /// An Event about a Pod, told once and not insisted on.

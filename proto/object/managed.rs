@@ -10,12 +10,14 @@
 
 mod entries;
 mod set;
+mod signed;
 mod typed;
 
 use serde_json::Value;
 
 pub use entries::{Entries, Entry, Manager, Operation};
 pub use set::FieldSet;
+pub use signed::signed;
 
 use crate::meta;
 use crate::schema::Shape;

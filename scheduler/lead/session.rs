@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_command::{Action, Expect, Transaction};
-use skein_object::Key;
+use skein_object::managed::{self, Writer};
+use skein_object::registry::Subresource;
 use skein_object::volume::{ATTACHMENTS, NODES};
+use skein_object::{Key, meta, registry};
 use skein_place::{Fleet, Volumes};
 use skein_reconcile::{
     Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, attached, drivers, held, interested, is_finished, labels_of,
@@ -262,6 +264,29 @@ impl<'a> Session<'a> {
         admitted
     }
 
+    /// Records who changes what, as the API does for clients. What a node is chosen for is bound, and nobody's.
+    fn sign(&self, origin: Option<Controller>, transaction: &mut Transaction) {
+        let now = meta::time(skein_log::now());
+        for write in &mut transaction.writes {
+            let (Some(Expect::Revision(revision)), Some(Action::Change(changes))) = (write.expect, &mut write.action) else { continue };
+            let Some(key) = Key::parse(&write.key) else { continue };
+            let old = self.snapshot.state.get(&key).filter(|entry| entry.revision == revision);
+            let (Some(resource), Some(old)) = (registry::by_key(key.resource()), old) else { continue };
+            let touches_spec = changes.segments.iter().any(|segment| segment.field == "spec");
+            let (manager, subresource) = match origin {
+                None if touches_spec => continue,
+                None => ("kube-scheduler", ""),
+                Some(Controller::Autoscaler) if touches_spec => ("kube-controller-manager", "scale"),
+                Some(Controller::CustomResource | Controller::ApiService) => ("kube-apiserver", ""),
+                Some(_) => ("kube-controller-manager", ""),
+            };
+            let status_apart = resource.has(Subresource::Status);
+            let writer = Writer { manager, api_version: &resource.api_version(), subresource, now: &now, status_apart };
+            let new = managed::signed(resource, &old.record, old.record.with_changes(&changes.segments), &writer);
+            changes.segments = new.changes_from(&old.record);
+        }
+    }
+
     async fn admit_one(&self, controller: Controller, transaction: &mut Transaction) -> Result<(), String> {
         for write in &mut transaction.writes {
             let (Some(Expect::Absent(_)), Some(Action::Put(record))) = (&write.expect, &mut write.action) else { continue };
@@ -275,7 +300,8 @@ impl<'a> Session<'a> {
 
     /// Returns false when nothing was proposed, because the term has ended or there is no quorum.
     async fn propose(&mut self, decided: Vec<Decided>) -> bool {
-        let decided = self.admit(decided).await;
+        let mut decided = self.admit(decided).await;
+        decided.iter_mut().for_each(|(origin, transaction)| self.sign(origin.as_ref().map(|work| work.0), transaction));
         let (origins, mut transactions): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
         transactions.iter_mut().for_each(|t| t.epoch = self.term);
         match self.store.propose_all(transactions).await {

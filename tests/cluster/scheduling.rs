@@ -222,14 +222,14 @@ fn a_volume_that_is_there_is_chosen_with_the_node() {
 fn an_autoscaler_follows_the_load() {
     let cluster = Cluster::start();
     cluster.load_busybox();
-    cluster.apply(
-        "node-1",
-        &format!(
+    let applied = |replicas: &str| {
+        let deployment = format!(
             r#"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: busy}}
 spec:
+  {replicas}
   selector: {{matchLabels: {{app: busy}}}}
   template:
     metadata: {{labels: {{app: busy}}}}
@@ -241,8 +241,12 @@ spec:
         command: [sh, -c, "yes > /dev/null"]
         resources: {{requests: {{cpu: 100m, memory: 8Mi}}, limits: {{cpu: 200m}}}}
 "#
-        ),
-    );
+        );
+        let file = cluster.directory().join("busy.yaml");
+        std::fs::write(&file, deployment).expect("a file can be written");
+        cluster.try_kubectl("node-1", &["apply", "--server-side", "-f", &file.display().to_string()])
+    };
+    applied("replicas: 1").expect("nobody else has it");
     cluster.apply(
         "node-2",
         r#"
@@ -261,6 +265,12 @@ spec:
         let deployment = cluster.kubectl_json("node-3", &["get", "deployment", "busy"]);
         (deployment.pointer("/spec/replicas").and_then(|n| n.as_i64()) == Some(3)).then_some(())
     });
+    // The autoscaler has taken the field over: who states another value is told so, who states none leaves it alone.
+    let told = applied("replicas: 1").expect_err("the autoscaler has it");
+    assert!(told.contains(r#"conflict with "kube-controller-manager" with subresource "scale" using apps/v1"#), "{told}");
+    applied("").expect("nothing stands against it");
+    assert_eq!(cluster.kubectl("node-3", &["get", "deployment", "busy", "-o", "jsonpath={.spec.replicas}"]), "3");
+
     let autoscaler = cluster.kubectl_json("node-1", &["get", "hpa", "busy"]);
     let condition = |kind: &str| {
         let conditions = autoscaler.pointer("/status/conditions").and_then(|c| c.as_array()).cloned().unwrap_or_default();

@@ -36,6 +36,11 @@ impl Author {
         Ok(Self { manager, subresource: target.subresource, now: meta::time(Timestamp::now()) })
     }
 
+    /// The author of what controllers make.
+    pub(crate) fn of_controllers() -> Self {
+        Self { manager: "kube-controller-manager".into(), subresource: None, now: meta::time(Timestamp::now()) }
+    }
+
     /// The author of an apply, who must say his name.
     pub(super) fn of_apply(target: &Target, headers: &HeaderMap) -> Result<Self, Status> {
         if target.query.get("fieldManager").is_none() {
@@ -45,7 +50,7 @@ impl Author {
     }
 
     /// Records an update; `old` is `None` for a creation.
-    pub(super) fn record(&self, resource: &Resource, old: Option<&Value>, new: &mut Value) {
+    pub(crate) fn record(&self, resource: &Resource, old: Option<&Value>, new: &mut Value) {
         let api_version = resource.api_version();
         managed::update(old, new, resource.shape(), &self.writer(resource, &api_version));
     }

@@ -21,10 +21,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use skein_command::Write;
+use skein_object::Key;
 use skein_object::quantity::Quantity;
 use skein_object::volume::{digest, unique_name};
-use skein_object::{Key, Record};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
@@ -32,7 +31,7 @@ use super::driver::{Call, Capability, Driver};
 use super::{Csi, Volume};
 use crate::env::Source;
 use crate::volumes::{Owner, VolumeMode, failed, mounts_below};
-use crate::{Error, secrets, service_account};
+use crate::{Error, secrets, service_account, write};
 
 const NOTES: &str = "vol_data.json";
 
@@ -320,8 +319,7 @@ impl Csi {
         let Some(entry) = source.state.get(claim) else { return Ok(()) };
         let mut object = entry.record.to_value("v1", "PersistentVolumeClaim", entry.revision);
         grown(&mut object["status"], size);
-        let written = Write::update(claim, entry.revision, &entry.record, &Record::from_value(&object).marked_like(&entry.record));
-        store.propose(written.into()).await.map(drop)?;
+        store.propose(write::update(claim, entry, &object).into()).await.map(drop)?;
         info!(claim = %claim, size, "a volume has grown");
         Ok(())
     }

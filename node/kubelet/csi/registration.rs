@@ -9,17 +9,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use skein_command::Write;
 use skein_csi::registration as plugin;
 use skein_csi::registration::registration_client::RegistrationClient;
 use skein_object::volume::NODES;
-use skein_object::{Key, Record, meta, registry};
+use skein_object::{Key, meta, registry};
 use skein_store::Handle as Store;
 use tonic::Request;
 use tracing::{debug, info, warn};
 
 use super::{Csi, Driver};
-use crate::{Error, Options, socket};
+use crate::{Error, Options, socket, write};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -140,7 +139,7 @@ async fn tell(options: &Options, store: &Store) -> Result<(), Error> {
     let mut new = old.clone();
     mark(&mut new, &drivers);
     if new != old {
-        store.propose(Write::update(&node_key, node.revision, &node.record, &Record::from_value(&new)).into()).await?;
+        store.propose(write::update(&node_key, node, &new).into()).await?;
     }
     let key = Key::new(NODES, "", &options.name);
     let resource = registry::by_key(NODES).expect("the registry has CSINodes");
@@ -150,7 +149,7 @@ async fn tell(options: &Options, store: &Store) -> Result<(), Error> {
             let mut object = json!({"metadata": {"name": options.name, "ownerReferences": [owner]}, "spec": {"drivers": listed(&drivers)}});
             let (uid, now) = (uuid::Uuid::new_v4().to_string(), meta::time(Timestamp::now()));
             meta::at_creation(&mut object, resource, "", &meta::Birth { uid: &uid, now: &now, suffix: "" });
-            store.propose(Write::create(&key, Record::from_value(&object)).into()).await?;
+            store.propose(write::create(resource, "", object).into()).await?;
         }
         return Ok(());
     };
@@ -158,7 +157,7 @@ async fn tell(options: &Options, store: &Store) -> Result<(), Error> {
     let mut new = old.clone();
     new["spec"]["drivers"] = listed(&drivers);
     if new != old {
-        store.propose(Write::update(&key, entry.revision, &entry.record, &Record::from_value(&new)).into()).await?;
+        store.propose(write::update(&key, entry, &new).into()).await?;
     }
     Ok(())
 }
