@@ -31,6 +31,7 @@ pub struct Custom {
     pub schema: Value,
     /// Whether the schema has defaults, so that what is read must be looked at.
     pub(crate) has_defaults: bool,
+    pub(crate) list_kind: String,
     /// `additionalPrinterColumns`, as written.
     columns: Vec<Value>,
     /// `subresources.scale`: where replicas and selector are.
@@ -93,6 +94,7 @@ fn resource(definition: &Value, spec: &Value, names: &Value, version: &Value) ->
     let custom = Custom {
         has_defaults: defaulting::has_defaults(schema),
         schema: whole(schema),
+        list_kind: text(names, "listKind").into(),
         columns: version.get("additionalPrinterColumns").and_then(Value::as_array).cloned().unwrap_or_default(),
         scale,
         conversion: Conversion::of(spec),

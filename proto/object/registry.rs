@@ -136,6 +136,12 @@ impl Resource {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// `PodList`, or what a definition says.
+    pub fn list_kind(&self) -> String {
+        let stated = self.custom.as_ref().map(|custom| custom.list_kind.clone()).filter(|kind| !kind.is_empty());
+        stated.unwrap_or_else(|| format!("{}List", self.kind))
+    }
+
     /// `pods`, `deployments.apps`: the name in messages.
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }

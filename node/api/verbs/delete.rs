@@ -76,7 +76,7 @@ pub(super) async fn serve_collection(context: &Context, target: &Target, request
             Err(status) => return Err(status),
         }
     }
-    let kind = format!("{}List", target.resource.kind);
+    let kind = target.resource.list_kind();
     let metadata = json!({"resourceVersion": view.state.revision().to_string()});
     Ok(respond::json(200, &json!({"kind": kind, "apiVersion": target.resource.api_version(), "metadata": metadata, "items": items})))
 }

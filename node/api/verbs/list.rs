@@ -146,21 +146,26 @@ fn as_stored(target: &Target, page: &[(&Key, &Entry)], metadata: &Value) -> Resp
         if index > 0 {
             out.push(b',');
         }
-        entry.record.write_item(entry.revision, &mut out);
+        match target.resource.custom {
+            Some(_) => out.extend(entry.record.to_json(&target.resource.api_version(), target.resource.kind, entry.revision)),
+            None => entry.record.write_item(entry.revision, &mut out),
+        }
     }
     out.extend_from_slice(b"]}");
     respond::bytes(200, "application/json", out)
 }
 
 fn head(resource: &Resource, metadata: &Value) -> Vec<u8> {
-    let (kind, version) = (resource.kind, resource.api_version());
-    format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#).into_bytes()
+    let (kind, version) = (resource.list_kind(), resource.api_version());
+    format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#).into_bytes()
 }
 
 fn render(resource: &Resource, form: Form, objects: Vec<Value>, metadata: &Value) -> Response<Body> {
     match form {
         Form::Object => {
-            let items: Vec<String> = objects.into_iter().map(|object| item(object).to_string()).collect();
+            // Those of types that the server was built with go without; the others are what they say they are.
+            let shown = |object: Value| if resource.custom.is_some() { object } else { item(object) };
+            let items: Vec<String> = objects.into_iter().map(|object| shown(object).to_string()).collect();
             let mut out = head(resource, metadata);
             out.extend_from_slice(items.join(",").as_bytes());
             out.extend_from_slice(b"]}");
