@@ -246,10 +246,10 @@ impl Lab {
         relay::run(&self.nodes()?, &self.layout.directory.join(LINKS))
     }
 
-    /// Cuts the links to a node one way: it is heard, and hears no other node.
-    pub fn deafen(&self, name: &str) -> Result<()> {
+    /// Cuts the links to a node one way: it is heard by these, and hears none of them.
+    pub fn deafen(&self, name: &str, others: &[String]) -> Result<()> {
         let node = self.node(name)?;
-        let others: Vec<Node> = self.nodes()?.into_iter().filter(|other| *other != node).collect();
+        let others = others.iter().map(|other| self.node(other)).collect::<Result<Vec<_>>>()?;
         self.change_links(|links| links.deafen(&node, &others))
     }
 

@@ -74,7 +74,7 @@ impl Links {
         self.cut = between(groups);
     }
 
-    /// Cuts all ways to a node, and no others.
+    /// Cuts the ways from these to a node, and no others.
     pub(crate) fn deafen(&mut self, node: &Node, others: &[Node]) {
         self.cut = others.iter().map(|other| (other.index, node.index)).collect();
     }

@@ -87,7 +87,7 @@ pub(crate) fn running(directory: &Path, name: &str) -> Option<i32> {
 }
 
 pub(crate) fn daemon(directory: &Path) -> Option<i32> {
-    running(directory, "daemon")
+    running(directory, "daemon").or_else(|| running(&directory.join("data"), "daemon"))
 }
 
 pub(crate) fn kill_daemon(directory: &Path) -> Result<()> {
@@ -96,6 +96,7 @@ pub(crate) fn kill_daemon(directory: &Path) -> Result<()> {
     while daemon(directory).is_some() {
         if begin.elapsed() > KILL_TIMEOUT {
             bail!("the daemon does not die");
+/// The one that was started here, or another that has taken its place since: a daemon says itself who it is.
         }
         std::thread::sleep(Duration::from_millis(5));
     }

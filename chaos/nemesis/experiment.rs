@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use skein_lab::Shape;
 
 const API_VERSION: &str = "chaos.skein.dev/v1alpha1";
@@ -54,6 +55,19 @@ pub(crate) struct Target {
     pub(crate) role: Option<Role>,
     pub(crate) node: Option<String>,
     pub(crate) region: Option<String>,
+    pub(crate) zone: Option<String>,
+    /// Nodes on which one of these runs.
+    pub(crate) pod: Option<Pods>,
+}
+
+/// Some Pods of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Pods {
+    #[serde(default = "default_namespace")]
+    pub(crate) namespace: String,
+    #[serde(default)]
+    pub(crate) selector: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -68,7 +82,7 @@ pub(crate) enum Role {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Fault {
+pub struct Fault {
     #[serde(rename = "type")]
     pub(crate) kind: Kind,
     /// From the beginning of one to the beginning of the next, on average.
@@ -82,16 +96,21 @@ pub(crate) struct Fault {
     /// Of `links`: how many packets of a thousand are lost.
     #[serde(default)]
     pub(crate) lost_permille: u32,
+    /// Of faults of the network: only links to these are hit.
+    #[serde(default)]
+    pub(crate) from: Target,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Daemon, runtime and containers.
     KillMachine,
     KillDaemon,
     PauseMachine,
     PauseDaemon,
+    /// One Pod of the target, without grace.
+    KillPod,
     /// Neither hears nor is heard by the others.
     Partition,
     /// Is heard, and hears nobody.
@@ -116,12 +135,7 @@ pub(crate) enum Probe {
         within: Duration,
     },
     /// Containers of these Pods run on: none is started anew. Not for machines that are killed.
-    PodsRunOn {
-        #[serde(default = "default_namespace")]
-        namespace: String,
-        #[serde(default)]
-        selector: String,
-    },
+    PodsRunOn(Pods),
     /// This path of the API or of a Service's proxy answers, through some node, with at most so many failures.
     Api {
         path: String,
@@ -180,6 +194,16 @@ fn maybe_span<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     span(deserializer).map(Some)
 }
 
+// === impl Pods ===
+
+impl Pods {
+    /// Where the API lists them.
+    pub(crate) fn path(&self) -> String {
+        let selector = self.selector.replace('=', "%3D").replace(',', "%2C");
+        format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", self.namespace)
+    }
+}
+
 // === impl Fault ===
 
 impl Fault {
@@ -199,6 +223,7 @@ impl Kind {
             Self::KillDaemon => "killDaemon",
             Self::PauseMachine => "pauseMachine",
             Self::PauseDaemon => "pauseDaemon",
+            Self::KillPod => "killPod",
             Self::Partition => "partition",
             Self::Deafen => "deafen",
             Self::Links => "links",
@@ -219,6 +244,14 @@ impl Experiment {
         let experiment: Self = serde_yaml_ng::from_str(text)?;
         experiment.check()?;
         Ok(experiment)
+    }
+
+    /// Reads an object of the API and checks it.
+    pub(crate) fn of_object(object: &Value) -> Result<Self, Rejection> {
+        let experiment = json!({
+            "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": {"name": object["metadata"]["name"]}, "spec": object["spec"],
+        });
+        Self::parse(&experiment.to_string())
     }
 
     /// The same, by another plan.
@@ -252,6 +285,10 @@ impl Experiment {
             let shape = fault.shape();
             let field = format!("spec.faults[{index}]");
             match fault.kind {
+                Kind::KillPod if spec.target.pod.is_none() => return invalid(&field, "killPod needs `target.pod`"),
+                kind if fault.from != Target::default() && (!kind.is_of_network() || fault.from.pod.is_some()) => {
+                    return invalid(&field, "`from` is for faults of the network, and names nodes");
+                }
                 Kind::Links if shape == Shape::default() => return invalid(&field, "links need a `delay`, or `lostPermille`"),
                 Kind::Links if shape.lost_permille > 1000 || shape.delay_ms > DELAY_MS_MAX => {
                     return invalid(&field, "at most 1000 of a thousand packets can be lost, and none takes longer than 10s");
@@ -269,7 +306,7 @@ impl Experiment {
                     return invalid(&field, "clients and keys must be between 1 and 64");
                 }
                 Probe::Available { .. } if !writes => return invalid(&field, "needs the probe `linearizability`, whose clients write"),
-                Probe::PodsRunOn { .. } if spec.faults.iter().any(|fault| fault.kind == Kind::KillMachine) => {
+                Probe::PodsRunOn(_) if spec.faults.iter().any(|fault| fault.kind == Kind::KillMachine) => {
                     return invalid(&field, "containers do not outlive the machine that killMachine kills");
                 }
                 Probe::Api { path, .. } if !path.starts_with('/') => return invalid(&field, "the path must begin with a slash"),
@@ -314,6 +351,10 @@ spec:
         check(|text| text.replace("killDaemon", "links, delay: 100ms"), "");
         check(|text| text.replace("killDaemon", "links, lostPermille: 2000"), "at most 1000 of a thousand");
         check(|text| text.replace("killDaemon", "killDaemon, delay: 1s"), "are for `links`");
+        check(|text| text.replace("killDaemon", "killPod"), "killPod needs `target.pod`");
+        check(|text| text.replace("killDaemon", "killPod").replace("role: leader", "pod: {selector: app=web}"), "");
+        check(|text| text.replace("killDaemon", "partition, from: {zone: a}"), "");
+        check(|text| text.replace("killDaemon", "killDaemon, from: {zone: a}"), "`from` is for faults of the network");
         check(|text| text.replace("1m", "soon"), "\"soon\" is not a duration");
         check(|text| text.replace("{type: linearizability}, ", ""), "needs the probe `linearizability`");
         check(|text| text.replace("chaos.skein.dev/v1alpha1", "v1"), "must be chaos.skein.dev/v1alpha1");

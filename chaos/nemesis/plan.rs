@@ -20,6 +20,9 @@ pub(crate) struct Member {
     /// As `skein status` says it: leader, voter, standby, replica.
     pub(crate) role: String,
     pub(crate) region: String,
+    pub(crate) zone: String,
+    /// Whether a Pod of the target runs there.
+    pub(crate) hosts: bool,
 }
 
 /// Numbers that are the same for one seed (SplitMix64).
@@ -63,19 +66,27 @@ pub(crate) fn choose(members: &[Member], target: &Target, hit: &BTreeSet<String>
     let voters = members.iter().filter(votes).count();
     let lost = members.iter().filter(votes).filter(|member| hit.contains(&member.name)).count();
     let keeps_majority = |member: &Member| guard == Guard::None || !votes(&member) || 2 * (voters - lost - 1) > voters;
-    let is_meant = |member: &Member| {
-        let role = match target.role {
-            None => true,
-            Some(Role::Leader) => member.role == "leader",
-            Some(Role::Voter) => member.role == "voter",
-            Some(Role::Standby) => member.role == "standby",
-            Some(Role::Replica) => member.role == "replica",
-        };
-        role && target.node.as_ref().is_none_or(|node| *node == member.name) && target.region.as_ref().is_none_or(|r| *r == member.region)
-    };
-    let able: Vec<&Member> = members.iter().filter(|m| is_meant(m) && !hit.contains(&m.name) && keeps_majority(m)).collect();
+    let able: Vec<&Member> = members.iter().filter(|m| is_meant(m, target) && !hit.contains(&m.name) && keeps_majority(m)).collect();
     let at = usize::try_from(random.below(able.len() as u64)).unwrap_or(0);
     able.get(at).map(|member| member.name.clone())
+}
+
+/// Those to whom a node's links are hit.
+pub(crate) fn others(members: &[Member], node: &str, from: &Target) -> Vec<String> {
+    members.iter().filter(|member| member.name != node && is_meant(member, from)).map(|member| member.name.clone()).collect()
+}
+
+pub(crate) fn is_meant(member: &Member, target: &Target) -> bool {
+    let role = match target.role {
+        None => true,
+        Some(Role::Leader) => member.role == "leader",
+        Some(Role::Voter) => member.role == "voter",
+        Some(Role::Standby) => member.role == "standby",
+        Some(Role::Replica) => member.role == "replica",
+    };
+    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+    let place = is(&target.node, &member.name) && is(&target.region, &member.region) && is(&target.zone, &member.zone);
+    role && place && (target.pod.is_none() || member.hosts)
 }
 
 #[cfg(test)]
@@ -90,6 +101,7 @@ mod tests {
             duration: Duration::from_secs(duration),
             delay: None,
             lost_permille: 0,
+            from: Target::default(),
         };
         Spec {
             duration: Duration::from_secs(120),
@@ -118,7 +130,13 @@ mod tests {
 
     #[test]
     fn a_majority_of_the_voters_is_left_alone() {
-        let member = |name: &str, role: &str, region: &str| Member { name: name.into(), role: role.into(), region: region.into() };
+        let member = |name: &str, role: &str, region: &str| Member {
+            name: name.into(),
+            role: role.into(),
+            region: region.into(),
+            zone: format!("{region}-{name}"),
+            hosts: name == "d",
+        };
         let members = [member("a", "leader", "x"), member("b", "voter", "y"), member("c", "voter", "y"), member("d", "standby", "x")];
         let check = |target: Target, hit: &[&str], guard: Guard, expected: &[&str]| {
             let hit = hit.iter().map(|name| (*name).to_string()).collect();
@@ -132,5 +150,9 @@ mod tests {
         check(Target::default(), &["b"], Guard::None, &["a", "c", "d"]);
         check(Target { region: Some("y".into()), ..Target::default() }, &[], Guard::Majority, &["b", "c"]);
         check(role(Role::Replica), &[], Guard::Majority, &[]);
+        check(Target { zone: Some("y-b".into()), ..Target::default() }, &[], Guard::Majority, &["b"]);
+        check(Target { pod: Some(crate::experiment::Pods::default()), ..Target::default() }, &[], Guard::Majority, &["d"]);
+        assert_eq!(others(&members, "a", &Target::default()), ["b", "c", "d"]);
+        assert_eq!(others(&members, "a", &Target { region: Some("y".into()), ..Target::default() }), ["b", "c"]);
     }
 }

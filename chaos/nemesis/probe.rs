@@ -56,12 +56,11 @@ impl Probes {
 
 fn start(api: &Arc<dyn Api>, probe: &Probe) -> Result<Option<Running>, String> {
     match probe {
-        Probe::PodsRunOn { namespace, selector } => {
-            let selector = selector.replace('=', "%3D").replace(',', "%2C");
-            let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}");
+        Probe::PodsRunOn(pods) => {
+            let path = pods.path();
             let first = containers(api, &path)?;
             if first.is_empty() {
-                return Err(format!("no container runs in {namespace} that the selector names: nothing could run on"));
+                return Err(format!("no container runs in {} that the selector names: nothing could run on", pods.namespace));
             }
             Ok(Some(Running::Pods { path, first }))
         }

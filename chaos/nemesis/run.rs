@@ -1,4 +1,4 @@
-//! Carries an experiment out in the laboratory: faults by the plan, then everything undone, then the verdict.
+//! Carries an experiment out: faults by the plan, then everything undone, then the verdict.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde_json::Value;
-use skein_lab::{Lab, Scope};
 
 use crate::Api;
-use crate::experiment::{Experiment, Kind, Probe};
+use crate::experiment::{Experiment, Kind, Pods, Probe, Target};
+use crate::ground::Ground;
 use crate::load::{Load, Outcome};
-use crate::plan::{Member, Planned, Random, choose, plan};
+use crate::plan::{Member, Planned, Random, choose, is_meant, others, plan};
 use crate::probe::Probes;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -34,14 +34,15 @@ pub struct Report {
     pub failures: Vec<String>,
     /// What happened, in order.
     pub timeline: Vec<Entry>,
-    load: Option<Outcome>,
+    pub(crate) load: Option<Outcome>,
     /// From the end of the faults until every node was ready.
     pub healed_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
+    /// Since the faults began to come.
     pub at_ms: u64,
     pub what: String,
 }
@@ -54,19 +55,22 @@ struct Active {
 }
 
 struct Session<'a> {
-    lab: &'a Lab,
+    ground: &'a dyn Ground,
     api: Arc<dyn Api>,
     begin: Instant,
     active: Vec<Active>,
     timeline: Vec<Entry>,
-    tell: &'a dyn Fn(&str),
+    /// What could not be undone.
+    left: Vec<String>,
+    tell: &'a dyn Fn(&Entry),
 }
 
 /// Runs an experiment; `stop` breaks it off, and `tell` hears what happens as it does.
-pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicBool, tell: &dyn Fn(&str)) -> Result<Report> {
+pub fn run(ground: &dyn Ground, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicBool, tell: &dyn Fn(&Entry)) -> Result<Report> {
     let spec = &experiment.spec;
-    let mut session = Session { lab, api: Arc::clone(&api), begin: Instant::now(), active: Vec::new(), timeline: Vec::new(), tell };
-    session.members().context("the cluster must be whole before faults begin")?;
+    let mut session =
+        Session { ground, api: Arc::clone(&api), begin: Instant::now(), active: Vec::new(), timeline: Vec::new(), left: Vec::new(), tell };
+    session.members(&spec.target).context("the cluster must be whole before faults begin")?;
     let load = spec.steady_state.iter().find_map(|probe| match probe {
         Probe::Linearizability { clients, keys } => Some(Load::start(&api, &experiment.metadata.name, *clients, *keys, spec.seed)),
         _ => None,
@@ -79,6 +83,7 @@ pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicB
         failures.push(format!("{why:#}"));
     }
     session.undo_all();
+    failures.append(&mut session.left);
     let healing = Instant::now();
     let healed = session.wait_until_whole();
     let healed_ms = healed.is_ok().then(|| u64::try_from(healing.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -103,32 +108,13 @@ pub fn run(lab: &Lab, api: Arc<dyn Api>, experiment: &Experiment, stop: &AtomicB
     Ok(Report { name: experiment.metadata.name.clone(), seed: spec.seed, verdict, failures, timeline: session.timeline, load, healed_ms })
 }
 
-/// Undoes whatever an experiment that was itself killed has left: every node runs, and hears and is heard.
-pub fn heal(lab: &Lab) -> Result<()> {
-    lab.heal()?;
-    lab.smooth()?;
-    for node in lab.status()?["nodes"].as_array().into_iter().flatten() {
-        let name = node["name"].as_str().unwrap_or_default();
-        // Of a node that is not paused there is nothing to resume.
-        let _ = lab.resume(name, Scope::Machine);
-        lab.start(name)?;
-    }
-    Ok(())
-}
-
-/// One node against all others, as the laboratory takes it.
-fn apart(members: &[Member], node: &str) -> String {
-    let others: Vec<&str> = members.iter().map(|member| member.name.as_str()).filter(|name| *name != node).collect();
-    format!("{node}/{}", others.join(","))
-}
-
 // === impl Session ===
 
 impl Session<'_> {
     fn say(&mut self, what: String) {
-        let at = self.begin.elapsed();
-        (self.tell)(&format!("{:>7.1} s  {what}", at.as_secs_f64()));
-        self.timeline.push(Entry { at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX), what });
+        let entry = Entry { at_ms: u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX), what };
+        (self.tell)(&entry);
+        self.timeline.push(entry);
     }
 
     fn faults(&mut self, experiment: &Experiment, load: Option<&Load>, stop: &AtomicBool) -> Result<()> {
@@ -163,25 +149,26 @@ impl Session<'_> {
             self.say(format!("{} left out: the network has a fault already", kind.name()));
             return Ok(());
         }
-        let Ok(members) = self.members() else {
+        let target = &experiment.spec.target;
+        let Ok(members) = self.members(target) else {
             self.say(format!("{} left out: no node says who is there", kind.name()));
             return Ok(());
         };
-        let Some(node) = choose(&members, &experiment.spec.target, &hit, experiment.spec.guard, random) else {
+        if let (Kind::KillPod, Some(pods)) = (kind, &target.pod) {
+            return self.kill_pod(pods, &members, target, random);
+        }
+        let Some(node) = choose(&members, target, &hit, experiment.spec.guard, random) else {
             self.say(format!("{} left out: nobody whom it may hit", kind.name()));
             return Ok(());
         };
         let role = members.iter().find(|m| m.name == node).map(|m| m.role.clone()).unwrap_or_default();
-        self.say(format!("{} hits {node} ({role}) for {} ms", kind.name(), planned.fault.duration.as_millis()));
-        match kind {
-            Kind::KillMachine => self.lab.kill(&node, Scope::Machine)?,
-            Kind::KillDaemon => self.lab.kill(&node, Scope::Daemon)?,
-            Kind::PauseMachine => self.lab.pause(&node, Scope::Machine)?,
-            Kind::PauseDaemon => self.lab.pause(&node, Scope::Daemon)?,
-            Kind::Partition => self.lab.partition(&apart(&members, &node))?,
-            Kind::Links => self.lab.shape(&apart(&members, &node), planned.fault.shape())?,
-            Kind::Deafen => self.lab.deafen(&node)?,
+        let others = others(&members, &node, &planned.fault.from);
+        if kind.is_of_network() && others.is_empty() {
+            self.say(format!("{} left out: {node} has no link that it may hit", kind.name()));
+            return Ok(());
         }
+        self.say(format!("{} hits {node} ({role}) for {} ms", kind.name(), planned.fault.duration.as_millis()));
+        self.ground.begin(&node, &planned.fault, &others).map_err(|why| anyhow!("{} of {node}: {why}", kind.name()))?;
         // What took long to begin lasts no less.
         self.active.push(Active { node, kind, end: self.begin.elapsed() + planned.fault.duration });
         Ok(())
@@ -189,16 +176,13 @@ impl Session<'_> {
 
     fn undo(&mut self, active: &Active) {
         let kind = active.kind;
-        let undone = match kind {
-            Kind::KillMachine | Kind::KillDaemon => self.lab.start(&active.node),
-            Kind::PauseMachine => self.lab.resume(&active.node, Scope::Machine),
-            Kind::PauseDaemon => self.lab.resume(&active.node, Scope::Daemon),
-            Kind::Partition | Kind::Deafen => self.lab.heal(),
-            Kind::Links => self.lab.smooth(),
-        };
-        match undone {
+        match self.ground.undo(&active.node, kind) {
             Ok(()) => self.say(format!("{} of {} is over", kind.name(), active.node)),
-            Err(why) => self.say(format!("{} of {} could not be undone: {why:#}", kind.name(), active.node)),
+            Err(why) => {
+                let what = format!("{} of {} could not be undone: {why}", kind.name(), active.node);
+                self.left.push(what.clone());
+                self.say(what);
+            }
         }
     }
 
@@ -208,12 +192,61 @@ impl Session<'_> {
         }
     }
 
+    /// Takes one Pod of the target away, at once. Whoever wants it there makes it anew: there is nothing to undo.
+    fn kill_pod(&mut self, pods: &Pods, members: &[Member], target: &Target, random: &mut Random) -> Result<()> {
+        let found = self.pods(pods)?;
+        let able: Vec<&(String, String)> =
+            found.iter().filter(|(_, node)| members.iter().any(|m| m.name == *node && is_meant(m, target))).collect();
+        let at = usize::try_from(random.below(able.len() as u64)).unwrap_or(0);
+        let Some((name, node)) = able.get(at) else {
+            self.say("killPod left out: no Pod of the target runs".into());
+            return Ok(());
+        };
+        let path = format!("/api/v1/namespaces/{}/pods/{name}?gracePeriodSeconds=0", pods.namespace);
+        let ended = self.any("DELETE", &path);
+        self.say(match ended {
+            Ok(_) => format!("killPod hits {}/{name} on {node}", pods.namespace),
+            Err(why) => format!("killPod left out: {name}: {why:#}"),
+        });
+        Ok(())
+    }
+
+    /// Names of those that run, and of their nodes.
+    fn pods(&self, pods: &Pods) -> Result<Vec<(String, String)>> {
+        let list = self.any("GET", &pods.path())?;
+        let runs = |pod: &&Value| pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let of = |pod: &Value| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]));
+        Ok(list["items"].as_array().into_iter().flatten().filter(runs).map(of).collect())
+    }
+
+    /// What the first node answers that does so with success.
+    fn any(&self, method: &str, path: &str) -> Result<Value> {
+        let mut last = String::from("there is no node");
+        for node in self.api.nodes() {
+            match self.api.ask(&node, method, path, None, STATUS_PATIENCE) {
+                Ok((200..=299, body)) => return Ok(serde_json::from_slice(&body).unwrap_or_default()),
+                Ok((code, _)) => last = format!("{node} answers {code}"),
+                Err(why) => last = format!("{node}: {why}"),
+            }
+        }
+        bail!(last)
+    }
+
     /// Who is there, as some node sees it.
-    fn members(&self) -> Result<Vec<Member>> {
+    fn members(&self, target: &Target) -> Result<Vec<Member>> {
         let status = self.status()?;
+        let hosts = target.pod.as_ref().map(|pods| self.pods(pods)).transpose()?.unwrap_or_default();
         let text = |node: &Value, field: &str| node[field].as_str().unwrap_or_default().to_string();
         let nodes = status["nodes"].as_array().context("the status names no nodes")?;
-        Ok(nodes.iter().map(|node| Member { name: text(node, "name"), role: text(node, "role"), region: text(node, "region") }).collect())
+        let member = |node: &Value| Member {
+            name: text(node, "name"),
+            role: text(node, "role"),
+            region: text(node, "region"),
+            zone: text(node, "zone"),
+            hosts: hosts.iter().any(|(_, host)| *host == text(node, "name")),
+        };
+        Ok(nodes.iter().map(member).collect())
     }
 
     /// The status that a node with a leader gives.

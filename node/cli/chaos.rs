@@ -1,4 +1,4 @@
-//! `skein chaos`: experiments with faults on the laboratory's nodes.
+//! `skein chaos`: experiments with faults on the laboratory's nodes; and a node's agent, for those that the API orders.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 use skein_lab::{Lab, Layout};
-use skein_nemesis::{Api, Experiment};
+use skein_nemesis::{Api, Entry, Experiment, MARK};
 
 use crate::client::Access;
 
@@ -22,10 +22,11 @@ const EXAMPLE: &str = r#"An experiment, in YAML or JSON:
   spec:
     seed: 7                      # one seed is one plan
     duration: 1m                 # for how long faults come
-    target: {role: leader}       # also: node, region; role: leader, voter, standby, replica
-    faults:                      # killMachine, killDaemon, pauseMachine, pauseDaemon, partition, deafen, links
+    target: {role: leader}       # also: node, region, zone, pod; role: leader, voter, standby, replica
+    faults:                      # killMachine, killDaemon, pauseMachine, pauseDaemon, killPod, partition, deafen, links
     - {type: killDaemon, every: 10s, duration: 2s}
     - {type: links, every: 20s, duration: 5s, delay: 100ms, lostPermille: 10}
+    - {type: partition, every: 20s, duration: 5s, from: {zone: b}}      # only links to zone b
     steadyState:                 # what must hold
     - {type: linearizability, clients: 4, keys: 4}
     - {type: available, within: 5s}
@@ -33,6 +34,9 @@ const EXAMPLE: &str = r#"An experiment, in YAML or JSON:
     - {type: api, path: /api/v1/namespaces/default/services/web/proxy/, failures: 3}
     guard: majority              # leave the voters their majority; or none
     abortAfter: 30s              # break off when no write succeeds for so long
+
+On nodes that are started with `skein up --chaos` the same is a resource of the API, for faults of daemons and networks:
+kubectl apply -f FILE, and kubectl get chaosexperiments. To delete it is to break it off.
 
 Exit codes: 0 all of it held, 1 it did not, or the experiment could not be run."#;
 
@@ -43,6 +47,17 @@ pub(crate) enum Verb {
     Run(Arguments),
     /// Undo whatever an experiment that was killed has left
     Heal,
+    /// Make the faults of this node that the API orders; `skein up --chaos` starts it
+    #[command(hide = true)]
+    Agent {
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        data_dir: PathBuf,
+    },
+    /// Make one fault, and end it
+    #[command(hide = true)]
+    Fault { record: PathBuf },
 }
 
 #[derive(Args)]
@@ -63,50 +78,68 @@ enum Output {
 }
 
 /// The nodes of a kubeconfig, one context each.
-struct Contexts {
-    access: Access,
-    names: Vec<String>,
+struct Contexts(Access);
+
+impl Contexts {
+    fn in_time<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T, String> {
+        let answered = async { tokio::time::timeout(patience, asked).await.context("no answer in time")? };
+        crate::block_on(answered).map_err(|why| format!("{why:#}"))
+    }
 }
 
 impl Api for Contexts {
     fn nodes(&self) -> Vec<String> {
-        self.names.clone()
+        self.0.contexts().unwrap_or_default()
     }
 
     fn ask(&self, node: &str, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> Result<(u16, Vec<u8>), String> {
-        let asked = async {
-            let exchange = self.access.exchange(node, method, path, body);
-            tokio::time::timeout(patience, exchange).await.context("no answer in time")?
-        };
-        crate::block_on(asked).map_err(|why| format!("{why:#}"))
+        Self::in_time(patience, self.0.exchange(node, method, path, body))
+    }
+
+    fn first_line(&self, node: &str, path: &str, patience: Duration) -> Result<(), String> {
+        let begun = async { Ok(tokio::time::timeout(patience, self.0.first_line(node, path)).await.unwrap_or(Ok(()))) };
+        crate::block_on(begun).and_then(|begun| begun).map_err(|why| format!("{why:#}"))
     }
 }
 
 /// Returns the exit code.
 pub(crate) fn run(verb: Verb) -> Result<i32> {
-    let lab = Lab::open(Layout::default())?;
     let arguments = match verb {
-        Verb::Heal => return skein_nemesis::heal(&lab).map(|()| 0),
+        Verb::Agent { node, data_dir } => return serve(node, data_dir).map(|()| 0),
+        Verb::Fault { record } => return skein_nemesis::endure(&record).map(|()| 0),
+        Verb::Heal => return skein_nemesis::heal(&laboratory()?).map(|()| 0),
         Verb::Run(arguments) => arguments,
     };
+    let lab = laboratory()?;
     let text = std::fs::read_to_string(&arguments.file).with_context(|| format!("cannot read {}", arguments.file.display()))?;
     let experiment = Experiment::parse(&text).with_context(|| arguments.file.display().to_string())?;
     let experiment = match arguments.seed {
         Some(seed) => experiment.with_seed(seed),
         None => experiment,
     };
-    let access = Access::of(lab.kubeconfig(None)?);
-    let names = access.contexts()?;
+    let api = Arc::new(Contexts(Access::of(lab.kubeconfig(None)?)));
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop));
-    let tell = |line: &str| eprintln!("{line}");
-    let report = skein_nemesis::run(&lab, Arc::new(Contexts { access, names }), &experiment, &stop, &tell)?;
+    let tell = |entry: &Entry| eprintln!("{:>5}.{} s  {}", entry.at_ms / 1000, entry.at_ms % 1000 / 100, entry.what);
+    let report = skein_nemesis::run(&lab, api, &experiment, &stop, &tell)?;
     let value = serde_json::to_value(&report)?;
     match arguments.output {
         Output::Json => println!("{value:#}"),
         Output::Text => print(&value),
     }
     Ok(i32::from(report.verdict != "Passed"))
+}
+
+fn laboratory() -> Result<Lab> {
+    Lab::open(Layout::default())
+}
+
+/// The agent, with the credentials that the daemon keeps for it.
+fn serve(node: String, data: PathBuf) -> Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let api = Contexts(Access::of(data.join(skein_daemon::AGENT_KUBECONFIG)).marked(MARK));
+    let command = vec![program.display().to_string(), "chaos".into(), "fault".into()];
+    skein_nemesis::serve(skein_nemesis::Options { node, data, command }, Arc::new(api))
 }
 
 /// Breaks the experiment off in order: what it did is undone.

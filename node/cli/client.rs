@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
@@ -14,7 +15,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Args, Clone)]
 pub(crate) struct Access {
@@ -24,6 +27,17 @@ pub(crate) struct Access {
     /// The context to use [default: all in turn, until one answers]
     #[arg(long)]
     context: Option<String>,
+    /// The mark of its connections' packets, by which a firewall knows them
+    #[arg(skip)]
+    mark: Option<u32>,
+}
+
+/// What is asked of a node.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    method: &'a str,
+    path: &'a str,
+    body: Option<&'a Value>,
 }
 
 // === impl Access ===
@@ -35,7 +49,11 @@ impl Access {
 
     /// With this kubeconfig, and all of its contexts.
     pub(crate) fn of(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig: Some(kubeconfig), context: None }
+        Self { kubeconfig: Some(kubeconfig), context: None, mark: None }
+    }
+
+    pub(crate) fn marked(self, mark: u32) -> Self {
+        Self { mark: Some(mark), ..self }
     }
 
     fn config(&self) -> Result<Value> {
@@ -54,14 +72,25 @@ impl Access {
 
     /// Code and body of what one node answers, whatever it is.
     pub(crate) async fn exchange(&self, context: &str, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>)> {
+        let answer = self.answer_of(context, method, path, body).await?;
+        let code = answer.status().as_u16();
+        Ok((code, answer.into_body().collect().await?.to_bytes().into()))
+    }
+
+    /// Waits until one node's answer, which must be a success, begins or ends.
+    pub(crate) async fn first_line(&self, context: &str, path: &str) -> Result<()> {
+        let mut body = accepted(self.answer_of(context, "GET", path, None)).await?;
+        body.frame().await.transpose()?;
+        Ok(())
+    }
+
+    async fn answer_of(&self, context: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Response<Incoming>> {
         let config = self.config()?;
         let clusters = config["clusters"].as_array().into_iter().flatten();
         let cluster =
             { clusters }.find(|cluster| cluster["name"] == context).with_context(|| format!("there is no context {context:?}"))?;
         let server = cluster["cluster"]["server"].as_str().unwrap_or_default();
-        let answer = send(&config, cluster, server, method, path, body).await?;
-        let code = answer.status().as_u16();
-        Ok((code, answer.into_body().collect().await?.to_bytes().into()))
+        self.send_to(&config, cluster, server, Request { method, path, body }).await
     }
 
     /// Asks the first node that answers.
@@ -85,13 +114,62 @@ impl Access {
             if !wanted {
                 continue;
             }
-            match accepted(send(&config, cluster, server, method, path, body)).await {
+            match accepted(self.send_to(&config, cluster, server, Request { method, path, body })).await {
                 Ok(answer) => return Ok(answer),
                 Err(why) => last = why.context(format!("node {name} at {server}")),
             }
         }
         Err(last)
     }
+
+    async fn send_to(&self, config: &Value, cluster: &Value, server: &str, request: Request<'_>) -> Result<Response<Incoming>> {
+        let user = &config["users"][0]["user"];
+        let tls = client_config(&cluster["cluster"], user)?;
+        let uri: http::Uri = server.parse()?;
+        let host = uri.host().context("the server has no host")?.trim_matches(['[', ']']).to_string();
+        let connect = self.connect(&host, uri.port_u16().unwrap_or(443));
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| anyhow!("no answer within 3 s"))??;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(ServerName::try_from(host.clone())?, stream).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let content = request.body.map(Value::to_string).unwrap_or_default();
+        let mut head = http::Request::builder().method(request.method).uri(request.path).header("host", host);
+        head = head.header("content-type", "application/json");
+        if let Some(token) = user["token"].as_str() {
+            head = head.header("authorization", format!("Bearer {token}"));
+        }
+        Ok(sender.send_request(head.body(Full::new(Bytes::from(content)))?).await?)
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
+        let address = tokio::net::lookup_host((host, port)).await?.next().with_context(|| format!("{host} has no address"))?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(mark) = self.mark {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Mark, &mark).context("cannot mark a connection")?;
+        }
+        Ok(socket.connect(address).await?)
+    }
+}
+
+/// Whom a kubeconfig trusts, and who its user is: by a certificate, unless he has a token.
+fn client_config(cluster: &Value, user: &Value) -> Result<rustls::ClientConfig> {
+    let decode =
+        |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
+    let mut roots = rustls::RootCertStore::empty();
+    let authority = decode(&cluster["certificate-authority-data"])?;
+    for certificate in CertificateDer::pem_slice_iter(&authority) {
+        roots.add(certificate?)?;
+    }
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    if user["token"].is_string() {
+        return Ok(tls.with_no_client_auth());
+    }
+    let certificate = decode(&user["client-certificate-data"])?;
+    let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(&decode(&user["client-key-data"])?)?;
+    Ok(tls.with_client_auth_cert(chain, key)?)
 }
 
 /// The body of an answer that is a success.
@@ -104,38 +182,4 @@ async fn accepted(answer: impl Future<Output = Result<Response<Incoming>>>) -> R
         bail!("{}", value["message"].as_str().unwrap_or(code.as_str()));
     }
     Ok(answer.into_body())
-}
-
-async fn send(config: &Value, cluster: &Value, server: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Response<Incoming>> {
-    let decode =
-        |value: &Value| -> Result<Vec<u8>> { Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate or key")?)?) };
-    let user = &config["users"][0]["user"];
-    let mut roots = rustls::RootCertStore::empty();
-    let authority = decode(&cluster["cluster"]["certificate-authority-data"])?;
-    for certificate in CertificateDer::pem_slice_iter(&authority) {
-        roots.add(certificate?)?;
-    }
-    let certificate = decode(&user["client-certificate-data"])?;
-    let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(&decode(&user["client-key-data"])?)?;
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    let uri: http::Uri = server.parse()?;
-    let host = uri.host().context("the server has no host")?.trim_matches(['[', ']']).to_string();
-    let port = uri.port_u16().unwrap_or(443);
-    let connect = TcpStream::connect((host.as_str(), port));
-    let stream = tokio::time::timeout(std::time::Duration::from_secs(3), connect).await.map_err(|_| anyhow!("no answer within 3 s"))??;
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(ServerName::try_from(host.clone())?, stream).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let content = body.map(Value::to_string).unwrap_or_default();
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", host)
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(content)))?;
-    Ok(sender.send_request(request).await?)
 }

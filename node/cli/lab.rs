@@ -27,6 +27,9 @@ pub(crate) enum Verb {
         /// A registry that the nodes ask over plain HTTP, as host:port
         #[arg(long)]
         insecure_registry: Vec<String>,
+        /// Let experiments that are objects of the API (ChaosExperiment) make faults on the nodes
+        #[arg(long)]
+        chaos: bool,
     },
     /// Stop everything and leave nothing behind
     Down,
@@ -92,12 +95,13 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<i32> {
     let lab = Lab::open(Layout::default())?;
     match verb {
-        Verb::Up { nodes, regions, runtime, insecure_registry } => {
+        Verb::Up { nodes, regions, runtime, insecure_registry, chaos } => {
             let runtime = match runtime {
                 Engine::Skein => Runtime::Skein,
                 Engine::Containerd => Runtime::Containerd,
             };
-            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry, arguments: Vec::new() })?;
+            let arguments = chaos.then(|| "--chaos".to_string()).into_iter().collect();
+            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry, arguments })?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }
         Verb::Down => lab.down()?,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{AuditOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Runtime, Token};
+use skein_daemon::{AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Runtime, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -109,6 +109,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = place)]
     region: Option<String>,
     /// The zone that the node is in (its label topology.kubernetes.io/zone)
+    /// Let experiments (ChaosExperiment, chaos.skein.dev) make faults on this node: whoever may create one may kill or
+    /// pause its daemon and cut its network, for a time
+    #[arg(long)]
+    chaos: bool,
     #[arg(long, value_parser = place)]
     zone: Option<String>,
 }
@@ -214,6 +218,14 @@ pub(crate) fn node_name(given: Option<String>) -> Result<String> {
         None => {
             Ok(std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name: give --name")?.trim().to_string())
         }
+/// The agent, as a process of this same program.
+fn chaos(name: &str, data: &std::path::Path) -> Result<ChaosOptions> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let command = [program.display().to_string(), "chaos".into(), "agent".into(), "--node".into(), name.into(), "--data-dir".into()];
+    let command = command.into_iter().chain([data.display().to_string()]).collect();
+    Ok(ChaosOptions { command, objects: skein_nemesis::definitions() })
+}
+
     }
 }
 
@@ -259,6 +271,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         service_range: arguments.service_cluster_ip_range,
         runtime,
         labels,
+        chaos: arguments.chaos.then(|| chaos(&name, &arguments.data_dir)).transpose()?,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
         manifests: arguments.pod_manifest_path,
         eviction: arguments.eviction.eviction()?,

@@ -1,4 +1,5 @@
-//! Keeps Skein's own container runtime running: a process of its own that outlives this one.
+//! Keeps processes running that outlive this one, each known by the socket at which it answers: the container runtime,
+//! and the agent of experiments.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,29 +9,29 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tracing::{info, warn};
 
-/// How often the runtime is looked for. A Pod that is to start waits this long at most for one that has died.
+/// How often a process is looked for. A Pod that is to start waits this long at most for a runtime that has died.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A runtime that has just been started gets so long until it is started again.
+/// One that has just been started gets so long until it is started again.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Starts the runtime where none answers, for as long as this process lives.
-pub(crate) async fn keep(command: Vec<String>, endpoint: PathBuf) {
+/// Starts it where none answers, for as long as this process lives.
+pub(crate) async fn keep(name: &'static str, command: Vec<String>, endpoint: PathBuf) {
     loop {
         if !answers(&endpoint).await {
-            start(&command, &endpoint).await;
+            start(name, &command, &endpoint).await;
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
-async fn start(command: &[String], endpoint: &Path) {
+async fn start(name: &str, command: &[String], endpoint: &Path) {
     let Some((program, arguments)) = command.split_first() else { return };
-    info!(endpoint = %endpoint.display(), "starting the container runtime");
+    info!(endpoint = %endpoint.display(), "starting {name}");
     // A group of its own: what stops this daemon's group leaves it, and its containers, alone.
     let started = Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).spawn();
     let mut child = match started {
         Ok(child) => child,
-        Err(why) => return warn!(%program, %why, "the container runtime cannot be started"),
+        Err(why) => return warn!(%program, %why, "{name} cannot be started"),
     };
     let up = async {
         while !answers(endpoint).await {
@@ -39,8 +40,8 @@ async fn start(command: &[String], endpoint: &Path) {
     };
     tokio::select! {
         () = up => {}
-        status = child.wait() => warn!(?status, "the container runtime has ended"),
-        () = tokio::time::sleep(START_TIMEOUT) => warn!("the container runtime does not answer"),
+        status = child.wait() => warn!(?status, "{name} has ended"),
+        () = tokio::time::sleep(START_TIMEOUT) => warn!("{name} does not answer"),
     }
     // Waited for, so that it does not stay behind as a zombie.
     tokio::spawn(async move { child.wait().await });

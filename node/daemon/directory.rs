@@ -6,6 +6,7 @@
 //!   pki/ca.crt             the cluster's CA
 //!   pki/token.key          signs the tokens of this node's Pods
 //!   pki/ca.key             on voters only            admin.kubeconfig
+//!   daemon.pid             of the daemon that runs    chaos/    the agent's, where experiments may make faults
 //!   log/ state/            the store; below epoch-N/ where a quorum was forced N times
 //! ```
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use skein_api::TokenKey;
 use skein_quic::{Authority, Identity};
 
@@ -140,6 +141,11 @@ impl Directory {
         self.write("admin.kubeconfig", &admin_kubeconfig(admin, &servers))
     }
 
+    /// Says which process the daemon is.
+    pub(crate) fn save_pid(&self) -> Result<(), Error> {
+        self.write("daemon.pid", &std::process::id().to_string())
+    }
+
     fn read(&self, name: &str) -> Result<Option<String>, Error> {
         match std::fs::read_to_string(self.path.join(name)) {
             Ok(text) => Ok(Some(text)),
@@ -149,7 +155,7 @@ impl Directory {
     }
 
     /// Writes a file whole or not at all, readable by its owner only.
-    fn write(&self, name: &str, content: &str) -> Result<(), Error> {
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<(), Error> {
         use std::io::Write;
         let target = self.path.join(name);
         let temporary = self.path.join(format!("{name}.new"));
@@ -171,20 +177,24 @@ impl Directory {
 /// A kubeconfig with a context for each server (name, URL), the first current, and for each its `stale` twin, which
 /// reads that node's own replica. JSON is YAML.
 pub fn admin_kubeconfig(admin: &Identity, servers: &[(String, String)]) -> String {
-    let encode = |text: &str| STANDARD.encode(text);
-    let authority = encode(&admin.authority_pem);
+    let user = json!({
+        "client-certificate-data": STANDARD.encode(&admin.certificate_pem), "client-key-data": STANDARD.encode(&admin.key_pem),
+    });
+    kubeconfig("admin", &user, &admin.authority_pem, servers)
+}
+
+pub(crate) fn kubeconfig(user: &str, credentials: &Value, authority_pem: &str, servers: &[(String, String)]) -> String {
+    let authority = STANDARD.encode(authority_pem);
     let mut clusters = Vec::new();
     let mut contexts = Vec::new();
     for (index, (name, url)) in servers.iter().enumerate() {
         let stale = if index == 0 { "stale".to_string() } else { format!("stale-{name}") };
         for (name, url) in [(name.clone(), url.clone()), (stale, format!("{url}/stale"))] {
             clusters.push(json!({"name": name, "cluster": {"server": url, "certificate-authority-data": authority}}));
-            contexts.push(json!({"name": name, "context": {"cluster": name, "user": "admin"}}));
+            contexts.push(json!({"name": name, "context": {"cluster": name, "user": user}}));
         }
     }
-    let user = json!({"name": "admin", "user": {
-        "client-certificate-data": encode(&admin.certificate_pem), "client-key-data": encode(&admin.key_pem),
-    }});
+    let user = json!({"name": user, "user": credentials});
     let current = servers.first().map(|(name, _)| name.clone()).unwrap_or_default();
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "clusters": clusters, "contexts": contexts, "users": [user], "current-context": current,

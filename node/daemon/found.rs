@@ -107,7 +107,8 @@ fn default_range(service_range: &str) -> Value {
 /// Kubernetes' own roles, bindings and priority classes.
 const DEFAULTS: &str = include_str!("defaults/objects.json");
 
-async fn ensure_all(store: &Handle, objects: Vec<Value>) -> Result<(), Error> {
+/// Writes these objects, where they are missing.
+pub(crate) async fn ensure_all(store: &Handle, objects: Vec<Value>) -> Result<(), Error> {
     let text = |object: &Value, field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
     let new = objects.into_iter().filter_map(|object| {
         let resource = registry::by_kind(&text(&object, "apiVersion"), &text(&object, "kind"))?;
@@ -129,9 +130,9 @@ pub(crate) fn creation(resource: &Resource, namespace: &str, mut object: Value) 
     let birth = Birth { uid: &uuid::Uuid::new_v4().to_string(), now: &now, suffix: "" };
     meta::at_creation(&mut object, resource, namespace, &birth);
     resource.fill_defaults(&mut object);
-    let key = Key::new(resource.stored(), namespace, meta::name(&object));
     let (api_version, status_apart) = (resource.api_version(), resource.has(Subresource::Status));
     let writer = Writer { manager: "kube-apiserver", api_version: &api_version, subresource: "", now: &now, status_apart };
     managed::update(None, &mut object, resource.shape(), &writer);
+    let key = Key::new(resource.stored(), namespace, meta::name(&object));
     Write::create(&key, resource.record(&object))
 }

@@ -11,8 +11,10 @@ mod account_secrets;
 mod ask;
 mod backup;
 mod balanced;
+mod chaos;
 mod cluster;
 mod cluster_keys;
+mod companion;
 mod directory;
 mod disk;
 mod found;
@@ -29,7 +31,7 @@ mod renewal;
 mod report;
 mod rules;
 mod run;
-mod runtime;
+
 mod sealing;
 mod services;
 mod signer;
@@ -43,6 +45,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use backup::{About, Backup, BackupError, Place, Sealer};
+pub use chaos::{KUBECONFIG as AGENT_KUBECONFIG, Options as ChaosOptions};
 pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
@@ -84,6 +87,8 @@ pub struct Options {
     pub openid: Option<OpenIdOptions>,
     /// How long the certificates hold that this node signs while it votes.
     pub signing_duration: Duration,
+    /// Who makes the faults of experiments on this node, if anybody may.
+    pub chaos: Option<ChaosOptions>,
 }
 
 /// How containers are run here.

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, error, info};
 
+use crate::chaos::Agent;
 use crate::cluster::{Endpoints, JoinRequest};
 use crate::directory::{Directory, NodeFile};
 use crate::keeper::{self, Keys};
@@ -25,7 +26,7 @@ use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
 use crate::thread::Thread;
 use crate::{
-    Error, Options, account_secrets, balanced, disk, found, handover, host_ports, join, policies, report, runtime, sealing, services,
+    Error, Options, account_secrets, balanced, companion, disk, found, handover, host_ports, join, policies, report, sealing, services,
     signer, tokens, told,
 };
 
@@ -49,9 +50,11 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let (endpoint, incoming) = between_nodes.run(async { Endpoint::start(quic) }).await.map_err(Error::Thread)??;
     let peers = Arc::new(QuicPeers(endpoint.clone()));
     if let Some(command) = options.runtime.command.clone() {
-        tokio::spawn(runtime::keep(command, options.runtime.endpoint.clone()));
+        tokio::spawn(companion::keep("the container runtime", command, options.runtime.endpoint.clone()));
     }
     let storage = Storage::open(&directory.store(&node)).map_err(skein_store::Error::from)?;
+    // Behind the store's lock, so that there is one daemon whose pid it is.
+    directory.save_pid()?;
     let consensus = Thread::start("consensus").map_err(Error::Thread)?;
     let store = skein_store::start(skein_store::Options { id: node.id, storage, peers });
     let store = consensus.run(store).await.map_err(Error::Thread)??;
@@ -87,7 +90,12 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
         let ports = found::Ports { api_port: options.api_port, dns_port: options.dns_port };
-        tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem));
+        tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem.clone()));
+    }
+    if let Some(chaos) = options.chaos.clone() {
+        let (store, directory, cipher) = (store.clone(), directory.clone(), Arc::clone(&cipher));
+        let agent = Agent { options: chaos, store, directory, cipher, authority_pem, api_port: options.api_port };
+        tokio::spawn(agent.run());
     }
     let api = skein_api::Service::bind(skein_api::Options {
         bind: SocketAddr::new(options.address, options.api_port),

@@ -87,12 +87,111 @@ fn experiments_say_what_held_and_undo_what_they_did() {
     assert!(found["failures"].to_string().contains("broken off") && found["healedMs"].is_u64(), "{found:#}");
 
     // One that could not undo anything is undone by another command.
-    cluster.lab.deafen("node-2").expect("it can be cut off");
+    cluster.lab.deafen("node-2", &["node-1".into(), "node-3".into()]).expect("it can be cut off");
     cluster.lab.shape("node-1/node-3", Shape { delay_ms: 2000, ..Shape::default() }).expect("links can be long");
     cluster.lab.pause("node-1", Scope::Machine).expect("it can be paused");
     let healed = Command::new(program()).args(["chaos", "heal"]).status().expect("skein can be run");
     assert!(healed.success());
     skein_cluster_tests::until("all is well", Duration::from_secs(60), || {
+        let status = cluster.status("node-2");
+        let nodes = status["nodes"].as_array()?;
+        (status["quorum"] == true && nodes.iter().all(|node| node["ready"] == true)).then_some(())
+    });
+}
+
+/// The same through the API, made by the nodes' own agents.
+#[test]
+fn experiments_are_objects_and_faults_end_without_who_asked_for_them() {
+    let cluster = Cluster::build(&Plan { arguments: vec!["--chaos".into()], ..Plan::new(3) });
+    let agent = |node: &str| Cluster::processes(node, &["chaos", "agent"]);
+    cluster.until("every node has an agent", || ["node-1", "node-2", "node-3"].iter().all(|node| agent(node).len() == 1).then_some(()));
+    cluster.until("experiments can be made", || cluster.try_kubectl("node-3", &["get", "chaosexperiments"]).ok());
+
+    let apply = |name: &str, spec: &str| {
+        let text = format!("apiVersion: chaos.skein.dev/v1alpha1\nkind: ChaosExperiment\nmetadata: {{name: {name}}}\nspec:\n{spec}");
+        cluster.kubectl_with_input("node-2", &["apply", "-f", "-"], &text)
+    };
+    let spec = "
+  seed: 4
+  duration: 25s
+  faults:
+  - {type: killDaemon, every: 9s, duration: 1s}
+  - {type: pauseDaemon, every: 8s, duration: 1s}
+  - {type: partition, every: 9s, duration: 2s}
+  - {type: deafen, every: 10s, duration: 1s}
+  - {type: links, every: 8s, duration: 2s, lostPermille: 50}
+  steadyState:
+  - {type: linearizability, clients: 4, keys: 3}
+  - {type: available, within: 10s}
+  - {type: api, path: /readyz, failures: 8}
+";
+    let told = apply("storm", spec);
+    assert!(told.contains("created"), "{told}");
+    let finished = |name: &str| {
+        let text = cluster.try_kubectl("node-1", &["get", "chaosexperiment", name, "-o", "json"]).ok()?;
+        let found: Value = serde_json::from_str(&text).ok()?;
+        (found["status"]["phase"] == "Finished").then_some(found["status"].clone())
+    };
+    let status = skein_cluster_tests::until("the verdict", Duration::from_secs(150), || finished("storm"));
+    assert_eq!(status["verdict"], "Passed", "{status:#}");
+    assert!(status["load"]["acknowledged"].as_u64().is_some_and(|count| count > 100), "{status:#}");
+    let timeline = status["timeline"].to_string();
+    let kinds = ["killDaemon", "pauseDaemon", "partition", "deafen", "links"];
+    assert!(kinds.iter().filter(|kind| timeline.contains(&format!("{kind} hits"))).count() >= 3, "{status:#}");
+    assert!(!timeline.contains("could not be undone"), "{status:#}");
+
+    // What is wrong is refused by the API, and what is left of an experiment goes with it.
+    let told = cluster.try_kubectl("node-1", &["patch", "chaosexperiment", "storm", "--type=merge", "-p", r#"{"spec":{"seed":5}}"#]);
+    assert!(told.as_ref().is_err_and(|why| why.contains("field is immutable")), "{told:?}");
+    let told = apply("wrong", "\n  duration: 5s\n  faults: [{type: killDaemon, every: 1s, duration: 2s}]\n");
+    assert!(!told.contains("created"), "{told}");
+    let none = "\n  duration: 3s\n  faults: [{type: pauseDaemon, every: 2s, duration: 100ms}]\n  steadyState: [{type: api, path: /api/v1/namespaces/default/configmaps/none}]\n";
+    assert!(apply("fails", none).contains("created"));
+    let status = skein_cluster_tests::until("the verdict", Duration::from_secs(60), || finished("fails"));
+    assert!(status["verdict"] == "Failed" && status["failures"].to_string().contains("configmaps/none"), "{status:#}");
+    cluster.kubectl("node-3", &["delete", "chaosexperiments", "--all"]);
+    cluster.until("no fault is left", || cluster.kubectl("node-1", &["get", "chaosfaults", "-o", "name"]).is_empty().then_some(()));
+
+    // A fault that nobody ends, ordered by hand.
+    let order = |name: &str, spec: &str| {
+        let text = format!("apiVersion: chaos.skein.dev/v1alpha1\nkind: ChaosFault\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+        cluster.kubectl_with_input("node-1", &["apply", "-f", "-"], &text);
+        cluster.until("it is made", || {
+            let phase = cluster.kubectl("node-1", &["get", "chaosfault", name, "-o", "jsonpath={.status.phase}"]);
+            (!phase.is_empty()).then_some(())
+        });
+    };
+    let is_cut = |cut: bool| {
+        let tables = Command::new("ip").args(["netns", "exec", "skein-node-3", "nft", "list", "tables"]).output().expect("nft can be run");
+        (String::from_utf8_lossy(&tables.stdout).contains("skein-chaos") == cut).then_some(())
+    };
+    let cut_off = r#"{node: node-3, type: partition, durationMs: 300000, apartFrom: ["198.18.0.11", "198.18.0.12"]}"#;
+    order("by-process", cut_off);
+    cluster.until("it is cut off", || is_cut(true));
+    // The fault's own process is killed: the agent undoes it.
+    let ends = |word: &str| {
+        Cluster::processes("node-3", &["chaos", word])
+            .iter()
+            .for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("it can be killed"))
+    };
+    ends("fault");
+    cluster.until("the agent has undone it", || is_cut(false));
+    order("by-agent", cut_off);
+    cluster.until("it is cut off", || is_cut(true));
+    // The agent, too: the next one does, which the daemon starts.
+    ends("agent");
+    ends("fault");
+    cluster.until("the next agent has undone it", || is_cut(false));
+    order("deleted", "{node: node-3, type: pauseDaemon, durationMs: 300000}");
+    let daemon_is = |states: &str| {
+        let pid = *Cluster::processes("node-3", &["up", "--name"]).first()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.trim_start().starts_with(|state: char| states.contains(state)).then_some(())
+    };
+    cluster.until("the daemon stands still", || daemon_is("T"));
+    cluster.kubectl("node-1", &["delete", "chaosfault", "deleted"]);
+    cluster.until("the daemon goes on", || daemon_is("SRD"));
+    cluster.until("all is well", || {
         let status = cluster.status("node-2");
         let nodes = status["nodes"].as_array()?;
         (status["quorum"] == true && nodes.iter().all(|node| node["ready"] == true)).then_some(())
