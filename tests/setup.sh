@@ -19,6 +19,7 @@ need nsenter util-linux
 need curl curl
 need openssl openssl
 need nginx nginx-light
+need dbus-daemon dbus-daemon
 # Not libclang-cpp, which other packages bring along.
 ls /usr/lib/llvm-*/lib/libclang{,-[0-9]*}.so* 2>/dev/null | grep -q . || missing+=(libclang-14-dev)
 if [ ${#missing[@]} -gt 0 ]; then

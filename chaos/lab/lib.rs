@@ -49,6 +49,9 @@ pub struct Plan {
     pub insecure_registries: Vec<String>,
     /// Further arguments of each node's `skein up`.
     pub arguments: Vec<String>,
+    /// What else is in its environment.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
 }
 
 /// Which container runtime the nodes have.
@@ -99,7 +102,7 @@ impl Default for Layout {
 
 impl Plan {
     pub fn new(nodes: usize) -> Self {
-        Self { nodes, regions: 1, runtime: Runtime::Skein, insecure_registries: Vec::new(), arguments: Vec::new() }
+        Self { nodes, regions: 1, runtime: Runtime::Skein, insecure_registries: Vec::new(), arguments: Vec::new(), environment: Vec::new() }
     }
 }
 
@@ -324,7 +327,7 @@ impl Lab {
         if node.index > 1 && !directory.join("data/node.json").exists() {
             arguments.extend(["--join".into(), self.token()?]);
         }
-        process::spawn_daemon(node, &directory, &self.layout.program, &arguments)
+        process::spawn_daemon(node, &directory, &self.layout.program, (&arguments, &plan.environment))
     }
 
     fn stop_machine(&self, node: &Node) -> Result<()> {

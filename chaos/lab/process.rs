@@ -37,12 +37,12 @@ pub(crate) fn pods_cgroup(node: &Node) -> String {
 /// Starts a process of the node, in its cgroup and network namespace, detached from this one.
 pub(crate) fn spawn(node: &Node, directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
     let net = format!("/run/netns/{}", node.namespace());
-    launch(&cgroup(node).join("daemon"), &net, directory, name, program, arguments)
+    launch(&cgroup(node).join("daemon"), &net, directory, name, (program, arguments, &[]))
 }
 
 /// Starts a process of the laboratory itself, in this process' network namespace.
 pub(crate) fn spawn_own(directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
-    launch(&hierarchy().join(ROOT).join(name), "/proc/self/ns/net", directory, name, program, arguments)
+    launch(&hierarchy().join(ROOT).join(name), "/proc/self/ns/net", directory, name, (program, arguments, &[]))
 }
 
 pub(crate) fn kill_own(directory: &Path, name: &str) {
@@ -51,7 +51,10 @@ pub(crate) fn kill_own(directory: &Path, name: &str) {
     }
 }
 
-fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+/// A program, its arguments, and what else is in its environment.
+type Start<'a> = (&'a Path, &'a [String], &'a [(String, String)]);
+
+fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, (program, arguments, environment): Start<'_>) -> Result<()> {
     std::fs::create_dir_all(leaf).with_context(|| format!("cannot make the cgroup {}", leaf.display()))?;
     let log = std::fs::File::options().create(true).append(true).open(directory.join(format!("{name}.log")))?;
     // The shell enters the cgroup and becomes setsid, nsenter and the program in turn: one process, one pid.
@@ -62,6 +65,7 @@ fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, program: &Path, 
         .arg(net)
         .arg(program)
         .args(arguments)
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -72,8 +76,14 @@ fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, program: &Path, 
     Ok(())
 }
 
-pub(crate) fn spawn_daemon(node: &Node, directory: &Path, program: &Path, arguments: &[String]) -> Result<()> {
-    spawn(node, directory, "daemon", program, arguments)
+pub(crate) fn spawn_daemon(
+    node: &Node,
+    directory: &Path,
+    program: &Path,
+    (arguments, environment): (&[String], &[(String, String)]),
+) -> Result<()> {
+    let net = format!("/run/netns/{}", node.namespace());
+    launch(&cgroup(node).join("daemon"), &net, directory, "daemon", (program, arguments, environment))
 }
 
 /// The pid of a process of the node, while it runs.
@@ -86,6 +96,7 @@ pub(crate) fn running(directory: &Path, name: &str) -> Option<i32> {
     (groups.contains(ROOT) && !dead).then_some(pid)
 }
 
+/// The one that was started here, or another that has taken its place since: a daemon says itself who it is.
 pub(crate) fn daemon(directory: &Path) -> Option<i32> {
     running(directory, "daemon").or_else(|| running(&directory.join("data"), "daemon"))
 }
@@ -96,7 +107,6 @@ pub(crate) fn kill_daemon(directory: &Path) -> Result<()> {
     while daemon(directory).is_some() {
         if begin.elapsed() > KILL_TIMEOUT {
             bail!("the daemon does not die");
-/// The one that was started here, or another that has taken its place since: a daemon says itself who it is.
         }
         std::thread::sleep(Duration::from_millis(5));
     }

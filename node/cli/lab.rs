@@ -101,7 +101,7 @@ pub(crate) fn run(verb: Verb) -> Result<i32> {
                 Engine::Containerd => Runtime::Containerd,
             };
             let arguments = chaos.then(|| "--chaos".to_string()).into_iter().collect();
-            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry, arguments })?;
+            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry, arguments, environment: Vec::new() })?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }
         Verb::Down => lab.down()?,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Runtime, Token};
+use skein_daemon::{AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Runtime, ShutdownGrace, Token};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -84,6 +84,13 @@ pub(crate) struct Arguments {
     /// An image goes when nobody has used it for so long, however much room there is; 0s for never
     #[arg(long, default_value = "0s", value_parser = eviction::span)]
     image_maximum_gc_age: Duration,
+    /// What Pods get to end when this machine goes down, all together; the Node is not ready then. Needs systemd's logind;
+    /// 0s for nothing
+    #[arg(long, default_value = "0s", value_parser = eviction::span)]
+    shutdown_grace_period: Duration,
+    /// How much of that is for critical Pods, which end last
+    #[arg(long, default_value = "0s", value_parser = eviction::span)]
+    shutdown_grace_period_critical_pods: Duration,
     /// How long the certificates hold that this node signs while it votes: of nodes, which renew themselves after 70 to
     /// 90 % of it, and at most of CertificateSigningRequests
     #[arg(long, default_value = "720h", value_parser = duration)]
@@ -102,6 +109,10 @@ pub(crate) struct Arguments {
     audit_log_max_backup: usize,
     #[command(flatten)]
     openid: OpenId,
+    /// Let experiments (ChaosExperiment, chaos.skein.dev) make faults on this node: whoever may create one may kill or
+    /// pause its daemon and cut its network, for a time
+    #[arg(long)]
+    chaos: bool,
     /// Labels for the Node, as in a=b,c=d
     #[arg(long, value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
@@ -109,10 +120,6 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = place)]
     region: Option<String>,
     /// The zone that the node is in (its label topology.kubernetes.io/zone)
-    /// Let experiments (ChaosExperiment, chaos.skein.dev) make faults on this node: whoever may create one may kill or
-    /// pause its daemon and cut its network, for a time
-    #[arg(long)]
-    chaos: bool,
     #[arg(long, value_parser = place)]
     zone: Option<String>,
 }
@@ -211,13 +218,6 @@ fn container_runtime(arguments: &Arguments) -> Result<Runtime> {
     })
 }
 
-/// The name that was given, or the host's.
-pub(crate) fn node_name(given: Option<String>) -> Result<String> {
-    match given {
-        Some(name) => Ok(name),
-        None => {
-            Ok(std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name: give --name")?.trim().to_string())
-        }
 /// The agent, as a process of this same program.
 fn chaos(name: &str, data: &std::path::Path) -> Result<ChaosOptions> {
     let program = std::env::current_exe().context("cannot find this program")?;
@@ -226,6 +226,13 @@ fn chaos(name: &str, data: &std::path::Path) -> Result<ChaosOptions> {
     Ok(ChaosOptions { command, objects: skein_nemesis::definitions() })
 }
 
+/// The name that was given, or the host's.
+pub(crate) fn node_name(given: Option<String>) -> Result<String> {
+    match given {
+        Some(name) => Ok(name),
+        None => {
+            Ok(std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name: give --name")?.trim().to_string())
+        }
     }
 }
 
@@ -250,6 +257,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         image_gc.low_percent,
         image_gc.high_percent
     );
+    let shutdown = ShutdownGrace { total: arguments.shutdown_grace_period, critical: arguments.shutdown_grace_period_critical_pods };
+    ensure!(
+        shutdown.critical <= shutdown.total,
+        "--shutdown-grace-period-critical-pods must be at most --shutdown-grace-period, but it is {} and not {} seconds",
+        shutdown.critical.as_secs(),
+        shutdown.total.as_secs()
+    );
     let audit = arguments.audit_log_path.map(|path| AuditOptions {
         path,
         policy: arguments.audit_policy_file,
@@ -257,6 +271,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         files_max: arguments.audit_log_max_backup,
     });
     let options = Options {
+        chaos: arguments.chaos.then(|| chaos(&name, &arguments.data_dir)).transpose()?,
         name,
         audit,
         openid: arguments.openid.options(),
@@ -271,11 +286,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         service_range: arguments.service_cluster_ip_range,
         runtime,
         labels,
-        chaos: arguments.chaos.then(|| chaos(&name, &arguments.data_dir)).transpose()?,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
         manifests: arguments.pod_manifest_path,
         eviction: arguments.eviction.eviction()?,
         image_gc,
+        shutdown: Some(shutdown).filter(|grace| !grace.total.is_zero()),
         signing_duration: arguments.cluster_signing_duration,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

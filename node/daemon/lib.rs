@@ -50,7 +50,7 @@ pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
 pub use skein_api::{AuditOptions, OpenIdOptions};
-pub use skein_kubelet::{Amount, Eviction, ImageGc, LogLimits, Signal, Threshold};
+pub use skein_kubelet::{Amount, Eviction, ImageGc, LogLimits, ShutdownGrace, Signal, Threshold};
 pub use token::Token;
 
 /// How a node is started.
@@ -81,14 +81,16 @@ pub struct Options {
     pub eviction: Eviction,
     /// When images go that nobody uses.
     pub image_gc: ImageGc,
+    /// What Pods get when the machine goes down.
+    pub shutdown: Option<ShutdownGrace>,
     /// Where it is written down who asked what of the API.
     pub audit: Option<AuditOptions>,
     /// Whose tokens the API believes besides the cluster's own.
     pub openid: Option<OpenIdOptions>,
-    /// How long the certificates hold that this node signs while it votes.
-    pub signing_duration: Duration,
     /// Who makes the faults of experiments on this node, if anybody may.
     pub chaos: Option<ChaosOptions>,
+    /// How long the certificates hold that this node signs while it votes.
+    pub signing_duration: Duration,
 }
 
 /// How containers are run here.

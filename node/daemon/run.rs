@@ -185,6 +185,7 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, ci
         manifests: options.manifests.clone(),
         eviction: options.eviction.clone(),
         image_gc: options.image_gc,
+        shutdown: options.shutdown,
         pressure: skein_kubelet::Pressure::default(),
         csi: skein_kubelet::Csi::new(&options.kubelet_directory),
         stats: skein_kubelet::Stats::default(),

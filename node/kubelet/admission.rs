@@ -4,9 +4,10 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::eviction::is_critical;
+use crate::eviction::{EVICTED, is_critical};
 use crate::pod::phase_is_final;
 use crate::pressure::Pressure;
+use crate::shutdown::NOT_ADMITTED;
 
 /// The words of the kubelet for a Pod that it will not run.
 #[derive(Debug, PartialEq)]
@@ -22,7 +23,11 @@ type HostPort<'a> = (&'a str, &'a str, i32);
 
 impl Refusal {
     pub(crate) fn message(&self) -> String {
-        if self.reason == EVICTED { self.why.clone() } else { format!("Predicate {} failed: {}", self.reason, self.why) }
+        if [EVICTED, NOT_ADMITTED].contains(&self.reason) {
+            self.why.clone()
+        } else {
+            format!("Predicate {} failed: {}", self.reason, self.why)
+        }
     }
 
     /// The status that ends the Pod.
@@ -39,12 +44,12 @@ impl Refusal {
     }
 }
 
-/// What the reason is when the node is short of something.
-pub(crate) const EVICTED: &str = "Evicted";
-
-/// Whether the node takes new Pods while it is short of something (`pkg/kubelet/eviction`, `Admit`): critical ones always,
-/// where only memory is short those that have asked for some.
+/// Whether the node takes new Pods: none while its machine goes down; while it is short of something
+/// (`pkg/kubelet/eviction`, `Admit`) critical ones always, and where only memory is short those that have asked for some.
 pub(crate) fn fits(pod: &Pod, pressure: &Pressure) -> Result<(), Refusal> {
+    if pressure.is_going_down() {
+        return Err(Refusal { reason: NOT_ADMITTED, why: "Pod was rejected as the node is shutting down.".into() });
+    }
     let best_effort = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) == Some("BestEffort");
     let holding: Vec<&str> = ["MemoryPressure", "DiskPressure", "PIDPressure"].into_iter().filter(|kind| pressure.holds(kind)).collect();
     if is_critical(pod) || holding.is_empty() || (holding == ["MemoryPressure"] && !best_effort) {

@@ -19,7 +19,7 @@ use crate::images::Pulls;
 use crate::manifests::{self, Manifests};
 use crate::worker::{Shared, Worker};
 use crate::write::{Note, Wish, pod_writer, tell};
-use crate::{Options, csi, image_gc, node, pressure, rotation};
+use crate::{Options, csi, image_gc, node, pressure, rotation, shutdown};
 
 /// Events taken from the history at once.
 const EVENTS_MAX: usize = 4096;
@@ -85,6 +85,9 @@ pub(crate) async fn run(options: Options, store: Store) {
     tokio::spawn(rotation::run(Arc::clone(&shared)));
     let (told, mut tells) = mpsc::channel(TELLS);
     tokio::spawn(pressure::run(Arc::clone(&shared), told.clone()));
+    if let Some(grace) = shared.options.shutdown {
+        tokio::spawn(shutdown::run(Arc::clone(&shared), grace, told.clone()));
+    }
     tokio::spawn(image_gc::run(Arc::clone(&shared)));
     tokio::spawn(follow(Arc::clone(&shared), told));
     let mut agent = Agent { statics: manifests::read(&shared.options), shared, workers: BTreeMap::new(), cursor: 0 };

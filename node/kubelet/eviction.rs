@@ -14,6 +14,9 @@ use crate::pod::{containers, is_sidecar};
 /// Pods of this priority and above are the cluster's own (`SystemCriticalPriority`).
 const CRITICAL: i32 = 2_000_000_000;
 
+/// The reason of a Pod that the node is too short of something for.
+pub(crate) const EVICTED: &str = "Evicted";
+
 /// `immediateEvictionGracePeriodSeconds`
 pub(crate) const IMMEDIATE_GRACE_SECONDS: i64 = 1;
 
@@ -76,6 +79,8 @@ pub(crate) struct Met {
 /// A Pod that must go.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Evicted {
+    /// As its status says it.
+    pub(crate) reason: &'static str,
     pub(crate) why: String,
     /// What it gets at most to end.
     pub(crate) grace_seconds_max: i64,

@@ -42,6 +42,7 @@ mod secrets;
 mod server;
 mod service_account;
 mod service_env;
+mod shutdown;
 mod socket;
 mod stats;
 mod status;
@@ -69,6 +70,7 @@ pub use eviction::{Amount, Eviction, Signal, Threshold};
 pub use image_gc::ImageGc;
 pub use pressure::Pressure;
 pub use server::serve;
+pub use shutdown::ShutdownGrace;
 pub use stats::Stats;
 
 #[derive(Clone, Debug)]
@@ -98,6 +100,8 @@ pub struct Options {
     pub eviction: Eviction,
     /// When images go that nobody uses.
     pub image_gc: ImageGc,
+    /// What Pods get when the machine goes down; nothing: they end as the machine's other processes do.
+    pub shutdown: Option<ShutdownGrace>,
     pub pressure: Pressure,
     /// The CSI drivers of this node.
     pub csi: Csi,

@@ -108,7 +108,8 @@ async fn keep(options: &Options, store: &Store, runtime: &Runtime, offer: &mut O
     let old = entry.record.to_value("v1", "Node", entry.revision);
     let has_range = old.pointer("/spec/podCIDR").is_some();
     let mut new = old.clone();
-    new["status"] = status(options, &old, has_range && offer.is_ready, &offer.version);
+    let is_ready = has_range && offer.is_ready && !options.pressure.is_going_down();
+    new["status"] = status(options, &old, is_ready, &offer.version);
     for (field, value) in [("runtimeHandlers", &offer.handlers), ("features", &offer.features), ("images", &offer.images)] {
         if value.is_object() || value.as_array().is_some_and(|list| !list.is_empty()) {
             new["status"][field] = value.clone();
@@ -160,10 +161,10 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
         let [why, what] = if holds { short } else { enough };
         condition(kind, holds, why, what)
     };
-    let (why, what) = if ready {
-        ("KubeletReady", "kubelet is posting ready status")
-    } else {
-        ("KubeletNotReady", "container runtime network not ready")
+    let (why, what) = match (ready, options.pressure.is_going_down()) {
+        (_, true) => ("KubeletNotReady", "node is shutting down"),
+        (true, false) => ("KubeletReady", "kubelet is posting ready status"),
+        (false, false) => ("KubeletNotReady", "container runtime network not ready"),
     };
     let (cpus, memory) = machine::size();
     let capacity = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory >> 10), "pods": PODS_MAX.to_string(),

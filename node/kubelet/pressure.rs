@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cri::{CONTAINER_NAME, POD_UID, value};
-use crate::eviction::{ContainerUse, Course, Evicted, IMMEDIATE_GRACE_SECONDS, Observed, Signal, Use, message, over_limit, victim};
+use crate::eviction::{
+    ContainerUse, Course, EVICTED, Evicted, IMMEDIATE_GRACE_SECONDS, Observed, Signal, Use, message, over_limit, victim,
+};
 use crate::machine::memory_bytes;
 use crate::worker::Shared;
 use crate::{image_gc, logs, pod, volumes};
@@ -30,6 +32,8 @@ pub struct Pressure(Arc<Mutex<Standing>>);
 struct Standing {
     /// The Node's conditions that hold, each until when.
     conditions: BTreeMap<&'static str, Instant>,
+    /// The machine goes down.
+    is_going_down: bool,
     /// Pods that must go, by uid, and what is said to them.
     evicted: BTreeMap<String, Evicted>,
 }
@@ -44,6 +48,19 @@ impl Pressure {
     /// Whether one of `MemoryPressure`, `DiskPressure` and `PIDPressure` holds.
     pub(crate) fn holds(&self, condition: &str) -> bool {
         self.look(|standing| standing.conditions.get(condition).is_some_and(|until| Instant::now() < *until))
+    }
+
+    pub(crate) fn shut_down(&self, begins: bool) {
+        self.look(|standing| standing.is_going_down = begins);
+    }
+
+    pub(crate) fn is_going_down(&self) -> bool {
+        self.look(|standing| standing.is_going_down)
+    }
+
+    /// Says to a Pod that it must go.
+    pub(crate) fn drive_away(&self, uid: &str, evicted: Evicted) {
+        self.look(|standing| standing.evicted.insert(uid.into(), evicted));
     }
 
     /// What is said to a Pod that must go.
@@ -64,7 +81,7 @@ pub(crate) async fn run(shared: Arc<Shared>, told: mpsc::Sender<String>) {
         tokio::time::sleep(INTERVAL).await;
         for (uid, evicted) in look(&shared, &images, &mut course, begin.elapsed()).await {
             warn!(pod = uid, why = evicted.why, "evicted");
-            shared.options.pressure.look(|standing| standing.evicted.insert(uid.clone(), evicted));
+            shared.options.pressure.drive_away(&uid, evicted);
             if told.send(uid).await.is_err() {
                 return;
             }
@@ -89,7 +106,7 @@ async fn look(shared: &Arc<Shared>, images: &Path, course: &mut Course, now: Dur
         }
     };
     let uid = |used: &Use<'_>| used.pod.metadata.uid.clone().unwrap_or_default();
-    let at_once = |why: String| Evicted { why, grace_seconds_max: IMMEDIATE_GRACE_SECONDS };
+    let at_once = |why: String| Evicted { reason: EVICTED, why, grace_seconds_max: IMMEDIATE_GRACE_SECONDS };
     let over: Vec<_> = measured.iter().filter_map(|used| Some((uid(used), at_once(over_limit(used)?)))).collect();
     let Some(met) = short.iter().find(|met| met.is_due).filter(|_| over.is_empty()) else { return over };
     if met.threshold.signal.condition() == "DiskPressure" {
@@ -101,7 +118,7 @@ async fn look(shared: &Arc<Shared>, images: &Path, course: &mut Course, now: Dur
     let Some(met) = short.iter().find(|met| met.is_due) else { return Vec::new() };
     let grace_seconds_max = eviction.grace_seconds(&met.threshold);
     let chosen = victim(met.threshold.signal, &measured);
-    chosen.map(|used| (uid(used), Evicted { why: message(met, used), grace_seconds_max })).into_iter().collect()
+    chosen.map(|used| (uid(used), Evicted { reason: EVICTED, why: message(met, used), grace_seconds_max })).into_iter().collect()
 }
 
 /// The Pods here that have not ended.

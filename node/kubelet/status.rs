@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerState, Pod};
 use serde_json::{Value, json};
 use skein_object::meta;
 
-use crate::admission::EVICTED;
+use crate::eviction::Evicted;
 use crate::pod::{Observation, Observed, State, deadline_left_ms, ephemeral, has_ended, has_started, is_initialized, is_sidecar};
 use crate::resize::{Change, IN_PROGRESS, PENDING, Pending};
 use crate::restart::{of_all, restarts};
@@ -35,7 +35,7 @@ pub(crate) struct Input<'a> {
     /// Why a resize is not done.
     pub(crate) pending: Option<&'a Pending>,
     /// Why the node drives it away.
-    pub(crate) evicted: Option<&'a str>,
+    pub(crate) evicted: Option<&'a Evicted>,
     pub(crate) host_ip: &'a str,
     /// The runtime's name, the scheme of container ids.
     pub(crate) runtime: &'a str,
@@ -137,13 +137,13 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         reason = Some("DeadlineExceeded".into());
         message = Some("Pod was active on the node longer than the specified deadline".into());
     }
-    if let Some(why) = input.evicted.filter(|_| phase == "Failed" && reason.is_none()) {
-        reason = Some(EVICTED.into());
-        message = Some(why.into());
+    if let Some(evicted) = input.evicted.filter(|_| phase == "Failed" && reason.is_none()) {
+        reason = Some(evicted.reason.into());
+        message = Some(evicted.why.clone());
         // Job controllers tell such an end from a failure of the Pod's own (KEP-3329).
         let mut target = condition(DISRUPTED, true, "", String::new());
         target["reason"] = "TerminationByKubelet".into();
-        target["message"] = why.into();
+        target["message"] = evicted.why.clone().into();
         if let Some(conditions) = status["conditions"].as_array_mut() {
             conditions.retain(|c| c["type"] != DISRUPTED);
             conditions.push(target);

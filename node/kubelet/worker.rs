@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::cri::{CONTAINER_NAME, Runtime};
-use crate::eviction::Evicted;
+use crate::eviction::{EVICTED, Evicted};
 use crate::images::{Outcome, Pulls};
 use crate::pod::{Action, Observation, Observed, Sandbox, State, step};
 use crate::pod_certificate::{Credentials, pod_has_certificates};
@@ -161,7 +161,9 @@ impl Worker {
         if self.evicted.is_none()
             && let Some(evicted) = self.shared.options.pressure.evicted(&self.uid)
         {
-            self.note("Evicted", evicted.why.clone(), true, "");
+            if evicted.reason == EVICTED {
+                self.note(EVICTED, evicted.why.clone(), true, "");
+            }
             self.evicted = Some(evicted);
         }
     }
@@ -300,7 +302,7 @@ impl Worker {
             started: &self.started,
             resizes,
             pending: self.pending.as_ref(),
-            evicted: self.evicted.as_ref().map(|evicted| evicted.why.as_str()),
+            evicted: self.evicted.as_ref(),
             host_ip: &host_ip,
             runtime: &self.shared.runtime_name,
             now: Timestamp::now(),

@@ -30,8 +30,7 @@ pub fn signed(resource: &Resource, old: &Record, new: Record, writer: &Writer<'_
     let is_own = |field: &str| !has_door(field);
     // Metadata goes with the object itself, unless only a status has changed.
     let own = touches(&is_own) || !touches(&has_door);
-    let doors: [(bool, &str, &dyn Fn(&str) -> bool); 2] = [(own, writer.subresource, &is_own), (touches(&has_door), STATUS, &has_door)];
-    for (_, subresource, is_here) in doors.into_iter().filter(|(is_used, ..)| *is_used) {
+    let mut sign = |subresource: &str, is_here: &dyn Fn(&str) -> bool| {
         let (mut was, mut is) = (part(old, is_here), part(&new, is_here));
         was.insert(METADATA.into(), before.clone());
         is.insert(METADATA.into(), metadata.clone());
@@ -39,6 +38,12 @@ pub fn signed(resource: &Resource, old: &Record, new: Record, writer: &Writer<'_
         update(Some(&was), &mut is, resource.shape(), &Writer { subresource, ..*writer });
         metadata = is[METADATA].take();
         before.clone_from(&metadata);
+    };
+    if own {
+        sign(writer.subresource, &is_own);
+    }
+    if touches(&has_door) {
+        sign(STATUS, &has_door);
     }
     let version = new.version();
     let mut segments = Record::from_value(&Value::Object(Map::from_iter([(METADATA.to_string(), metadata)]))).segments;
