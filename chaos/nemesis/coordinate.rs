@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::agents::Agents;
 use crate::experiment::Experiment;
+use crate::load;
 use crate::resource::{EXPERIMENTS, Resources};
 use crate::run::{Entry, Report, run as run_experiment};
 
@@ -59,6 +60,8 @@ pub(crate) fn run(resources: &Resources) {
                 Step::Nothing => {}
                 Step::Claim(experiment) => claim(resources, experiment),
                 Step::Close(name, why) => {
+                    // What its clients wrote goes, so that the next of this name can begin.
+                    let _ = resources.demand("DELETE", &format!("/api/v1/namespaces/{}", load::namespace(&name)), None);
                     let _ = resources.set_status(EXPERIMENTS, &name, |old| finished(&old["status"], &Err(why.clone())));
                 }
             }

@@ -54,12 +54,17 @@ pub(crate) struct Outcome {
     pub(crate) violation: Option<String>,
 }
 
+/// Where the clients of an experiment write.
+pub(crate) fn namespace(experiment: &str) -> String {
+    format!("chaos-{experiment}")
+}
+
 // === impl Load ===
 
 impl Load {
     /// Makes the namespace and the keys, and starts the clients.
     pub(crate) fn start(api: &Arc<dyn Api>, name: &str, clients: usize, keys: usize, seed: u64) -> Result<Self, String> {
-        let namespace = format!("chaos-{name}");
+        let namespace = namespace(name);
         let shared = Arc::new(Shared {
             api: Arc::clone(api),
             namespace,

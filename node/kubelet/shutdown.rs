@@ -18,6 +18,7 @@ use skein_object::Key;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
+use zbus::proxy::{Builder, CacheProperties};
 use zbus::zvariant::OwnedFd;
 use zbus::{Connection, Proxy};
 
@@ -74,7 +75,9 @@ pub(crate) async fn run(shared: Arc<Shared>, grace: ShutdownGrace, told: mpsc::S
 
 async fn follow(shared: &Arc<Shared>, grace: ShutdownGrace, told: &mpsc::Sender<String>) -> zbus::Result<()> {
     let bus = Connection::system().await?;
-    let logind = Proxy::new(&bus, "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager").await?;
+    // What it says of itself changes without notice when it reads its configuration anew.
+    let logind = Builder::<Proxy<'_>>::new(&bus).cache_properties(CacheProperties::No).destination("org.freedesktop.login1")?;
+    let logind = logind.path("/org/freedesktop/login1")?.interface("org.freedesktop.login1.Manager")?.build().await?;
     let grace = granted(&bus, &logind, grace).await?;
     let mut signals = logind.receive_signal("PrepareForShutdown").await?;
     let mut lock = Some(inhibit(&logind).await?);

@@ -170,9 +170,10 @@ fn experiments_are_objects_and_faults_end_without_who_asked_for_them() {
     cluster.until("it is cut off", || is_cut(true));
     // The fault's own process is killed: the agent undoes it.
     let ends = |word: &str| {
-        Cluster::processes("node-3", &["chaos", word])
-            .iter()
-            .for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("it can be killed"))
+        for pid in Cluster::processes("node-3", &["chaos", word]) {
+            // One that has just ended by itself is what is wanted.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     };
     ends("fault");
     cluster.until("the agent has undone it", || is_cut(false));
