@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skein_lead::Reports;
 use skein_peer::{Request, Response};
-use skein_store::{Change, Handle, Health, Role, Standing, Successor};
+use skein_store::{Change, Handle, Health, Standing, Successor};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -107,7 +107,7 @@ pub(crate) async fn run(store: Handle, directory: Directory, reports: Reports) {
 /// A node that votes no more has no use for the CA's key. One that is about to vote has had it for a moment only.
 fn disarm(store: &Handle, directory: &Directory) {
     let own = store.members().into_iter().find(|member| member.id == store.id());
-    let votes = own.is_none_or(|own| matches!(own.role, Role::Leader | Role::Voter));
+    let votes = own.is_none_or(|own| own.role.votes());
     if votes || !store.has_quorum() || directory.authority_age().is_none_or(|age| age < KEY_UNUSED) {
         return;
     }

@@ -8,7 +8,7 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 use skein_object::cipher::Cipher;
 use skein_peer::{Request, Response};
 use skein_quic::Authority;
-use skein_store::{Handle, MemberStatus, Role};
+use skein_store::{Handle, MemberStatus};
 use tracing::debug;
 
 use crate::Error;
@@ -49,7 +49,7 @@ pub(crate) fn own(directory: &Directory) -> Result<Option<[u8; 32]>, Error> {
 /// The other nodes that vote: they have the CA's key.
 pub(crate) fn other_voters(store: &Handle) -> impl Iterator<Item = MemberStatus> + use<> {
     let own = store.id();
-    store.members().into_iter().filter(move |member| member.id != own && matches!(member.role, Role::Leader | Role::Voter))
+    store.members().into_iter().filter(move |member| member.id != own && member.role.votes())
 }
 
 /// Asks those that vote until one has given the key.

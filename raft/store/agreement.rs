@@ -14,7 +14,7 @@ use skein_peer::{Channel, Request, Response};
 use tokio::time::{sleep, timeout};
 
 use crate::wire::{Frames, from_json, receive_state, send_state, to_json};
-use crate::{Error, Handle, Role};
+use crate::{Error, Handle};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ impl Handle {
     /// The voters that agree on another state, where they are a majority.
     async fn opponents(&self) -> Vec<Member> {
         let Some((index, own)) = self.digests().last() else { return Vec::new() };
-        let voters = self.members().into_iter().filter(|member| matches!(member.role, Role::Leader | Role::Voter));
+        let voters = self.members().into_iter().filter(|member| member.role.votes());
         let voters: Vec<_> = voters.collect();
         let ask = |member: Member| async move {
             match timeout(ANSWER_TIMEOUT, self.call(&member, Request::Digest(index))).await {

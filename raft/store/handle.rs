@@ -40,6 +40,12 @@ pub enum Role {
     Replica,
 }
 
+impl Role {
+    pub fn votes(self) -> bool {
+        matches!(self, Self::Leader | Self::Voter)
+    }
+}
+
 /// One member as the leader sees it, or as this node knows it.
 #[derive(Clone, Debug)]
 pub struct MemberStatus {

@@ -80,7 +80,7 @@ struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     fn voters(&self) -> impl Iterator<Item = &'a MemberStatus> {
-        self.members.iter().filter(|m| matches!(m.role, Role::Leader | Role::Voter))
+        self.members.iter().filter(|m| m.role.votes())
     }
 
     fn health(&self, member: &MemberStatus) -> Health {
@@ -97,7 +97,7 @@ impl<'a> Cluster<'a> {
     fn candidates(&self, without: Option<NodeId>) -> Vec<&'a MemberStatus> {
         let in_zone = |zone: &str| self.voters().filter(|m| Some(m.id) != without && self.zone(m) == zone).count();
         let caught_up = |m: &&MemberStatus| m.matched.is_some_and(|at| at + LAG_ENTRIES_MAX >= self.last_log_index);
-        let learners = self.members.iter().filter(|m| matches!(m.role, Role::Standby | Role::Replica));
+        let learners = self.members.iter().filter(|m| !m.role.votes());
         let mut able: Vec<&MemberStatus> = learners.filter(|m| self.health(m) == Health::Good).filter(caught_up).collect();
         able.sort_by_key(|m| (in_zone(self.zone(m)), m.id));
         able

@@ -1,6 +1,16 @@
 //! Kubernetes' own functions in expressions (`apiserver/pkg/cel/library`): quantities, regular expressions, URLs,
 //! addresses, versions, lists, named formats, authorization.
 
+macro_rules! named {
+    ($($of:ident = $name:literal),*) => {
+        $(impl Opaque for $of {
+            fn runtime_type_name(&self) -> &str {
+                $name
+            }
+        })*
+    };
+}
+
 pub(super) mod authorizer;
 mod format;
 mod lists;
@@ -46,17 +56,7 @@ struct Parts {
     path: String,
 }
 
-macro_rules! opaque {
-    ($($of:ident = $name:literal),*) => {
-        $(impl Opaque for $of {
-            fn runtime_type_name(&self) -> &str {
-                $name
-            }
-        })*
-    };
-}
-
-opaque!(Quantity = "kubernetes.Quantity", Url = "kubernetes.URL", Ip = "net.IP", Cidr = "net.CIDR");
+named!(Quantity = "kubernetes.Quantity", Url = "kubernetes.URL", Ip = "net.IP", Cidr = "net.CIDR");
 
 /// Declares every function; none has a name that CEL itself has.
 pub(super) fn add(context: &mut Context<'_, '_>) -> Declared {

@@ -92,16 +92,6 @@ impl PartialEq for Authorizer {
 
 impl Eq for Authorizer {}
 
-macro_rules! named {
-    ($($of:ident = $name:literal),*) => {
-        $(impl Opaque for $of {
-            fn runtime_type_name(&self) -> &str {
-                $name
-            }
-        })*
-    };
-}
-
 named!(
     Authorizer = "kubernetes.authorization.Authorizer",
     PathCheck = "kubernetes.authorization.PathCheck",
