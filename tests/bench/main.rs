@@ -107,6 +107,8 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
     let gaps = runtime.block_on(measure::leader_losses(lab, &credentials, arguments.rounds))?;
     times("leader killed -> next write", gaps);
+    let gaps = runtime.block_on(measure::handovers(lab, &credentials, arguments.rounds))?;
+    times("leader stopped in order -> longest without a write", gaps);
     let replaced = runtime.block_on(measure::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
     times("node killed -> its Pod Running elsewhere", replaced);
     println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);

@@ -18,6 +18,8 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 pub(crate) const CONNECTIONS_MAX: usize = 96;
 /// A cluster may take this long to be itself again after a fault.
 const RECOVERY: Duration = Duration::from_secs(60);
+/// For so long after a leader was stopped it is seen whether writes go on.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// What is written at once, and what etcd is measured with.
 pub(crate) const VALUE_BYTES: usize = 1024;
@@ -252,6 +254,33 @@ pub(crate) async fn leader_losses(lab: &Lab, credentials: &Credentials, rounds: 
         let begin = Instant::now();
         while write(&mut client, &format!("after-{round}")).await.is_err() {}
         gaps.push(begin.elapsed());
+        lab.start(&leader)?;
+        all_ready(credentials, survivor).await?;
+    }
+    Ok(gaps)
+}
+
+/// Stops the leader's daemon in order while a client writes through another node; the longest time without a write.
+pub(crate) async fn handovers(lab: &Lab, credentials: &Credentials, rounds: usize) -> Result<Vec<Duration>> {
+    let mut gaps = Vec::new();
+    for round in 0..rounds {
+        let leader = leader(credentials).await?;
+        let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+        let mut client = credentials.client(survivor);
+        write(&mut client, &format!("led-{round}")).await?;
+        let status = lab.status()?;
+        let node = status["nodes"].as_array().into_iter().flatten().find(|node| node["name"] == leader.as_str());
+        let pid = node.and_then(|node| node["pid"].as_i64()).context("the leader has no daemon")?;
+        ensure!(std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status()?.success(), "it cannot be stopped");
+        let (begin, mut last, mut longest, mut count) = (Instant::now(), Instant::now(), Duration::ZERO, 0);
+        while begin.elapsed() < HANDOVER {
+            if write(&mut client, &format!("handed-over-{round}-{count}")).await.is_ok() {
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            count += 1;
+        }
+        gaps.push(longest.max(last.elapsed()));
         lab.start(&leader)?;
         all_ready(credentials, survivor).await?;
     }
