@@ -38,7 +38,7 @@ pub(crate) fn ensure(node: &Node, directory: &Path, program: &Path, insecure_reg
     std::fs::write(&config, toml(directory))?;
     let daemon = Path::new("/usr/bin/containerd");
     ensure!(daemon.exists(), "{} is missing: apt-get install containerd runc", daemon.display());
-    process::spawn(node, directory, "containerd", daemon, &["--config".into(), config.display().to_string()])?;
+    process::spawn(node, directory, "containerd", (daemon, &["--config".into(), config.display().to_string()], &[]))?;
     let begin = Instant::now();
     while !process::answers(&socket(directory)) {
         if begin.elapsed() > START_TIMEOUT {

@@ -327,7 +327,7 @@ impl Lab {
         if node.index > 1 && !directory.join("data/node.json").exists() {
             arguments.extend(["--join".into(), self.token()?]);
         }
-        process::spawn_daemon(node, &directory, &self.layout.program, (&arguments, &plan.environment))
+        process::spawn(node, &directory, "daemon", (&self.layout.program, &arguments, &plan.environment))
     }
 
     fn stop_machine(&self, node: &Node) -> Result<()> {

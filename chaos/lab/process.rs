@@ -35,9 +35,9 @@ pub(crate) fn pods_cgroup(node: &Node) -> String {
 }
 
 /// Starts a process of the node, in its cgroup and network namespace, detached from this one.
-pub(crate) fn spawn(node: &Node, directory: &Path, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+pub(crate) fn spawn(node: &Node, directory: &Path, name: &str, start: Start<'_>) -> Result<()> {
     let net = format!("/run/netns/{}", node.namespace());
-    launch(&cgroup(node).join("daemon"), &net, directory, name, (program, arguments, &[]))
+    launch(&cgroup(node).join("daemon"), &net, directory, name, start)
 }
 
 /// Starts a process of the laboratory itself, in this process' network namespace.
@@ -52,7 +52,7 @@ pub(crate) fn kill_own(directory: &Path, name: &str) {
 }
 
 /// A program, its arguments, and what else is in its environment.
-type Start<'a> = (&'a Path, &'a [String], &'a [(String, String)]);
+pub(crate) type Start<'a> = (&'a Path, &'a [String], &'a [(String, String)]);
 
 fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, (program, arguments, environment): Start<'_>) -> Result<()> {
     std::fs::create_dir_all(leaf).with_context(|| format!("cannot make the cgroup {}", leaf.display()))?;
@@ -74,16 +74,6 @@ fn launch(leaf: &Path, net: &str, directory: &Path, name: &str, (program, argume
     let mut file = std::fs::File::create(directory.join(format!("{name}.pid")))?;
     writeln!(file, "{}", child.id())?;
     Ok(())
-}
-
-pub(crate) fn spawn_daemon(
-    node: &Node,
-    directory: &Path,
-    program: &Path,
-    (arguments, environment): (&[String], &[(String, String)]),
-) -> Result<()> {
-    let net = format!("/run/netns/{}", node.namespace());
-    launch(&cgroup(node).join("daemon"), &net, directory, "daemon", (program, arguments, environment))
 }
 
 /// The pid of a process of the node, while it runs.

@@ -36,6 +36,9 @@ pub use machine::{MARK, endure};
 pub use resource::definitions;
 pub use run::{Entry, Report, run};
 
+/// Longer than a node takes to say that there is no quorum.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The way to the API of each node.
 pub trait Api: Send + Sync {
     /// The names by which nodes can be asked.
@@ -53,4 +56,23 @@ pub trait Api: Send + Sync {
 
     /// Waits for the beginning of an answer's body, its end, or for so long; why there is no answer.
     fn first_line(&self, node: &str, path: &str, patience: Duration) -> Result<(), String>;
+}
+
+/// Asks one node after the other until one answers that has a quorum.
+fn ask_in_turn(
+    api: &dyn Api,
+    nodes: Vec<String>,
+    method: &str,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<(u16, Vec<u8>), String> {
+    let mut last = String::from("there is no node");
+    for node in nodes {
+        match api.ask(&node, method, path, body, PATIENCE) {
+            Ok((504, _)) => last = format!("{node} has no quorum"),
+            Ok(answer) => return Ok(answer),
+            Err(why) => last = format!("{node}: {why}"),
+        }
+    }
+    Err(last)
 }

@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use skein_invariant::{Answer, Checker, Observation, Request};
 
-use crate::Api;
 use crate::history::{self, History, Listed};
 use crate::plan::Random;
-
-/// Longer than a node takes to say that there is no quorum.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::{Api, PATIENCE, ask_in_turn};
 
 /// Between two requests of a client: this is no benchmark.
 const PAUSE: Duration = Duration::from_millis(15);
@@ -132,17 +129,8 @@ impl Shared {
         format!("/api/v1/namespaces/{}/configmaps/key-{key}", self.namespace)
     }
 
-    /// Asks one node after the other until one answers.
     fn any(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>), String> {
-        let mut last = String::from("there is no node");
-        for node in self.api.nodes() {
-            match self.api.ask(&node, method, path, body, PATIENCE) {
-                Ok((504, _)) => last = format!("{node} has no quorum"),
-                Ok(answer) => return Ok(answer),
-                Err(why) => last = format!("{node}: {why}"),
-            }
-        }
-        Err(last)
+        ask_in_turn(&*self.api, self.api.nodes(), method, path, body)
     }
 
     fn create(&self, key: usize) -> Result<(), String> {

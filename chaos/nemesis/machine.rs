@@ -146,8 +146,7 @@ fn undo(record: &Record) -> Result<()> {
             for device in &record.devices {
                 let _ = run("tc", &["qdisc", "del", "dev", device, "root"]);
             }
-            // Adding it first makes it no error that it is not there.
-            feed("nft", &["-f", "-"], &format!("add table {TABLE}\ndelete table {TABLE}\n"))
+            feed("nft", &["-f", "-"], &no_table())
         }
         _ => Ok(()),
     }
@@ -155,11 +154,10 @@ fn undo(record: &Record) -> Result<()> {
 
 /// The rules that cut a node off, or lose packets. Pure.
 fn table(order: &Order) -> Option<String> {
-    let (is_deaf, lose) = match order.kind {
-        Kind::Deafen => (true, String::new()),
+    let lose = match order.kind {
         Kind::Links if order.lost_permille == 0 => return None,
-        Kind::Links => (false, format!("numgen random mod 1000 < {} ", order.lost_permille)),
-        _ => (false, String::new()),
+        Kind::Links => format!("numgen random mod 1000 < {} ", order.lost_permille),
+        _ => String::new(),
     };
     let rules = |direction: &str| {
         let of_family = |family: &str, is_of: fn(&str) -> bool| {
@@ -175,11 +173,16 @@ fn table(order: &Order) -> Option<String> {
     let to_observer = format!("    ct mark {MARK:#x} accept\n");
     let of_observer = format!("    meta mark {MARK:#x} ct mark set {MARK:#x} accept\n");
     let mut chains = chain("hear", "prerouting", to_observer, rules("saddr"));
-    if !is_deaf {
+    if order.kind != Kind::Deafen {
         chains += &chain("speak", "output", of_observer, rules("daddr"));
         chains += &chain("pass", "forward", String::new(), rules("daddr"));
     }
-    Some(format!("add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n{chains}}}\n"))
+    Some(format!("{}table {TABLE} {{\n{chains}}}\n", no_table()))
+}
+
+/// Adding it first makes it no error that it is not there.
+fn no_table() -> String {
+    format!("add table {TABLE}\ndelete table {TABLE}\n")
 }
 
 /// The links by which these are reached.
@@ -204,11 +207,7 @@ impl Daemon {
     fn of(data: &Path) -> Result<Self> {
         let pid = running(data).context("no daemon runs here")?;
         let process = PathBuf::from(format!("/proc/{pid}"));
-        let words = |file: &str| -> Result<Vec<String>> {
-            let bytes = std::fs::read(process.join(file)).with_context(|| format!("cannot read the daemon's {file}"))?;
-            Ok(bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).filter(|w| !w.is_empty()).collect())
-        };
-        let environment = words("environ")?;
+        let environment = words(&process.join("environ")).context("cannot read the daemon's environment")?;
         let variable = |word: &String| word.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
         let output = std::fs::read_link(process.join("fd/1")).ok().filter(|path| path.is_file());
         Ok(Self {
@@ -253,8 +252,13 @@ fn is_daemon(pid: i32) -> bool {
 
 /// Those of a process that is dead but not buried are gone.
 fn arguments(pid: i32) -> Vec<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).filter(|word| !word.is_empty()).collect()
+    words(Path::new(&format!("/proc/{pid}/cmdline"))).unwrap_or_default()
+}
+
+/// What the kernel ends with a zero each.
+fn words(file: &Path) -> std::io::Result<Vec<String>> {
+    let bytes = std::fs::read(file)?;
+    Ok(bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).filter(|word| !word.is_empty()).collect())
 }
 
 fn wait_for_death(pid: i32) -> Result<()> {

@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::Api;
+use crate::{Api, ask_in_turn};
 
 pub(crate) const EXPERIMENTS: &str = "chaosexperiments";
 pub(crate) const FAULTS: &str = "chaosfaults";
 
 const GROUP: &str = "/apis/chaos.skein.dev/v1alpha1";
-
-/// A node that has not answered by then is passed over: longer than one takes to say that there is no quorum.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A status is written so often where others write it, too.
 const ATTEMPTS: usize = 5;
@@ -53,15 +50,8 @@ impl Resources {
 
     /// What the first node answers that has a quorum.
     pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), String> {
-        let mut last = String::from("there is no node");
-        for node in self.nodes() {
-            match self.api.ask(&node, method, path, body, PATIENCE) {
-                Ok((504, _)) => last = format!("{node} has no quorum"),
-                Ok((code, body)) => return Ok((code, serde_json::from_slice(&body).unwrap_or_default())),
-                Err(why) => last = format!("{node}: {why}"),
-            }
-        }
-        Err(last)
+        let (code, body) = ask_in_turn(&*self.api, self.nodes(), method, path, body)?;
+        Ok((code, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     /// The same, where all but success is a failure.

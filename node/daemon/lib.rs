@@ -31,7 +31,6 @@ mod renewal;
 mod report;
 mod rules;
 mod run;
-
 mod sealing;
 mod services;
 mod signer;
