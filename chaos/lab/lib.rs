@@ -368,12 +368,17 @@ impl Lab {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// One kubeconfig for each node with that node's server, and one that names them all.
-    fn write_kubeconfigs(&self) -> Result<()> {
-        let founder = self.node_directory(&Node::new(1)).join("data/admin.kubeconfig");
-        let template: Value = serde_json::from_str(&std::fs::read_to_string(founder)?)?;
-        let authority = &template["clusters"][0]["cluster"]["certificate-authority-data"];
+    /// One kubeconfig for each node with that node's server, and one that names them all, with what the
+    /// administrator has by now.
+    pub fn write_kubeconfigs(&self) -> Result<()> {
         let nodes = self.nodes()?;
+        let written = |node: &Node| {
+            let path = self.node_directory(node).join("data/admin.kubeconfig");
+            Some((std::fs::metadata(&path).and_then(|file| file.modified()).ok()?, path))
+        };
+        let (_, newest) = nodes.iter().filter_map(written).max().context("no node has an administrator's kubeconfig")?;
+        let template: Value = serde_json::from_str(&std::fs::read_to_string(newest)?)?;
+        let authority = &template["clusters"][0]["cluster"]["certificate-authority-data"];
         let config = |nodes: &[Node]| {
             let mut clusters = Vec::new();
             let mut contexts = Vec::new();

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
 
 use crate::Error;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The CA lives long: rotating it is an operation of its own.
+/// The CA lives long: a new one takes its place when somebody asks for it.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * DAY.as_secs());
 
 /// A person's certificate, which nobody renews by itself.
@@ -29,16 +30,29 @@ const BACKDATE: Duration = Duration::from_secs(600);
 /// The CA with its key: what only voters hold.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// The CAs that are trusted; the first one signs.
     pub certificate_pem: String,
+    /// The keys of CAs that are held: that of the one that signs, in whatever place, and those of others.
+    pub key_pem: String,
+}
+
+/// A CA that is to take another's place.
+pub struct Successor {
+    pub certificate_pem: String,
+    /// The same name and key, certified by its predecessor: who trusts only that one trusts this one, too.
+    pub cross_pem: String,
     pub key_pem: String,
 }
 
 /// A certificate with its key and the CA that signed it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub certificate_pem: String,
     pub key_pem: String,
+    /// The CAs that are trusted; the first one signs.
     pub authority_pem: String,
+    /// What leads to these from CAs that went before them.
+    pub cross_pem: String,
 }
 
 /// From when to when a certificate is meant to hold, in seconds of Unix time.
@@ -60,22 +74,35 @@ pub struct Subject {
 impl Authority {
     pub fn create(cluster: &str) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = params(&[(DnType::CommonName, cluster.to_string())], AUTHORITY_LIFETIME);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        let certificate_pem = params.self_signed(&key).map_err(failed)?.pem();
+        let certificate_pem = authority_params(cluster).self_signed(&key).map_err(failed)?.pem();
         Self::load(&certificate_pem, &key.serialize_pem())
     }
 
+    /// The CA that signs is the first of the certificates; its key is among the keys.
     pub fn load(certificate_pem: &str, key_pem: &str) -> Result<Self, Error> {
-        let key = KeyPair::from_pem(key_pem).map_err(failed)?;
+        let point = public_point_of(first(certificate_pem)?)?;
+        let key = keys(key_pem)?.into_iter().find(|key| key.der_bytes() == point);
+        let key = key.ok_or(Error::NotHeld)?;
         let issuer = Issuer::from_ca_cert_pem(certificate_pem, key).map_err(failed)?;
         Ok(Self { issuer, certificate_pem: certificate_pem.into(), key_pem: key_pem.into() })
     }
 
-    /// The private key itself (PKCS #8, DER): whoever derives other keys from it.
-    pub fn key_der(&self) -> Vec<u8> {
-        self.issuer.key().serialize_der()
+    /// The private keys themselves (PKCS #8, DER), that of the CA which signs first: for who derives other keys from them.
+    pub fn key_ders(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let own = self.issuer.key().serialize_der();
+        let others = keys(&self.key_pem)?.into_iter().map(|key| key.serialize_der()).filter(|der| *der != own);
+        Ok(std::iter::once(own.clone()).chain(others).collect())
+    }
+
+    /// A new CA, certified by this one. Its name is another, so that nobody takes one's certificates for the other's.
+    pub fn successor(&self, cluster: &str) -> Result<Successor, Error> {
+        let key = KeyPair::generate().map_err(failed)?;
+        let name = format!("{cluster} {}", &hex(&Sha256::digest(key.subject_public_key_info()))[..8]);
+        let certificate_pem = authority_params(&name).self_signed(&key).map_err(failed)?.pem();
+        let mut cross = authority_params(&name);
+        cross.use_authority_key_identifier_extension = true;
+        let cross_pem = cross.signed_by(&key, &self.issuer).map_err(failed)?.pem();
+        Ok(Successor { certificate_pem, cross_pem, key_pem: key.serialize_pem() })
     }
 
     /// Signs a node's request. Only its key is taken from it; the names are those that the cluster gives.
@@ -94,8 +121,26 @@ impl Authority {
     pub fn issue(&self, subject: &Subject, names: &[String], lifetime: Duration) -> Result<Identity, Error> {
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = leaf(subject, names, lifetime).signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), authority_pem: self.certificate_pem.clone() })
+        let (certificate_pem, authority_pem) = (certificate.pem(), self.certificate_pem.clone());
+        Ok(Identity { certificate_pem, key_pem: key.serialize_pem(), authority_pem, cross_pem: String::new() })
     }
+}
+
+/// Those of the keys that belong to one of the certificates.
+pub fn keys_of(key_pem: &str, certificate_pem: &str) -> Result<String, Error> {
+    let points = certificates(certificate_pem)?.into_iter().map(public_point_of).collect::<Result<Vec<_>, _>>()?;
+    let kept = keys(key_pem)?.into_iter().filter(|key| points.iter().any(|point| key.der_bytes() == point));
+    Ok(kept.map(|key| key.serialize_pem()).collect())
+}
+
+/// The SHA-256 of those certificates whose keys are among these, in hex.
+pub fn hashes_with_keys(certificate_pem: &str, key_pem: &str) -> Result<Vec<String>, Error> {
+    let held: Vec<Vec<u8>> = keys(key_pem)?.iter().map(|key| key.der_bytes().to_vec()).collect();
+    let hashes = certificates(certificate_pem)?.into_iter().map(|certificate| {
+        let hash = hex(&Sha256::digest(&certificate));
+        Ok(held.contains(&public_point_of(certificate)?).then_some(hash))
+    });
+    Ok(hashes.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect())
 }
 
 /// A request to sign this key.
@@ -108,14 +153,24 @@ pub fn signing_request(key_pem: &str) -> Result<String, Error> {
 /// The SHA-256 of a request's public key, in hex: what a join token binds to.
 pub fn request_key_hash(request_pem: &str) -> Result<String, Error> {
     let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;
-    use rcgen::PublicKeyData;
     Ok(hex(&Sha256::digest(request.public_key.subject_public_key_info())))
 }
 
-/// The SHA-256 of a certificate, in hex: what a join token pins.
+/// The SHA-256 of the first certificate, in hex: what a join token pins.
 pub fn certificate_hash(certificate_pem: &str) -> Result<String, Error> {
-    let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|e| Error::Certificate(e.to_string()))?;
-    Ok(hex(&Sha256::digest(&der)))
+    Ok(hex(&Sha256::digest(first(certificate_pem)?)))
+}
+
+/// The SHA-256 of each certificate, in hex.
+pub fn certificate_hashes(certificate_pem: &str) -> Result<Vec<String>, Error> {
+    Ok(certificates(certificate_pem)?.iter().map(|der| hex(&Sha256::digest(der))).collect())
+}
+
+/// Whom the first certificate names, and until when it holds, in seconds of Unix time.
+pub fn name_and_end(certificate_pem: &str) -> Result<(String, i64), Error> {
+    let certificate = first(certificate_pem)?;
+    let (_, parsed) = parsed(&certificate)?;
+    Ok((parsed.subject().to_string(), parsed.validity().not_after.timestamp()))
 }
 
 /// The DNS name in a node's certificate, which the TLS handshake checks.
@@ -126,11 +181,16 @@ pub fn node_dns_name(node: &str) -> String {
 // === impl Identity ===
 
 impl Identity {
-    /// The certificate and its CA. The CA is sent along for those who know only its hash: nodes that join.
+    /// The certificate, what leads to its CA from former ones, and the CA. The last is sent along for those who know only
+    /// its hash: nodes that join. It comes behind the others because OpenSSL takes the first that fits.
     pub fn chain(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
-        let mut chain = certificates(&self.certificate_pem)?;
-        chain.extend(certificates(&self.authority_pem)?);
-        Ok(chain)
+        let parts = [&self.certificate_pem, &self.cross_pem, &self.authority_pem];
+        Ok(parts.into_iter().map(|pem| certificates(pem)).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// Whether the CA that signs has signed this certificate, and not one before it.
+    pub fn is_of_signing_authority(&self) -> Result<bool, Error> {
+        is_issued_by(&self.certificate_pem, &self.authority_pem)
     }
 
     pub fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
@@ -140,9 +200,8 @@ impl Identity {
 
     /// How long the certificate is meant to be used.
     pub fn life(&self) -> Result<Life, Error> {
-        let chain = certificates(&self.certificate_pem)?;
-        let leaf = chain.first().ok_or_else(|| Error::Certificate("there is none".into()))?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|e| Error::Certificate(e.to_string()))?;
+        let leaf = first(&self.certificate_pem)?;
+        let (_, parsed) = parsed(&leaf)?;
         let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or(0);
         let validity = parsed.validity();
         Ok(Life { begin: validity.not_before.timestamp() + backdate, end: validity.not_after.timestamp() })
@@ -157,9 +216,14 @@ impl Identity {
     }
 }
 
+/// Whether the first of these CAs has signed the certificate, as its issuer's name says: no two CAs of a cluster share one.
+pub fn is_issued_by(certificate_pem: &str, authority_pem: &str) -> Result<bool, Error> {
+    let (leaf, authority) = (first(certificate_pem)?, first(authority_pem)?);
+    Ok(parsed(&leaf)?.1.issuer().as_raw() == parsed(&authority)?.1.subject().as_raw())
+}
+
 /// The public half of a request's key, as an uncompressed point.
 pub fn request_point(request_pem: &str) -> Result<Vec<u8>, Error> {
-    use rcgen::PublicKeyData;
     let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;
     Ok(request.public_key.der_bytes().to_vec())
 }
@@ -171,7 +235,6 @@ pub fn new_key() -> Result<String, Error> {
 
 /// The public half of a key, as an uncompressed point.
 pub fn public_point(key_pem: &str) -> Result<Vec<u8>, Error> {
-    use rcgen::PublicKeyData;
     Ok(KeyPair::from_pem(key_pem).map_err(failed)?.der_bytes().to_vec())
 }
 
@@ -198,6 +261,30 @@ impl Subject {
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| Error::Certificate(e.to_string()))
+}
+
+fn first(pem: &str) -> Result<CertificateDer<'static>, Error> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| Error::Certificate(e.to_string()))
+}
+
+fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<(&'a [u8], X509Certificate<'a>), Error> {
+    x509_parser::parse_x509_certificate(certificate).map_err(|e| Error::Certificate(e.to_string()))
+}
+
+fn public_point_of(certificate: CertificateDer<'_>) -> Result<Vec<u8>, Error> {
+    Ok(parsed(&certificate)?.1.public_key().subject_public_key.data.to_vec())
+}
+
+fn keys(pem: &str) -> Result<Vec<KeyPair>, Error> {
+    let keys = PrivatePkcs8KeyDer::pem_slice_iter(pem.as_bytes());
+    keys.map(|key| KeyPair::try_from(&key.map_err(|e| Error::Certificate(e.to_string()))?).map_err(failed)).collect()
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = params(&[(DnType::CommonName, name.to_string())], AUTHORITY_LIFETIME);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params
 }
 
 fn leaf(subject: &Subject, names: &[String], lifetime: Duration) -> CertificateParams {
@@ -259,5 +346,50 @@ mod tests {
         assert_eq!(subject.node_name(), Some("a"));
         let reloaded = Authority::load(&authority.certificate_pem, &authority.key_pem);
         assert!(reloaded.is_ok());
+    }
+
+    /// Whether somebody who trusts these CAs believes the server.
+    fn is_believed(server: &Identity, trusted_pem: &str) -> bool {
+        use rustls::client::danger::ServerCertVerifier;
+        let mut roots = rustls::RootCertStore::empty();
+        certificates(trusted_pem).expect("certificates").into_iter().for_each(|root| roots.add(root).expect("a root"));
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(std::sync::Arc::new(roots), provider);
+        let chain = server.chain().expect("a chain");
+        let name = rustls::pki_types::ServerName::try_from("a.nodes.skein").expect("a name");
+        let now = rustls::pki_types::UnixTime::now();
+        verifier.build().expect("a verifier").verify_server_cert(&chain[0], &chain[1..], &name, &[], now).is_ok()
+    }
+
+    #[test]
+    fn who_trusts_a_former_authority_believes_its_successors() {
+        let first = Authority::create("skein").expect("a CA");
+        let next = first.successor("skein").expect("a successor");
+        let names = [node_dns_name("a")];
+        let issue = |authority: &Authority| authority.issue(&Subject::node("a"), &names, DAY).expect("an identity");
+        let keys = format!("{}{}", first.key_pem, next.key_pem);
+        let both = Authority::load(&format!("{}{}", next.certificate_pem, first.certificate_pem), &keys).expect("the keys are there");
+        assert_eq!(both.key_ders().expect("keys").len(), 2);
+        assert_ne!(both.key_ders().expect("keys")[0], first.key_ders().expect("a key")[0]);
+        assert!(Authority::load(&next.certificate_pem, &first.key_pem).is_err());
+        let before = issue(&first);
+        let during = Identity { cross_pem: next.cross_pem.clone(), ..issue(&both) };
+        let second = Authority::load(&next.certificate_pem, &keys).expect("the key is there");
+        let third = second.successor("skein").expect("a successor");
+        let authority = Authority::load(&third.certificate_pem, &third.key_pem).expect("a CA");
+        let cross_pem = format!("{}{}{}", third.cross_pem, next.certificate_pem, next.cross_pem);
+        let after = Identity { cross_pem, ..issue(&authority) };
+        let check = |server: &Identity, trusted: &str, expected: bool| assert_eq!(is_believed(server, trusted), expected);
+        check(&before, &first.certificate_pem, true);
+        check(&before, &next.certificate_pem, false);
+        check(&during, &first.certificate_pem, true);
+        check(&during, &next.certificate_pem, true);
+        check(&after, &first.certificate_pem, true);
+        check(&after, &next.certificate_pem, true);
+        check(&after, &third.certificate_pem, true);
+        check(&after, &Authority::create("skein").expect("another").certificate_pem, false);
+        assert_eq!(before.is_of_signing_authority().ok(), Some(true));
+        assert_eq!(Identity { authority_pem: during.authority_pem.clone(), ..before }.is_of_signing_authority().ok(), Some(false));
+        assert_eq!(keys_of(&keys, &next.certificate_pem).expect("keys"), next.key_pem);
     }
 }

@@ -24,6 +24,8 @@ pub enum Error {
     Bind { address: std::net::SocketAddr, source: std::io::Error },
     #[error("certificate: {0}")]
     Certificate(String),
+    #[error("the key of the CA that signs is not among the keys")]
+    NotHeld,
     #[error("cannot reach {peer} at {address}: {why}")]
     Unreachable { peer: String, address: String, why: String },
     #[error("TLS: {0}")]

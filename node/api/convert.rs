@@ -46,7 +46,7 @@ pub(crate) async fn shown_one(context: &Context, state: &State, resource: &Resou
 pub(crate) fn opened(context: &Context, resource: &Resource, key: &Key, entry: &Entry) -> Result<Value, Status> {
     match resource.sealed {
         Some(field) if cipher::is_sealed(&entry.record) => {
-            let cipher = context.cipher.get().ok_or_else(status::no_key)?;
+            let cipher = context.keyring.get().ok_or_else(status::no_key)?;
             let record = cipher.open(key, field, &entry.record).map_err(Status::internal)?;
             Ok(resource.show(&record, entry.revision))
         }
@@ -75,7 +75,7 @@ pub(crate) async fn stored(
         return Err(Status::too_large(format!("Request is too large: the object has {size} bytes, the limit is {OBJECT_BYTES_MAX}")));
     }
     let Some(field) = resource.sealed else { return Ok(record) };
-    let cipher = context.cipher.get().ok_or_else(status::no_key)?;
+    let cipher = context.keyring.get().ok_or_else(status::no_key)?;
     Ok(cipher.seal(key, field, record, old, rand::random()))
 }
 

@@ -35,14 +35,14 @@ mod status;
 mod verbs;
 mod websocket;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use serde_json::Value;
 use skein_object::Status;
-use skein_object::cipher::Cipher;
+use skein_object::cipher::Keyring;
 use skein_quic::Identity;
 use skein_store::Handle;
 use tokio::sync::watch;
@@ -74,6 +74,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// The frames of a backup, one after the other; only voters have all that belongs into one.
     async fn backup(&self) -> Result<Box<dyn Iterator<Item = Vec<u8>> + Send>, Status>;
     async fn create_token(&self, request: Value) -> Result<Value, Status>;
+    /// What becomes of the cluster's CA: `{"step": "show" | "rotate" | "retire"}`.
+    async fn authority(&self, wish: Value) -> Result<Value, Status>;
     /// Signs a ServiceAccount's token with the cluster's key, which voters have.
     async fn sign(&self, claims: &TokenClaims) -> Result<String, Status>;
 }
@@ -91,7 +93,7 @@ pub(crate) struct Context {
     pub(crate) encoded: Arc<verbs::Encoded>,
     pub(crate) fairness: Arc<fairness::Fairness>,
     pub(crate) grants: Arc<authorize::rbac::Grants>,
-    pub(crate) cipher: Arc<OnceLock<Cipher>>,
+    pub(crate) keyring: Keyring,
     /// Whose users are known besides.
     pub(crate) openid: Option<Arc<authenticate::oidc::Provider>>,
     pub(crate) kubelets: Arc<dyn Kubelets>,

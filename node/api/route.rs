@@ -163,6 +163,10 @@ async fn serve_path(context: Context, user: &User, parts: &[&str], request: Requ
             let wish = body::decode(&request.headers().clone(), request.body())?;
             Ok(respond::json(201, &context.cluster.create_token(wish).await?))
         }
+        ["skein", "v1", "authority"] if request.method() == Method::POST => {
+            let wish = body::decode(&request.headers().clone(), request.body())?;
+            Ok(respond::json(200, &context.cluster.authority(wish).await?))
+        }
         _ => Ok(respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n")),
     }
 }

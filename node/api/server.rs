@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::ACCEPT_ENCODING;
@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use skein_object::Status;
-use skein_object::cipher::Cipher;
+use skein_object::cipher::Keyring;
 use skein_quic::Identity;
 use skein_store::Handle;
 use tokio::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ pub struct Options {
     pub cluster: Arc<dyn Cluster>,
     /// Signs the tokens of ServiceAccounts.
     /// Opens and seals Secrets, as soon as this node has the key.
-    pub cipher: Arc<OnceLock<Cipher>>,
+    pub keyring: Keyring,
     /// Where ClusterIPs come from, as in `10.96.0.0/16`.
     pub cluster_ip_range: String,
     /// Where it is written down who asked what.
@@ -109,7 +109,7 @@ impl Service {
             encoded: Arc::default(),
             fairness: Arc::default(),
             grants: Arc::default(),
-            cipher: options.cipher,
+            keyring: options.keyring,
             openid: options.openid.as_ref().map(oidc::Provider::new).transpose()?.map(Arc::new),
             kubelets: options.kubelets,
             cluster: options.cluster,

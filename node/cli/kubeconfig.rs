@@ -1,4 +1,4 @@
-//! `skein kubeconfig`: prints the administrator's kubeconfig of a node that founded its cluster.
+//! `skein kubeconfig`: prints the administrator's kubeconfig of a node that votes.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let path = arguments.data_dir.join("admin.kubeconfig");
     let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}: only the node that founded the cluster has one", path.display()))?;
+        .with_context(|| format!("cannot read {}: only nodes that vote have one (see `skein status`)", path.display()))?;
     println!("{text}");
     Ok(())
 }

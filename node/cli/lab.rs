@@ -126,7 +126,10 @@ pub(crate) fn run(verb: Verb) -> Result<i32> {
         Verb::Heal => lab.heal()?,
         Verb::Relay { directory } => Lab::open(Layout { directory, ..Layout::default() })?.relay()?,
         Verb::Exec { node, command } => return lab.exec(&node, &command),
-        Verb::Kubeconfig { node } => println!("{}", lab.kubeconfig(node.as_deref())?.display()),
+        Verb::Kubeconfig { node } => {
+            lab.write_kubeconfigs()?;
+            println!("{}", lab.kubeconfig(node.as_deref())?.display());
+        }
         Verb::Load { image } => lab.load(&image)?,
     }
     Ok(0)

@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod backup;
+mod ca;
 mod chaos;
 mod client;
 mod image;
@@ -34,6 +35,9 @@ enum Verb {
     Status(status::Arguments),
     /// Print a kubeconfig for kubectl.
     Kubeconfig(kubeconfig::Arguments),
+    /// Give the cluster's certificate authority a successor.
+    #[command(subcommand)]
+    Ca(ca::Verb),
     /// Write the whole cluster into a file, or check such a file.
     #[command(subcommand)]
     Backup(backup::Verb),
@@ -66,6 +70,7 @@ fn main() -> std::process::ExitCode {
         Verb::Token(verb) => token::run(verb).map(|()| 0),
         Verb::Status(arguments) => status::run(&arguments).map(|()| 0),
         Verb::Kubeconfig(arguments) => kubeconfig::run(&arguments).map(|()| 0),
+        Verb::Ca(verb) => ca::run(&verb).map(|()| 0),
         Verb::Backup(verb) => backup::run(verb).map(|()| 0),
         Verb::Restore(arguments) => restore::run(arguments).map(|()| 0),
         Verb::Recover(arguments) => recover::run(&arguments).map(|()| 0),

@@ -1,7 +1,6 @@
 //! Secrets of type `kubernetes.io/service-account-token` get what belongs into them, and go with their ServiceAccount
 //! (`pkg/controller/serviceaccount/tokens_controller.go`): on the leader, which can sign as every voter can.
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,7 +11,9 @@ use skein_api::LegacyClaims;
 use skein_command::Write;
 use skein_object::cipher::Cipher;
 use skein_object::{Key, Record, meta, registry};
+use skein_quic::Identity;
 use skein_state::{Entry, State};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cluster::Endpoints;
@@ -44,7 +45,7 @@ enum Lack {
     },
 }
 
-pub(crate) async fn run(cluster: Endpoints, cipher: Arc<OnceLock<Cipher>>, authority_pem: String) {
+pub(crate) async fn run(cluster: Endpoints, mut identity: watch::Receiver<Identity>) {
     let store = &cluster.store;
     let mut secrets = Kept::<Secret>::new(SECRETS, &store.local());
     let mut changes = store.subscribe(&[SECRETS, ACCOUNTS]);
@@ -53,10 +54,11 @@ pub(crate) async fn run(cluster: Endpoints, cipher: Arc<OnceLock<Cipher>>, autho
         let leads = store.leadership().is_self;
         settled &= leads;
         secrets.observe(store);
-        if let (true, Some(cipher)) = (leads, cipher.get()) {
+        if let (true, Some(cipher)) = (leads, cluster.keyring.get()) {
             settled = true;
+            let authority_pem = identity.borrow_and_update().authority_pem.clone();
             for key in secrets.objects.iter().filter(|(_, secret)| secret.type_.as_deref() == Some(TYPE)).map(|(key, _)| key) {
-                if let Err(why) = settle(&cluster, cipher, key, &authority_pem).await {
+                if let Err(why) = settle(&cluster, &cipher, key, &authority_pem).await {
                     warn!(%key, %why, "a Secret with a token is left as it is");
                     settled = false;
                 }
@@ -64,6 +66,7 @@ pub(crate) async fn run(cluster: Endpoints, cipher: Arc<OnceLock<Cipher>>, autho
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            changed = identity.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(AGAIN), if !settled => {}
         }
     }
@@ -118,6 +121,8 @@ fn lack(state: &State, secret: &Value, authority_pem: &str) -> Lack {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

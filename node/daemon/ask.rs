@@ -64,8 +64,8 @@ async fn exchange<T: DeserializeOwned>(address: &str, ca: &str, path: &str, requ
     if code.is_client_error() { Err(Refused::Final(message)) } else { Err(Refused::Retry(message)) }
 }
 
-/// Accepts a server whose chain holds the CA with the pinned hash and whose certificate that CA signed: nodes send the
-/// CA's certificate along with their own for this.
+/// Accepts a server whose chain holds the CA with the pinned hash and whose certificate leads to that CA: nodes send it, and
+/// what its successors have of it, along with their own for this.
 #[derive(Debug)]
 struct PinnedAuthority {
     ca: String,
@@ -88,7 +88,7 @@ impl ServerCertVerifier for PinnedAuthority {
         let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
             .build()
             .map_err(|e| rustls::Error::General(e.to_string()))?;
-        verifier.verify_server_cert(end, &[], name, ocsp, now)
+        verifier.verify_server_cert(end, chain, name, ocsp, now)
     }
 
     fn verify_tls12_signature(

@@ -2,18 +2,18 @@
 //! own that outlives this one.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use skein_object::cipher::Cipher;
 use skein_object::{Key, registry};
-use skein_store::Handle;
+use skein_quic::Identity;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::directory::{Directory, kubeconfig};
+use crate::cluster::Endpoints;
+use crate::directory::kubeconfig;
 use crate::{Error, companion, found};
 
 /// The agent's credentials, in the data directory; every node of the cluster is a context.
@@ -39,30 +39,27 @@ pub struct Options {
 /// Where the agent finds what it needs.
 pub(crate) struct Agent {
     pub(crate) options: Options,
-    pub(crate) store: Handle,
-    pub(crate) directory: Directory,
-    pub(crate) cipher: Arc<OnceLock<Cipher>>,
-    pub(crate) authority_pem: String,
-    pub(crate) api_port: u16,
+    pub(crate) cluster: Endpoints,
+    pub(crate) identity: watch::Receiver<Identity>,
 }
 
 // === impl Agent ===
 
 impl Agent {
     /// Makes what is missing, keeps the agent's credentials up to date, and the agent running.
-    pub(crate) async fn run(self) {
-        while let Err(why) = found::ensure_all(&self.store, self.options.objects.clone()).await {
+    pub(crate) async fn run(mut self) {
+        while let Err(why) = found::ensure_all(&self.cluster.store, self.options.objects.clone()).await {
             debug!(%why, "no experiments yet");
             tokio::time::sleep(AGAIN).await;
         }
-        let mut changes = self.store.subscribe(&[SECRETS, "nodes"]);
+        let mut changes = self.cluster.store.subscribe(&[SECRETS, "nodes"]);
         let mut written = None;
         loop {
             let wanted = self.kubeconfig();
             if wanted.is_some() && wanted != written {
                 match self.save(wanted.as_deref().unwrap_or_default()) {
                     Ok(()) if written.is_none() => {
-                        let socket = self.directory.path().join(SOCKET);
+                        let socket = self.cluster.directory.path().join(SOCKET);
                         tokio::spawn(companion::keep("the agent of experiments", self.options.command.clone(), socket));
                         written = wanted;
                     }
@@ -72,6 +69,7 @@ impl Agent {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                changed = self.identity.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(AGAIN), if written.is_none() => {}
             }
         }
@@ -80,28 +78,26 @@ impl Agent {
     /// `None` until the cluster has signed the account's token.
     fn kubeconfig(&self) -> Option<String> {
         let key = Key::new(SECRETS, "kube-system", ACCOUNT);
-        let state = self.store.local().state;
+        let store = &self.cluster.store;
+        let state = store.local().state;
         let entry = state.get(&key)?;
-        let secret = self.cipher.get()?.open(&key, "data", &entry.record).ok()?;
+        let secret = self.cluster.keyring.get()?.open(&key, "data", &entry.record).ok()?;
         let secret = registry::by_key(SECRETS)?.show(&secret, entry.revision);
         let token = String::from_utf8(STANDARD.decode(secret["data"]["token"].as_str()?).ok()?).ok()?;
         let server = |address: &str| {
             let address: SocketAddr = address.parse().ok()?;
-            Some(format!("https://{}", SocketAddr::new(address.ip(), self.api_port)))
+            Some(format!("https://{}", SocketAddr::new(address.ip(), self.cluster.api_port)))
         };
-        let mut servers: Vec<(String, String)> = self
-            .store
-            .members()
-            .into_iter()
-            .filter_map(|member| Some((member.member.name.clone(), server(&member.member.address)?)))
-            .collect();
+        let members = store.members().into_iter();
+        let mut servers: Vec<(String, String)> =
+            members.filter_map(|member| Some((member.member.name.clone(), server(&member.member.address)?))).collect();
         servers.sort();
-        Some(kubeconfig(ACCOUNT, &json!({"token": token}), &self.authority_pem, &servers))
+        Some(kubeconfig(ACCOUNT, &json!({"token": token}), &self.identity.borrow().authority_pem, &servers))
     }
 
     fn save(&self, text: &str) -> Result<(), Error> {
-        let chaos = self.directory.path().join("chaos");
+        let chaos = self.cluster.directory.path().join("chaos");
         std::fs::create_dir_all(&chaos).map_err(|source| Error::Directory { path: chaos, source })?;
-        self.directory.write(KUBECONFIG, text)
+        self.cluster.directory.write(KUBECONFIG, text)
     }
 }

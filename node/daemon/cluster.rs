@@ -8,14 +8,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skein_api::{Cluster, TokenClaims};
 use skein_command::{Cause, Write};
+use skein_lead::Reports;
+use skein_object::cipher::Keyring;
 use skein_object::{Key, Record, Status};
 use skein_peer::{Request, Response};
+use skein_quic::Identity;
 use skein_quic::authority::{certificate_hash, request_key_hash};
 use skein_store::{Handle, Member, Role};
 
 use crate::backup::Frames;
 use crate::directory::Directory;
 use crate::renewal::{self, RenewalAnswer, RenewalRequest};
+use crate::rotation::Wish;
 use crate::{Token, found};
 
 /// Where tokens are kept: beside the objects, outside the API.
@@ -43,6 +47,8 @@ pub(crate) struct JoinAnswer {
     pub(crate) id: u64,
     pub(crate) certificate: String,
     pub(crate) authority: String,
+    #[serde(default)]
+    pub(crate) cross: String,
     #[serde(default)]
     pub(crate) epoch: u64,
 }
@@ -73,6 +79,8 @@ pub(crate) struct Endpoints {
     pub(crate) epoch: u64,
     /// How long the certificates hold that this node signs for nodes.
     pub(crate) lifetime: Duration,
+    pub(crate) keyring: Keyring,
+    pub(crate) reports: Reports,
 }
 
 #[async_trait]
@@ -138,8 +146,7 @@ impl Cluster for Endpoints {
     async fn create_token(&self, request: Value) -> Result<Value, Status> {
         let seconds = request["expirationSeconds"].as_i64().unwrap_or(TOKEN_LIFETIME_DEFAULT_SECONDS);
         let expires = Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).map_err(|e| Status::bad_request(e.to_string()))?;
-        let authority = self.directory.identity().ok().flatten().ok_or_else(|| Status::internal("this node has no identity"))?;
-        let ca = certificate_hash(&authority.authority_pem).map_err(Status::internal)?;
+        let ca = certificate_hash(&self.identity()?.authority_pem).map_err(Status::internal)?;
         let token = Token::draw(ca, self.addresses(""), expires);
         let kept = KeptToken { secret_hash: Token::secret_hash(&token.secret), expires, bound: None };
         let write = Write::create(&Key::new(TOKENS, "", &token.id), record(&token.id, &kept));
@@ -150,6 +157,14 @@ impl Cluster for Endpoints {
             .result()
             .map_err(|_| Status::internal("the token's id is taken: try again"))?;
         Ok(json!({"token": token.to_string(), "expires": meta_time(expires)}))
+    }
+
+    async fn authority(&self, wish: Value) -> Result<Value, Status> {
+        let wish: Wish = serde_json::from_value(wish).map_err(|e| Status::bad_request(format!("the wish for the CA: {e}")))?;
+        if self.store.leadership().is_self {
+            return self.lead_authority(&wish).await;
+        }
+        self.ask_leader(Request::Authority(serde_json::to_vec(&wish).unwrap_or_default().into())).await
     }
 
     async fn sign(&self, claims: &TokenClaims) -> Result<String, Status> {
@@ -174,8 +189,8 @@ impl Endpoints {
         let address = request.address.to_string();
         let signed = self.sign_node(&request.name, &address, &request.signing_request);
         let certificate = signed.map_err(|e| Status::bad_request(e.to_string()))?;
-        let authority = self.directory.identity().ok().flatten().ok_or_else(|| Status::internal("this node has no identity"))?;
-        Ok(JoinAnswer { id: bound.id, certificate, authority: authority.authority_pem, epoch: self.epoch })
+        let identity = self.identity()?;
+        Ok(JoinAnswer { id: bound.id, certificate, authority: identity.authority_pem, cross: identity.cross_pem, epoch: self.epoch })
     }
 
     /// Signs anew for a node that the cluster knows.
@@ -186,7 +201,12 @@ impl Endpoints {
             return Err(Status::failure(401, "Unauthorized", why));
         }
         let certificate = self.sign_member(request).map_err(Status::internal)?;
-        Ok(RenewalAnswer { certificate })
+        let identity = self.identity()?;
+        Ok(RenewalAnswer { certificate, authority: identity.authority_pem, cross: identity.cross_pem })
+    }
+
+    fn identity(&self) -> Result<Identity, Status> {
+        self.directory.identity().ok().flatten().ok_or_else(|| Status::internal("this node has no identity"))
     }
 
     fn can_sign(&self) -> bool {

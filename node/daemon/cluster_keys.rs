@@ -21,6 +21,7 @@ use skein_quic::authority::{new_key, public_point};
 use skein_state::{Entry, State};
 use tracing::{debug, info};
 
+use crate::authorities::{Authorities, Phase};
 use crate::cluster::Endpoints;
 use crate::{Error, sealing};
 
@@ -37,7 +38,7 @@ const ATTEMPTS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The field that is sealed.
-const PRIVATE: &str = "private";
+pub(crate) const PRIVATE: &str = "private";
 
 /// A key as the state holds it.
 struct Held {
@@ -101,10 +102,13 @@ impl Endpoints {
     /// Signs with the cluster's key what holds until then; only where the CA's key is.
     pub(crate) async fn sign_with_cluster_key(&self, claims: &impl Serialize, until: i64) -> Result<String, Error> {
         let authority = self.directory.authority()?.ok_or_else(|| Error::Token("this node does not vote".into()))?;
-        let cipher = Cipher::new(&sealing::derived(&authority, sealing::OF_TOKEN_KEYS));
+        let cipher = Cipher::new(&sealing::derived(&authority, sealing::OF_TOKEN_KEYS)?).expect("an authority has a key");
         for _ in 0..ATTEMPTS {
             let (state, now) = (self.store.local().state, Timestamp::now().as_second());
-            let mut young = held(&state).into_iter().filter(|held| held.begin > now - SIGNS_SECONDS);
+            // What the former CA's key could open signs nothing any more once that CA is not trusted.
+            let settled = Authorities::of(&state).filter(|authorities| authorities.phase == Phase::Settled);
+            let since = settled.map_or(0, |authorities| authorities.since).max(now - SIGNS_SECONDS + 1);
+            let mut young = held(&state).into_iter().filter(|held| held.begin >= since);
             let newest = young.find_map(|held| Some((held.open(&cipher).ok()?, held)));
             let write = match newest {
                 Some((key, held)) if until <= held.until => return key.sign(claims).map_err(|why| Error::Token(why.to_string())),

@@ -3,9 +3,11 @@
 //! ```text
 //!   node.json              name, id, address, epoch
 //!   pki/node.pem           this node's key and certificate, in one file, for they change together
-//!   pki/ca.crt             the cluster's CA
+//!   pki/ca.crt             the CAs that are trusted; the first one signs
+//!   pki/cross.crt          what leads to these from CAs that went before them, if any did
 //!   pki/token.key          signs the tokens of this node's Pods
-//!   pki/ca.key             on voters only            admin.kubeconfig
+//!   pki/ca.key             on voters only: the keys of CAs
+//!   admin.kubeconfig       the administrator's, on voters, who could make one anyhow, and where the cluster was founded
 //!   daemon.pid             of the daemon that runs    chaos/    the agent's, where experiments may make faults
 //!   log/ state/            the store; below epoch-N/ where a quorum was forced N times
 //! ```
@@ -23,6 +25,8 @@ use skein_api::TokenKey;
 use skein_quic::{Authority, Identity};
 
 use crate::{Error, cluster_keys};
+
+const ADMIN: &str = "admin.kubeconfig";
 
 /// On voters only.
 const AUTHORITY_KEY: &str = "pki/ca.key";
@@ -83,24 +87,38 @@ impl Directory {
         let Some((both, authority_pem)) = self.read("pki/node.pem")?.zip(self.read("pki/ca.crt")?) else { return Ok(None) };
         let Some(at) = both.find(CERTIFICATE_BEGIN) else { return Ok(None) };
         let (key_pem, certificate_pem) = both.split_at(at);
-        Ok(Some(Identity { certificate_pem: certificate_pem.into(), key_pem: key_pem.into(), authority_pem }))
+        let cross_pem = self.read("pki/cross.crt")?.unwrap_or_default();
+        Ok(Some(Identity { certificate_pem: certificate_pem.into(), key_pem: key_pem.into(), authority_pem, cross_pem }))
     }
 
+    /// In an order in which each step leaves a node that its peers believe.
     pub(crate) fn save_identity(&self, identity: &Identity) -> Result<(), Error> {
+        self.write("pki/cross.crt", &identity.cross_pem)?;
         self.write("pki/ca.crt", &identity.authority_pem)?;
         self.write("pki/node.pem", &format!("{}\n{}", identity.key_pem.trim_end(), identity.certificate_pem))
     }
 
-    /// The CA, where this node holds its key.
+    /// The CA that signs, where this node holds its key.
     pub(crate) fn authority(&self) -> Result<Option<Authority>, Error> {
-        match (self.read("pki/ca.crt")?, self.read(AUTHORITY_KEY)?) {
-            (Some(certificate), Some(key)) => Ok(Some(Authority::load(&certificate, &key)?)),
-            _ => Ok(None),
+        let Some((certificates, keys)) = self.read("pki/ca.crt")?.zip(self.read(AUTHORITY_KEY)?) else { return Ok(None) };
+        match Authority::load(&certificates, &keys) {
+            Ok(authority) => Ok(Some(authority)),
+            Err(skein_quic::Error::NotHeld) => Ok(None),
+            Err(why) => Err(why.into()),
         }
     }
 
     pub(crate) fn save_authority(&self, certificate_pem: &str, key_pem: &str) -> Result<(), Error> {
         self.write("pki/ca.crt", certificate_pem)?;
+        self.save_authority_keys(key_pem)
+    }
+
+    /// The keys of CAs that this node holds; none where it does not vote.
+    pub(crate) fn authority_keys(&self) -> Result<String, Error> {
+        Ok(self.read(AUTHORITY_KEY)?.unwrap_or_default())
+    }
+
+    pub(crate) fn save_authority_keys(&self, key_pem: &str) -> Result<(), Error> {
         self.write(AUTHORITY_KEY, key_pem)
     }
 
@@ -138,7 +156,18 @@ impl Directory {
 
     pub(crate) fn save_admin(&self, admin: &Identity, address: IpAddr, api_port: u16) -> Result<(), Error> {
         let servers = [("skein".to_string(), format!("https://{}", std::net::SocketAddr::new(address, api_port)))];
-        self.write("admin.kubeconfig", &admin_kubeconfig(admin, &servers))
+        self.write(ADMIN, &admin_kubeconfig(admin, &servers))
+    }
+
+    pub(crate) fn has_admin(&self) -> bool {
+        self.path.join(ADMIN).exists()
+    }
+
+    pub(crate) fn forget_admin(&self) -> Result<(), Error> {
+        match std::fs::remove_file(self.path.join(ADMIN)) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(self.failed(ADMIN)(why)),
+            _ => Ok(()),
+        }
     }
 
     /// Says which process the daemon is.

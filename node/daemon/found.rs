@@ -1,5 +1,6 @@
 //! A new cluster: its CA, its first node, and the objects that every cluster has.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -46,9 +47,14 @@ pub(crate) fn equip(directory: &Directory, authority: &Authority, node: &NodeFil
     let names = names(&node.name, &node.address.to_string());
     let identity = authority.issue(&Subject::node(&node.name), &names, FIRST_LIFETIME)?;
     directory.save_identity(&identity)?;
-    let admin = Subject { user: "admin".into(), groups: vec!["system:masters".into()] };
-    directory.save_admin(&authority.issue(&admin, &[], USER_LIFETIME)?, node.address, api_port)?;
+    equip_admin(directory, authority, SocketAddr::new(node.address, api_port))?;
     directory.save_node(node)
+}
+
+/// Gives the administrator a certificate, and a kubeconfig with it.
+pub(crate) fn equip_admin(directory: &Directory, authority: &Authority, api: SocketAddr) -> Result<(), Error> {
+    let admin = Subject { user: "admin".into(), groups: vec!["system:masters".into()] };
+    directory.save_admin(&authority.issue(&admin, &[], USER_LIFETIME)?, api.ip(), api.port())
 }
 
 /// Node ids are random and never reused; 53 bits pass through JSON unharmed.

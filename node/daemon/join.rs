@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skein_quic::Identity;
-use skein_quic::authority::{certificate_hash, new_key, signing_request};
+use skein_quic::authority::{certificate_hashes, new_key, signing_request};
 use tracing::{info, warn};
 
 use crate::ask::{Refused, ask};
@@ -35,11 +35,12 @@ pub(crate) async fn join(directory: &Directory, options: &Options, token: &Token
         peer_port: options.peer_port,
     };
     let answer = ask_any(token, &request).await?;
-    let shown = certificate_hash(&answer.authority)?;
-    if shown != token.ca {
+    let shown = certificate_hashes(&format!("{}{}", answer.authority, answer.cross))?;
+    if !shown.contains(&token.ca) {
         return Err(Error::Join("the cluster's CA is not the one that the token names".into()));
     }
-    directory.save_identity(&Identity { certificate_pem: answer.certificate, key_pem, authority_pem: answer.authority })?;
+    let (authority_pem, cross_pem) = (answer.authority, answer.cross);
+    directory.save_identity(&Identity { certificate_pem: answer.certificate, key_pem, authority_pem, cross_pem })?;
     let node =
         NodeFile { format: 1, name: options.name.clone(), id: answer.id, address: options.address, founder: false, epoch: answer.epoch };
     directory.save_node(&node)?;

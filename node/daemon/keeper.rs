@@ -4,19 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use skein_lead::Reports;
-use skein_peer::{Request, Response};
 use skein_store::{Change, Handle, Health, Standing, Successor};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::cluster::Endpoints;
 use crate::directory::Directory;
 use crate::told;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A voter may be away for so long before another votes instead.
-const GRACE_MS: u64 = 10_000;
+pub(crate) const GRACE_MS: u64 = 10_000;
 
 /// Who falls silent for longer than this so often within the window flaps, and is well again when the window has passed.
 const ABSENCE_MS: u64 = 1_000;
@@ -24,7 +23,7 @@ const ABSENCES: usize = 3;
 const WINDOW: Duration = Duration::from_secs(600);
 
 /// So long after it was given, a key is not for a vote that is about to come.
-const KEY_UNUSED: Duration = Duration::from_secs(600);
+pub(crate) const KEY_UNUSED: Duration = Duration::from_secs(600);
 
 /// The keys that every voter holds.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -67,51 +66,52 @@ impl Absences {
     }
 }
 
-pub(crate) async fn run(store: Handle, directory: Directory, reports: Reports) {
+pub(crate) async fn run(cluster: Endpoints, founder: bool) {
+    let Endpoints { store, directory, reports, .. } = &cluster;
     let mut absences = Absences::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
         if !store.leadership().is_self {
             absences = Absences::default();
-            disarm(&store, &directory);
+            disarm(store, directory, founder);
             continue;
         }
         let silent_ms = reports.silent_ms();
         absences.observe(&silent_ms, Instant::now());
-        let standing = standing(&store, &absences, &silent_ms);
+        let standing = standing(store, &absences, &silent_ms);
         let Some(change) = store.planned_change(&standing) else {
             if let Some(successor) = store.planned_leader(&standing) {
-                hand_over(&store, &successor).await;
+                hand_over(store, &successor).await;
             }
             continue;
         };
         let Ok(Some(authority)) = directory.authority() else { continue };
-        let keys = Keys { authority_certificate: authority.certificate_pem.clone(), authority_key: authority.key_pem.clone() };
-        let message = serde_json::to_vec(&keys).expect("keys are plain data");
+        let keys = Keys { authority_certificate: authority.certificate_pem, authority_key: authority.key_pem };
         let mut given = true;
         for id in &change.promote {
             let Some(member) = store.member(*id) else { continue };
-            let answer = store.call(&member, Request::InstallKeys(message.clone().into())).await;
-            given &= matches!(answer, Ok(Response::Raft(_)));
+            given &= cluster.give(&member, &keys).await.is_ok();
         }
         if !given {
             continue;
         }
         match store.change_voters(change.clone()).await {
-            Ok(()) => tell(&store, &change).await,
+            Ok(()) => tell(store, &change).await,
             Err(why) => warn!(%why, "voters not changed"),
         }
     }
 }
 
 /// A node that votes no more has no use for the CA's key. One that is about to vote has had it for a moment only.
-fn disarm(store: &Handle, directory: &Directory) {
+fn disarm(store: &Handle, directory: &Directory, founder: bool) {
     let own = store.members().into_iter().find(|member| member.id == store.id());
     let votes = own.is_none_or(|own| own.role.votes());
     if votes || !store.has_quorum() || directory.authority_age().is_none_or(|age| age < KEY_UNUSED) {
         return;
     }
-    match directory.forget_authority_key() {
+    // The founder's administrator keeps what he has.
+    let forgotten = if founder { Ok(()) } else { directory.forget_admin() };
+    match forgotten.and_then(|()| directory.forget_authority_key()) {
         Ok(()) => info!("this node votes no more: the CA's key is removed from its disk"),
         Err(why) => warn!(%why, "the CA's key stays on the disk of a node that does not vote"),
     }

@@ -9,6 +9,7 @@
 
 mod account_secrets;
 mod ask;
+mod authorities;
 mod backup;
 mod balanced;
 mod chaos;
@@ -29,6 +30,7 @@ mod policies;
 mod recover;
 mod renewal;
 mod report;
+mod rotation;
 mod rules;
 mod run;
 mod sealing;

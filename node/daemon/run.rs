@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
 use skein_api::{KubeletPort, TokenClaims};
 use skein_lead::Reports;
-use skein_object::cipher::Cipher;
+use skein_object::cipher::{Cipher, Keyring};
 use skein_object::{Key, Record, Status};
 use skein_peer::{Channel, Request, Response};
 use skein_quic::{Endpoint, Incoming};
@@ -24,6 +24,7 @@ use crate::keeper::{self, Keys};
 use crate::kubelets::Reach;
 use crate::peers::QuicPeers;
 use crate::renewal::{Renewal, RenewalRequest};
+use crate::rotation::{self, Wish};
 use crate::thread::Thread;
 use crate::{
     Error, Options, account_secrets, balanced, companion, disk, found, handover, host_ports, join, policies, report, sealing, services,
@@ -65,18 +66,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         api_port: options.api_port,
         epoch: node.epoch,
         lifetime: options.signing_duration,
+        keyring: Keyring::default(),
+        reports: reports.clone(),
     };
     let token_key = Arc::new(directory.token_key()?);
     tokio::spawn(tokens::publish(store.clone(), node.name.clone(), Arc::clone(&token_key)));
-    let cipher = Arc::new(OnceLock::new());
-    match sealing::own(&directory)? {
-        Some(key) => drop(cipher.set(Cipher::new(&key))),
-        None => {
-            let (store, cipher) = (store.clone(), Arc::clone(&cipher));
-            tokio::spawn(async move { sealing::ask(&store, &cipher).await });
-        }
+    let keyring = cluster.keyring.clone();
+    if let Some(cipher) = sealing::own(&directory)?.and_then(|keys| Cipher::new(&keys)) {
+        keyring.set(cipher);
     }
-    let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key))), Arc::clone(&cipher)));
+    tokio::spawn(sealing::keep(store.clone(), directory.clone(), keyring.clone()));
+    let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key))), keyring.clone()));
     let others = Others { cluster: cluster.clone(), reports: reports.clone(), kubelet: Arc::clone(&kubelet) };
     tokio::spawn(accept(incoming, store.clone(), consensus.tasks.clone(), others));
 
@@ -85,16 +85,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let renewal = Renewal { name: node.name.clone(), cluster: cluster.clone(), endpoint: endpoint.clone(), identity: sender };
     tokio::spawn(renewal.run());
     tokio::spawn(signer::run(cluster.clone()));
-    tokio::spawn(account_secrets::run(cluster.clone(), Arc::clone(&cipher), authority_pem.clone()));
+    tokio::spawn(account_secrets::run(cluster.clone(), identity.clone()));
+    tokio::spawn(rotation::run(cluster.clone()));
+    tokio::spawn(rotation::forget(cluster.clone()));
     if node.founder {
         // Refused where the cluster exists already, as on every start but the first.
         let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
         let ports = found::Ports { api_port: options.api_port, dns_port: options.dns_port };
-        tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem.clone()));
+        tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem));
     }
     if let Some(chaos) = options.chaos.clone() {
-        let (store, directory, cipher) = (store.clone(), directory.clone(), Arc::clone(&cipher));
-        let agent = Agent { options: chaos, store, directory, cipher, authority_pem, api_port: options.api_port };
+        let agent = Agent { options: chaos, cluster: cluster.clone(), identity: identity.clone() };
         tokio::spawn(agent.run());
     }
     let api = skein_api::Service::bind(skein_api::Options {
@@ -103,8 +104,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         identity,
         store: store.clone(),
         kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
-        cluster: Arc::new(cluster),
-        cipher,
+        cluster: Arc::new(cluster.clone()),
+        keyring,
         cluster_ip_range: options.service_range.clone(),
         audit: options.audit.clone(),
         openid: options.openid.clone(),
@@ -114,7 +115,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let servers = Arc::new(AskedByControllers(api.servers()));
     tokio::spawn(api.run());
     tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission, servers));
-    tokio::spawn(keeper::run(store.clone(), directory, reports.clone()));
+    tokio::spawn(keeper::run(cluster, node.founder));
     tokio::spawn(handover::run(store.clone(), node.name.clone()));
     tokio::spawn(told::of_replacements(store.clone(), node.name.clone()));
     tokio::spawn(report::send(
@@ -168,7 +169,7 @@ impl skein_lead::Servers for AskedByControllers {
     }
 }
 
-fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, cipher: Arc<OnceLock<Cipher>>) -> skein_kubelet::Options {
+fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, keyring: Keyring) -> skein_kubelet::Options {
     skein_kubelet::Options {
         name: options.name.clone(),
         address: options.address,
@@ -181,7 +182,7 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, ci
         logs: options.logs,
         cluster_dns: found::DNS_SERVICE_IP.into(),
         tokens,
-        cipher,
+        keyring,
         manifests: options.manifests.clone(),
         eviction: options.eviction.clone(),
         image_gc: options.image_gc,
@@ -258,12 +259,16 @@ async fn answer(request: Request, cluster: &Endpoints) -> Response {
             Ok(request) => answered(cluster.admit(&request).await),
             Err(why) => failed(&why),
         },
+        Request::Authority(json) => match serde_json::from_slice::<Wish>(&json) {
+            Ok(wish) => answered(cluster.lead_authority(&wish).await),
+            Err(why) => failed(&why),
+        },
         Request::SignToken(json) => match serde_json::from_slice::<TokenClaims>(&json) {
             Ok(claims) => answered(cluster.sign_for_peer(&claims).await),
             Err(why) => failed(&why),
         },
         Request::SealingKey(_) => match sealing::own(&cluster.directory) {
-            Ok(Some(key)) => Response::Raft(bytes::Bytes::copy_from_slice(&key)),
+            Ok(Some(keys)) => Response::Raft(keys.concat().into()),
             Ok(None) => Response::Failed("this node does not vote".into()),
             Err(why) => failed(&why),
         },
@@ -278,11 +283,11 @@ fn answered(answer: Result<impl serde::Serialize, Status>) -> Response {
     }
 }
 
-/// Keeps the CA's key, if it is the key of the CA that this node already trusts.
+/// Keeps the keys of CAs, if they are those of the CAs that this node already trusts.
 fn install(keys: &Keys, cluster: &Endpoints) -> Result<(), Error> {
     let known = cluster.directory.identity()?.map(|identity| identity.authority_pem);
     if known.as_ref() != Some(&keys.authority_certificate) {
         return Err(Error::Join("the keys are those of another CA".into()));
     }
-    cluster.directory.save_authority(&keys.authority_certificate, &keys.authority_key)
+    cluster.directory.save_authority_keys(&keys.authority_key)
 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::OnceLock;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector};
 use skein_object::Key;
-use skein_object::cipher::Cipher;
+use skein_object::cipher::Keyring;
 use skein_object::quantity::Quantity;
 use skein_state::State;
 
@@ -23,7 +22,7 @@ pub(crate) struct Source<'a> {
     pub(crate) host_ip: &'a str,
     pub(crate) pod_ip: &'a str,
     pub(crate) tokens: &'a dyn Tokens,
-    pub(crate) cipher: &'a OnceLock<Cipher>,
+    pub(crate) keyring: &'a Keyring,
     /// The Pod's own certificates.
     pub(crate) credentials: &'a Credentials,
     /// Where volumes behind claims are on this node.
@@ -46,7 +45,7 @@ impl Source<'_> {
     }
 
     pub(crate) fn secret(&self, name: &str) -> Result<Option<BTreeMap<String, Vec<u8>>>, Error> {
-        let found = secrets::secret(self.state, self.cipher, self.namespace(), name)?;
+        let found = secrets::secret(self.state, self.keyring, self.namespace(), name)?;
         Ok(found.map(|secret| secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect()))
     }
 

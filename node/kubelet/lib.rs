@@ -57,11 +57,11 @@ mod write;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use skein_object::cipher::Cipher;
+use skein_object::cipher::Keyring;
 use skein_store::Handle as Store;
 
 pub use addresses::{Addresses, Known};
@@ -91,7 +91,7 @@ pub struct Options {
     /// Where Pods' tokens come from.
     pub tokens: Arc<dyn Tokens>,
     /// Opens Secrets, as soon as this node has the key.
-    pub cipher: Arc<OnceLock<Cipher>>,
+    pub keyring: Keyring,
     /// Where what the node uses is put.
     pub stats: Stats,
     /// Where manifests of static Pods are, if there are to be any.

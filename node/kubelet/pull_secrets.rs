@@ -3,10 +3,9 @@
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde::Deserialize;
 use skein_cri::AuthConfig;
-use skein_object::cipher::Cipher;
+use skein_object::cipher::Keyring;
 use skein_state::State;
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use crate::secrets;
 
@@ -32,10 +31,10 @@ struct Entry {
 
 /// Credentials to try, in the order of the Pod's list. A Secret that is not there is passed over, as by any kubelet:
 /// the image may be public, or here already.
-pub(crate) fn credentials(state: &State, cipher: &OnceLock<Cipher>, pod: &Pod, image: &str) -> Vec<AuthConfig> {
+pub(crate) fn credentials(state: &State, keyring: &Keyring, pod: &Pod, image: &str) -> Vec<AuthConfig> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let names = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
-    let secrets = names.filter_map(|reference| secrets::secret(state, cipher, namespace, &reference.name).ok().flatten());
+    let secrets = names.filter_map(|reference| secrets::secret(state, keyring, namespace, &reference.name).ok().flatten());
     secrets.flat_map(|secret| of_secret(&secret, registry(image))).collect()
 }
 

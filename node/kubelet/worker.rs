@@ -433,7 +433,7 @@ impl Worker {
         let sandbox_config = self.sandbox_config(pod, sandbox.attempt).map_err(waiting("CreateContainerConfigError"))?;
         // Boxed: every Pod has a worker, and few of them pull at a time.
         let wanted = container.image.as_deref().unwrap_or_default();
-        let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.cipher, pod, wanted);
+        let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.keyring, pod, wanted);
         let wanted = (wanted, container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"));
         let ensured = Box::pin(self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox_config.clone())).await;
         let image = match ensured {

@@ -8,6 +8,8 @@
 //! bytes and the field's JSON under ChaCha20-Poly1305 (RFC 8439). The object's key in the state is authenticated with
 //! it, so what was sealed for one object opens in no other's place.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -26,12 +28,21 @@ const FORMAT: &str = "1";
 const TOKEN: &str = "bootstrap.kubernetes.io/token";
 const READABLE: &str = "expiration";
 
-/// The key to what is sealed. It shows itself to nobody.
+/// The keys to what is sealed: the first one seals, all open. They show themselves to nobody.
 #[derive(Clone, Debug)]
 pub struct Cipher {
+    keys: Vec<Named>,
+}
+
+#[derive(Clone, Debug)]
+struct Named {
     name: String,
     key: LessSafeKey,
 }
+
+/// The cipher that a node has by now, if it has one. A cheap clone.
+#[derive(Clone, Debug, Default)]
+pub struct Keyring(Arc<RwLock<Option<Arc<Cipher>>>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -44,20 +55,33 @@ pub enum Error {
 // === impl Cipher ===
 
 impl Cipher {
-    pub fn new(key: &[u8; 32]) -> Self {
-        let name: String = digest(&SHA256, key).as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has 32 bytes");
-        Self { name, key: LessSafeKey::new(key) }
+    /// Seals with the first of these keys; `None` where there is none.
+    pub fn new(keys: &[[u8; 32]]) -> Option<Self> {
+        let keys: Vec<Named> = keys.iter().map(Named::new).collect();
+        if keys.is_empty() { None } else { Some(Self { keys }) }
     }
 
-    /// The record with `field` sealed. What has not changed since `old` stays as it was, so that nothing is written.
+    /// How what is sealed names its keys; that which seals comes first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|named| named.name.as_str())
+    }
+
+    /// Whether the record is sealed with the key that seals now, as far as it is sealed.
+    pub fn is_current(&self, record: &Record) -> bool {
+        let text = record.segment(SEALED).map(|sealed| serde_json::from_slice::<String>(sealed).unwrap_or_default());
+        text.is_none_or(|text| self.keys[0].encoded(&text).is_some())
+    }
+
+    /// The record with `field` sealed. What has not changed since `old` stays as it was, so that nothing is written, unless
+    /// another key seals by now.
     #[must_use]
     pub fn seal(&self, key: &Key, field: &str, record: Record, old: Option<&Record>, nonce: [u8; NONCE_LEN]) -> Record {
         let Some(plain) = record.segment(field).cloned() else { return record };
+        let old = old.filter(|old| self.is_current(old));
         let known = old.and_then(|old| Some((self.opened(key, old)?.ok()?, old.segment(SEALED)?)));
         let sealed = match known {
             Some((before, sealed)) if before == plain => sealed.clone(),
-            _ => Value::from(self.text(key, &plain, nonce)).to_string().into(),
+            _ => Value::from(self.keys[0].text(key, &plain, nonce)).to_string().into(),
         };
         let is_token = record.field("type").is_some_and(|kind| kind == TOKEN);
         let data = record.field(field).filter(|_| is_token);
@@ -74,6 +98,24 @@ impl Cipher {
         Ok(record.with_changes(&[change(field, plain?.into()), change(SEALED, bytes::Bytes::new())]))
     }
 
+    /// What the record holds sealed; `None` where nothing is.
+    fn opened(&self, key: &Key, record: &Record) -> Option<Result<Vec<u8>, Error>> {
+        let text = serde_json::from_slice::<String>(record.segment(SEALED)?).unwrap_or_default();
+        let found = self.keys.iter().find_map(|named| Some((named, named.encoded(&text)?)));
+        let Some((named, encoded)) = found else { return Some(Err(Error::Foreign(key.clone()))) };
+        Some(named.open(key, encoded).ok_or_else(|| Error::Damaged(key.clone())))
+    }
+}
+
+// === impl Named ===
+
+impl Named {
+    fn new(key: &[u8; 32]) -> Self {
+        let name = name_of(key);
+        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has 32 bytes");
+        Self { name, key: LessSafeKey::new(key) }
+    }
+
     fn text(&self, key: &Key, plain: &[u8], nonce: [u8; NONCE_LEN]) -> String {
         let mut sealed = plain.to_vec();
         let of = Aad::from(key.as_str().as_bytes());
@@ -81,25 +123,37 @@ impl Cipher {
         format!("{FORMAT}.{}.{}", self.name, STANDARD.encode([nonce.as_slice(), &sealed].concat()))
     }
 
-    /// What the record holds sealed; `None` where nothing is.
-    fn opened(&self, key: &Key, record: &Record) -> Option<Result<Vec<u8>, Error>> {
-        let sealed = record.segment(SEALED)?;
-        let text = serde_json::from_slice::<String>(sealed).unwrap_or_default();
-        let Some(encoded) = text.strip_prefix(FORMAT).and_then(|rest| rest.strip_prefix('.')?.strip_prefix(&self.name)?.strip_prefix('.'))
-        else {
-            return Some(Err(Error::Foreign(key.clone())));
-        };
-        let open = || {
-            let bytes = STANDARD.decode(encoded).ok()?;
-            let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
-            let mut plain = sealed.to_vec();
-            let of = Aad::from(key.as_str().as_bytes());
-            let length = self.key.open_in_place(Nonce::assume_unique_for_key(*nonce), of, &mut plain).ok()?.len();
-            plain.truncate(length);
-            Some(plain)
-        };
-        Some(open().ok_or_else(|| Error::Damaged(key.clone())))
+    /// What this key has sealed, of a text; `None` where it was another.
+    fn encoded<'a>(&self, text: &'a str) -> Option<&'a str> {
+        text.strip_prefix(FORMAT)?.strip_prefix('.')?.strip_prefix(&self.name)?.strip_prefix('.')
     }
+
+    fn open(&self, key: &Key, encoded: &str) -> Option<Vec<u8>> {
+        let bytes = STANDARD.decode(encoded).ok()?;
+        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
+        let mut plain = sealed.to_vec();
+        let of = Aad::from(key.as_str().as_bytes());
+        let length = self.key.open_in_place(Nonce::assume_unique_for_key(*nonce), of, &mut plain).ok()?.len();
+        plain.truncate(length);
+        Some(plain)
+    }
+}
+
+// === impl Keyring ===
+
+impl Keyring {
+    pub fn get(&self) -> Option<Arc<Cipher>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set(&self, cipher: Cipher) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(cipher));
+    }
+}
+
+/// How what is sealed names this key.
+pub fn name_of(key: &[u8; 32]) -> String {
+    digest(&SHA256, key).as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether nothing of the record can be shown without its key.
@@ -119,13 +173,17 @@ mod tests {
         Key::new("secrets", "n", name)
     }
 
+    fn of(keys: &[[u8; 32]]) -> Cipher {
+        Cipher::new(keys).expect("there is a key")
+    }
+
     fn secret(data: &Value) -> Record {
         Record::from_value(&json!({"metadata": {"name": "a"}, "type": "Opaque", "data": data}))
     }
 
     #[test]
     fn opens_only_as_the_object_that_was_sealed() {
-        let cipher = Cipher::new(&[7; 32]);
+        let cipher = of(&[[7; 32]]);
         let plain = secret(&json!({"password": "aHVudGVyMg=="}));
         let sealed = cipher.seal(&key("a"), DATA, plain.clone(), None, [1; NONCE_LEN]);
         assert!(is_sealed(&sealed) && sealed.segment(DATA).is_none());
@@ -133,7 +191,7 @@ mod tests {
         assert!(!String::from_utf8_lossy(&bytes).contains("aHVudGVyMg"));
         assert_eq!(cipher.open(&key("a"), DATA, &sealed).map(|r| r.to_value("v1", "Secret", 1)), Ok(plain.to_value("v1", "Secret", 1)));
         assert_eq!(cipher.open(&key("b"), DATA, &sealed), Err(Error::Damaged(key("b"))));
-        assert_eq!(Cipher::new(&[8; 32]).open(&key("a"), DATA, &sealed), Err(Error::Foreign(key("a"))));
+        assert_eq!(of(&[[8; 32]]).open(&key("a"), DATA, &sealed), Err(Error::Foreign(key("a"))));
         let mut damaged = sealed.clone();
         let place = damaged.segments.iter_mut().find(|segment| segment.field == SEALED).expect("it is sealed");
         place.json = String::from_utf8_lossy(&place.json).replace("\"1.", "\"1.x").into();
@@ -143,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_has_not_changed_is_not_written_anew() {
-        let cipher = Cipher::new(&[7; 32]);
+        let cipher = of(&[[7; 32]]);
         let old = cipher.seal(&key("a"), DATA, secret(&json!({"a": "MQ=="})), None, [1; NONCE_LEN]);
         let same = cipher.seal(&key("a"), DATA, secret(&json!({"a": "MQ=="})), Some(&old), [2; NONCE_LEN]);
         assert_eq!(same.changes_from(&old), []);
@@ -156,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_bootstrap_token_stays_readable() {
-        let cipher = Cipher::new(&[7; 32]);
+        let cipher = of(&[[7; 32]]);
         let data = json!({"expiration": "MQ==", "token-secret": "Mg=="});
         let token = Record::from_value(&json!({"metadata": {"name": "a"}, "type": TOKEN, "data": data}));
         let sealed = cipher.seal(&key("a"), DATA, token, None, [1; NONCE_LEN]);
@@ -164,5 +222,18 @@ mod tests {
         assert_eq!(cipher.seal(&key("a"), DATA, secret(&data), None, [1; NONCE_LEN]).field(DATA), None);
         let opened = cipher.open(&key("a"), DATA, &sealed).expect("it opens");
         assert_eq!(opened.field(DATA), Some(json!({"expiration": "MQ==", "token-secret": "Mg=="})));
+    }
+
+    #[test]
+    fn a_new_key_opens_what_the_former_one_sealed_and_seals_it_anew() {
+        let (former, both) = (of(&[[7; 32]]), of(&[[8; 32], [7; 32]]));
+        let plain = secret(&json!({"a": "MQ=="}));
+        let old = former.seal(&key("a"), DATA, plain.clone(), None, [1; NONCE_LEN]);
+        assert!(former.is_current(&old) && !both.is_current(&old) && both.is_current(&plain));
+        assert_eq!(both.open(&key("a"), DATA, &old).as_ref(), Ok(&plain));
+        let new = both.seal(&key("a"), DATA, plain.clone(), Some(&old), [2; NONCE_LEN]);
+        assert!(both.is_current(&new));
+        assert_eq!(of(&[[8; 32]]).open(&key("a"), DATA, &new), Ok(plain));
+        assert_eq!(former.open(&key("a"), DATA, &new), Err(Error::Foreign(key("a"))));
     }
 }

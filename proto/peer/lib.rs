@@ -65,7 +65,7 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16")]
     pub request: Option<Request>,
     /// With votes: how many times slower than the world the candidate's clock goes.
     #[prost(uint32, tag = "11")]
@@ -103,7 +103,7 @@ pub enum Request {
     /// A request for a new certificate that another node took: JSON.
     #[prost(bytes = "bytes", tag = "9")]
     Renew(Bytes),
-    /// Asks a node that votes for the key of what is sealed.
+    /// Asks a node that votes for the keys of what is sealed, 32 bytes each; that which seals comes first.
     #[prost(bool, tag = "10")]
     SealingKey(bool),
     /// Asks for the digest of the state after this log entry.
@@ -112,6 +112,9 @@ pub enum Request {
     /// Asks a node that votes to sign a ServiceAccount's token: what it says, in JSON.
     #[prost(bytes = "bytes", tag = "15")]
     SignToken(Bytes),
+    /// Asks the leader to tell of the cluster's CA, to give it a successor, or to retire the former one: JSON.
+    #[prost(bytes = "bytes", tag = "16")]
+    Authority(Bytes),
 }
 
 /// A node that is to follow the log.

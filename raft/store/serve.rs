@@ -109,9 +109,12 @@ impl Handle {
                     Err(_) => Response::NotLeader(true),
                 }
             }
-            request @ (Request::InstallKeys(_) | Request::Join(_) | Request::Renew(_) | Request::SealingKey(_) | Request::SignToken(_)) => {
-                other(request).await
-            }
+            request @ (Request::InstallKeys(_)
+            | Request::Join(_)
+            | Request::Renew(_)
+            | Request::SealingKey(_)
+            | Request::SignToken(_)
+            | Request::Authority(_)) => other(request).await,
         })
     }
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Runs Kubernetes' own conformance tests against a laboratory of three nodes, and names those that fail.
 #   run.sh SKEIN [FOCUS]    SKEIN: the program; FOCUS: a regular expression, as in `EndpointSlice.*mirror`
-# Tests that break nodes or take very long are left out, and the one that needs a sample API server.
+# Tests that break nodes or take very long are left out, and the one that needs a sample API server. Those that want the
+# cluster for themselves: SKIP='Sample API Server' PROCS=1 run.sh SKEIN '\[Conformance\].*\[(Serial|Slow|Disruptive)\]'
 set -euo pipefail
 skein=$1 focus=${2:-'\[Conformance\]'}
+skip=${SKIP:-'\[Serial\]|\[Disruptive\]|\[Slow\]|Sample API Server'}
 here=$(cd "$(dirname "$0")" && pwd)
 programs=$("$here/build.sh" | tail -n 1)
 kubectl=$("$here/../kubectl.sh" | tail -n 1)
@@ -26,7 +28,7 @@ report=${REPORT:-/tmp/skein-suite.log}
 echo "running Kubernetes' tests, see $report"
 export KUBECONFIG=/var/lib/skein-lab/kubeconfig PATH=$(dirname "$kubectl"):$PATH
 status=0
-"$programs/ginkgo" --no-color --procs=5 --focus="$focus" --skip='\[Serial\]|\[Disruptive\]|\[Slow\]|Sample API Server' --timeout=4h \
+"$programs/ginkgo" --no-color --procs="${PROCS:-5}" --focus="$focus" --skip="$skip" --timeout=4h \
   "$programs/e2e.test" -- --provider=skeleton --kubeconfig="$KUBECONFIG" --num-nodes=3 --allowed-not-ready-nodes=0 \
   --report-dir="$work" >"$report" 2>&1 || status=$?
 sed -n '/^Summarizing/,$p' "$report" | grep -E '^\s+\[FAIL\]|^Ran |^FAIL|^SUCCESS|^PASS' | sort -u || true

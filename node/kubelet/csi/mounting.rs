@@ -354,7 +354,7 @@ fn make_parent(target: &Path) -> Result<(), Error> {
 /// A Secret's data, as drivers take it.
 fn opened(source: &Source<'_>, name: Option<&(String, String)>) -> Result<HashMap<String, String>, Error> {
     let Some((namespace, name)) = name else { return Ok(HashMap::new()) };
-    let found = secrets::secret(source.state, source.cipher, namespace, name)?;
+    let found = secrets::secret(source.state, source.keyring, namespace, name)?;
     let data = found.ok_or_else(|| Error::Config(format!("secrets \"{name}\" not found")))?.data.unwrap_or_default();
     Ok(data.into_iter().map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect())
 }

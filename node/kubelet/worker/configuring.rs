@@ -52,7 +52,7 @@ impl Worker {
             host_ip: &places.host_ip,
             pod_ip: if is_in_hosts { &places.host_ip } else { pod_ip },
             tokens: &*options.tokens,
-            cipher: &options.cipher,
+            keyring: &options.keyring,
             credentials: &self.credentials,
             volumes: &places.local_volumes,
         }
@@ -93,7 +93,7 @@ impl Worker {
 
     async fn pull_volume(&self, pod: &Pod, image: &ImageVolumeSource, sandbox: &v1::PodSandboxConfig) -> Result<String, Waiting> {
         let reference = image.reference.clone().unwrap_or_default();
-        let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.cipher, pod, &reference);
+        let credentials = pull_secrets::credentials(&self.shared.store.local().state, &self.shared.options.keyring, pod, &reference);
         let wanted = (reference.as_str(), image.pull_policy.as_deref().unwrap_or("IfNotPresent"));
         match self.shared.pulls.ensure(&self.shared.runtime, wanted, credentials, sandbox.clone()).await {
             Outcome::Present(found) | Outcome::Pulled { reference: found, .. } => Ok(found),
