@@ -63,7 +63,8 @@ impl Cluster {
             process: Mutex::new(None),
             starting: tokio::sync::Mutex::default(),
         };
-        let nodes = Arc::new((1..=options.nodes).map(node).collect());
+        let nodes: Arc<Vec<Node>> = Arc::new((1..=options.nodes).map(node).collect());
+        nodes.iter().for_each(|node| drop(tokio::spawn(Machine::fence(Arc::downgrade(&node.machine)))));
         Self { network, recorder, nodes, random: Arc::new(Mutex::new(random)), begin: Instant::now() }
     }
 
@@ -142,8 +143,8 @@ impl Cluster {
         let storage = Storage { log: node.log.open(), state: node.state.open() };
         let started = hosted(Arc::clone(&host), skein_store::start(Options { id, storage, peers })).await;
         let Ok(handle) = started else { return false };
-        let reports = leading::start(&host, (id, member(id).name), &handle, &self.network);
-        let running = Running { process, store: handle.clone(), reports };
+        let reports = leading::start(&host, (id, member(id).name), &handle, (&self.network, &node.machine));
+        let running = Running { process, store: handle.clone(), reports, machine: Arc::clone(&node.machine) };
         *node.process() = Some(running.clone());
         self.network.attach(id, Some(running));
         tokio::spawn(hosted(Arc::clone(&host), promote(handle.clone())));

@@ -3,7 +3,7 @@
 //!
 //! It keeps the order that the real one keeps (`node/kubelet`): containers go before their Pod's object, what the
 //! cluster does not know is stopped only after a consistent read, and a Pod that has its name from a StatefulSet is not
-//! begun before one.
+//! begun before one, nor but under the node's lease.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use skein_command::{Outcome, Write};
 use skein_invariant::Share;
 use skein_log::NodeId;
-use skein_object::{Key, Record, meta};
+use skein_object::{Key, Record, fence, meta};
 use skein_state::{Entry, Event, State};
 use skein_store::Handle;
 use tokio::sync::Notify;
@@ -57,6 +57,7 @@ enum Work {
     },
     Tell {
         key: Key,
+        is_unique: bool,
     },
     Stop {
         key: Key,
@@ -168,7 +169,7 @@ impl Inner {
             let next = match (pod.is_ending, runs) {
                 (true, _) => Work::Stop { key },
                 (false, false) => Work::Start { key, is_unique: pod.is_unique },
-                (false, true) if !pod.is_ready => Work::Tell { key },
+                (false, true) if !pod.is_ready => Work::Tell { key, is_unique: pod.is_unique },
                 (false, true) => continue,
             };
             let waits = matches!(next, Work::Start { is_unique: true, .. }) && !self.is_current.load(Ordering::Relaxed);
@@ -185,11 +186,16 @@ impl Inner {
         match work {
             Work::Register => self.register().await,
             Work::Start { key, is_unique } => {
+                // The lease first, then the state: under a lease that holds, the state knows whether the Pod is to be here.
+                let term = self.machine.term();
+                let is_here = pods(&self.store.local().state).any(|(_, pod)| pod.uid == uid);
+                if *is_unique && (term.is_none() || !is_here) {
+                    return false;
+                }
                 sleep(working()).await;
-                self.machine.start(format!("{}/{}", key.namespace(), key.name()), uid, *is_unique);
-                true
+                self.machine.start(format!("{}/{}", key.namespace(), key.name()), uid, term.filter(|_| *is_unique))
             }
-            Work::Tell { key } => self.tell(key, uid).await,
+            Work::Tell { key, is_unique } => self.tell(key, uid, *is_unique).await,
             Work::Stop { key } => {
                 sleep(working()).await;
                 self.machine.stop(uid);
@@ -218,10 +224,12 @@ impl Inner {
         }
     }
 
-    async fn tell(&self, key: &Key, uid: &str) -> bool {
+    async fn tell(&self, key: &Key, uid: &str, is_unique: bool) -> bool {
         let time = meta::time(skein_log::now());
         let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": time});
-        let conditions: Vec<Value> = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition).into();
+        let fenced = is_unique.then_some(fence::CONDITION);
+        let conditions: Vec<Value> =
+            ["PodScheduled", "Initialized", "ContainersReady", "Ready"].into_iter().chain(fenced).map(condition).collect();
         let status = json!({"phase": "Running", "startTime": time, "conditions": conditions});
         self.edit(key, Some(uid), |pod| pod["status"] = status).await
     }

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::Options;
 use crate::host::{Life, Process};
+use crate::machine::Machine;
 
 /// After this long without a way through, a connection is given up: quinn's idle time-out.
 const IDLE: Duration = Duration::from_secs(3);
@@ -32,6 +33,7 @@ pub(crate) struct Running {
     pub(crate) store: Handle,
     /// What it has heard of others, should it lead.
     pub(crate) reports: Reports,
+    pub(crate) machine: Arc<Machine>,
 }
 
 /// One way between two nodes.

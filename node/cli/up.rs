@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::SignedDuration;
-use skein_daemon::{AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Runtime, ShutdownGrace, Token};
+use skein_daemon::{
+    AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Reserved, Runtime, ShutdownGrace, Token,
+};
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -72,6 +74,12 @@ pub(crate) struct Arguments {
     container_log_max_files: u16,
     #[command(flatten)]
     eviction: eviction::Arguments,
+    /// What of the node is kept for the system's own processes, like cpu=200m,memory=1Gi: Pods are not placed on it
+    #[arg(long, default_value = "")]
+    system_reserved: Reserved,
+    /// … and for Skein's
+    #[arg(long, default_value = "")]
+    kube_reserved: Reserved,
     /// When more of the disk is used than this, in percent, images go that nobody uses …
     #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
     image_gc_high_threshold: u8,
@@ -289,6 +297,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },
         manifests: arguments.pod_manifest_path,
         eviction: arguments.eviction.eviction()?,
+        reserved: vec![arguments.system_reserved, arguments.kube_reserved],
         image_gc,
         shutdown: Some(shutdown).filter(|grace| !grace.total.is_zero()),
         signing_duration: arguments.cluster_signing_duration,

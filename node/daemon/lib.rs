@@ -51,7 +51,7 @@ pub use directory::admin_kubeconfig;
 pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
 pub use skein_api::{AuditOptions, OpenIdOptions};
-pub use skein_kubelet::{Amount, Eviction, ImageGc, LogLimits, ShutdownGrace, Signal, Threshold};
+pub use skein_kubelet::{Amount, Eviction, ImageGc, LogLimits, Reserved, ShutdownGrace, Signal, Threshold};
 pub use token::Token;
 
 /// How a node is started.
@@ -80,6 +80,8 @@ pub struct Options {
     pub manifests: Option<PathBuf>,
     /// When Pods are driven away because the node runs short of something.
     pub eviction: Eviction,
+    /// What is kept from Pods.
+    pub reserved: Vec<Reserved>,
     /// When images go that nobody uses.
     pub image_gc: ImageGc,
     /// What Pods get when the machine goes down.

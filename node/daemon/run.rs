@@ -121,7 +121,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     tokio::spawn(report::send(
         store.clone(),
         endpoint.clone(),
-        report::Source { name: node.name.clone(), stats: kubelet.stats.clone() },
+        report::Source { name: node.name.clone(), stats: kubelet.stats.clone(), lease: kubelet.lease.clone() },
         reports,
     ));
     tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
@@ -185,12 +185,14 @@ fn kubelet_options(options: &Options, tokens: Arc<dyn skein_kubelet::Tokens>, ke
         keyring,
         manifests: options.manifests.clone(),
         eviction: options.eviction.clone(),
+        reserved: options.reserved.clone(),
         image_gc: options.image_gc,
         shutdown: options.shutdown,
         pressure: skein_kubelet::Pressure::default(),
         csi: skein_kubelet::Csi::new(&options.kubelet_directory),
         stats: skein_kubelet::Stats::default(),
         addresses: skein_kubelet::Addresses::default(),
+        lease: skein_kubelet::Lease::of(&options.name),
     }
 }
 
@@ -229,7 +231,7 @@ async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Stor
     while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
         let (store, Others { cluster, reports, kubelet }) = (store.clone(), others.clone());
         match channel {
-            Channel::Report => drop(tokio::spawn(async move { report::receive(&peer, Box::new(stream), &reports).await })),
+            Channel::Report => drop(tokio::spawn(async move { report::receive(&peer, stream, &reports, &store).await })),
             Channel::Kubelet => drop(tokio::spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)))),
             Channel::Append | Channel::Call | Channel::Snapshot | Channel::State => drop(consensus.spawn(async move {
                 if let Err(why) = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await {

@@ -245,6 +245,12 @@ impl Eviction {
     }
 
     /// What a Pod gets to end: nothing of a kind where the node is short at once (`immediateEvictionGracePeriodSeconds`).
+    /// What must be left of something, of which there is so much, before Pods are driven away at once.
+    pub(crate) fn hard_least(&self, signal: Signal, capacity: u64) -> u64 {
+        let hard = self.thresholds.iter().find(|threshold| threshold.signal == signal && threshold.grace.is_none());
+        hard.map_or(0, |threshold| threshold.least.of(capacity))
+    }
+
     pub(crate) fn grace_seconds(&self, threshold: &Threshold) -> i64 {
         if threshold.grace.is_some() { self.pod_grace_seconds_max } else { IMMEDIATE_GRACE_SECONDS }
     }

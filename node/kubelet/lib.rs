@@ -13,6 +13,7 @@
 mod addresses;
 mod admission;
 mod agent;
+mod allocatable;
 mod cri;
 mod csi;
 mod dns;
@@ -23,6 +24,7 @@ mod exposition;
 mod hosts;
 mod image_gc;
 mod images;
+mod lease;
 mod local_volume;
 mod logs;
 mod machine;
@@ -65,9 +67,11 @@ use skein_object::cipher::Keyring;
 use skein_store::Handle as Store;
 
 pub use addresses::{Addresses, Known};
+pub use allocatable::Reserved;
 pub use csi::Csi;
 pub use eviction::{Amount, Eviction, Signal, Threshold};
 pub use image_gc::ImageGc;
+pub use lease::{Lease, now as since_boot};
 pub use pressure::Pressure;
 pub use server::serve;
 pub use shutdown::ShutdownGrace;
@@ -98,6 +102,8 @@ pub struct Options {
     pub manifests: Option<PathBuf>,
     /// When Pods are driven away because the node runs short of something.
     pub eviction: Eviction,
+    /// What is kept from Pods.
+    pub reserved: Vec<Reserved>,
     /// When images go that nobody uses.
     pub image_gc: ImageGc,
     /// What Pods get when the machine goes down; nothing: they end as the machine's other processes do.
@@ -107,6 +113,8 @@ pub struct Options {
     pub csi: Csi,
     /// Where the addresses of this node's Pods are put.
     pub addresses: Addresses,
+    /// For so long Pods run that must not run twice.
+    pub lease: Lease,
 }
 
 impl Options {

@@ -13,6 +13,7 @@ use skein_pod::routes::{self, Routes};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
+use crate::allocatable::allocatable;
 use crate::cri::Runtime;
 use crate::summary::Disk;
 use crate::{Error, Options, csi, machine, write};
@@ -170,7 +171,7 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
     let capacity = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory >> 10), "pods": PODS_MAX.to_string(),
         "ephemeral-storage": format!("{}Ki", disk_kib(&options.directory))});
     json!({
-        "capacity": capacity, "allocatable": capacity,
+        "capacity": capacity, "allocatable": allocatable(&capacity, &options.reserved, &options.eviction),
         "conditions": [
             pressed("MemoryPressure", ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
                 ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"]),

@@ -45,6 +45,8 @@ pub(crate) struct Sandbox {
     pub(crate) attempt: u32,
     pub(crate) ip: String,
     pub(crate) created_at: Option<Timestamp>,
+    /// It ends with the node's lease.
+    pub(crate) fenced: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -361,7 +363,7 @@ mod tests {
     }
 
     fn check(pod: &Pod, sandbox: bool, containers: &[(&str, Observed)], unhealthy: &[&str], expected: &[&str]) {
-        let sandbox = sandbox.then(|| Sandbox { id: "s".into(), attempt: 0, ip: String::new(), created_at: None });
+        let sandbox = sandbox.then(|| Sandbox { id: "s".into(), attempt: 0, ip: String::new(), created_at: None, fenced: false });
         let containers = containers.iter().map(|(name, c)| ((*name).to_string(), c.clone())).collect();
         let observed = Observation { sandbox, containers, ..Observation::default() };
         let unhealthy: Vec<String> = unhealthy.iter().map(|s| (*s).to_string()).collect();

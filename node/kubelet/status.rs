@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerState, Pod};
 use serde_json::{Value, json};
+use skein_object::fence::{CONDITION as FENCED, is_fenced};
 use skein_object::meta;
 
 use crate::eviction::Evicted;
@@ -102,6 +103,9 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         }
         conditions.push(restarting);
     }
+    if input.observed.sandbox.as_ref().map_or_else(|| is_fenced(input.pod), |sandbox| sandbox.fenced) {
+        conditions.push(condition(FENCED, true, "", String::new()));
+    }
     // What others say of the Pod is theirs.
     conditions.extend(old.conditions.iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str())).map(|c| json!(c)));
     if let Some(Pending { condition: kind, reason, message }) = input.pending {
@@ -161,8 +165,8 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
 const DISRUPTED: &str = "DisruptionTarget";
 
 /// The conditions that the kubelet says.
-const OWN: [&str; 8] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", RESTARTING, PENDING, IN_PROGRESS];
+const OWN: [&str; 9] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", RESTARTING, PENDING, IN_PROGRESS, FENCED];
 const RESTARTING: &str = "AllContainersRestarting";
 
 /// Which conditions are still to be met before a Pod is ready although its containers are (KEP-580).

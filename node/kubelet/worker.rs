@@ -57,6 +57,13 @@ pub(crate) struct Shared {
     pub(crate) is_current: AtomicBool,
 }
 
+impl Shared {
+    /// Whether the runtime ends Pods with the node's lease.
+    fn fences(&self) -> bool {
+        self.runtime_name == "skein"
+    }
+}
+
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     pods: watch::Receiver<Arc<Pod>>,
@@ -65,6 +72,8 @@ pub(crate) struct Worker {
     uid: String,
     /// Looked at before the Pod is, so that the Pod is at least as new.
     is_current: bool,
+    /// It has been bound to the node's lease, and stays so: the leader counts on it.
+    fenced: bool,
     wishes: watch::Sender<Wish>,
     verdicts: mpsc::Receiver<Verdict>,
     verdicts_in: mpsc::Sender<Verdict>,
@@ -107,6 +116,7 @@ impl Worker {
             key,
             uid,
             is_current: false,
+            fenced: false,
             wishes,
             verdicts,
             verdicts_in,
@@ -230,10 +240,12 @@ impl Worker {
         let mut sandboxes = runtime.sandboxes(Some(&self.uid)).await?;
         sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
         for sandbox in sandboxes {
+            self.fenced |= sandbox.annotations.contains_key(v1::LEASE);
             let is_ready = sandbox.state == i32::from(v1::PodSandboxState::SandboxReady);
             if is_ready && observation.sandbox.is_none() {
                 let status = runtime.sandbox_status(&sandbox.id).await?;
                 observation.sandbox = Some(Sandbox {
+                    fenced: self.shared.fences() && sandbox.annotations.contains_key(v1::LEASE),
                     id: sandbox.id,
                     attempt: sandbox.metadata.map_or(0, |m| m.attempt),
                     ip: status.network.map(|n| n.ip).unwrap_or_default(),

@@ -20,6 +20,7 @@
 
 mod cgroup;
 mod init;
+mod lease;
 mod log;
 mod mounts;
 mod privileges;

@@ -18,12 +18,16 @@ use nix::unistd::{Pid, read, setsid};
 
 use crate::cgroup::Hierarchies;
 use crate::init::Stdio;
+use crate::lease::Lease;
 use crate::log::{Lines, Log};
 use crate::spec::{Exit, Pod, Process, Resources, Spec, Started};
 use crate::users::Users;
 use crate::wire::{Answer, Event, Failure, Request, SOCKET};
 use crate::zygote::socket_path;
 use crate::{Error, mounts, spawn, wire};
+
+/// What is said of a container that ended with the node's lease.
+const FENCED: &str = "The node's lease ran out: no leader with a majority heard of it, and the Pod must not run twice.";
 
 /// A larger request is refused: the connection is closed.
 const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -55,6 +59,8 @@ struct Monitor {
     listener: UnixListener,
     /// The first process of a namespace that all containers share.
     pause: Option<OwnedFd>,
+    /// What the Pod ends with, if it must not run twice.
+    lease: Option<Lease>,
     containers: BTreeMap<String, Container>,
     clients: HashMap<RawFd, Client>,
     /// Processes that `Exec` began, and who waits for them.
@@ -75,6 +81,8 @@ struct Container {
     terminal: Option<OwnedFd>,
     attached: Vec<Attached>,
     directory: std::path::PathBuf,
+    /// The node's lease has run out, and it was killed.
+    fenced: bool,
 }
 
 /// One who looks on: what he types goes in, what comes out goes to him.
@@ -96,6 +104,7 @@ struct Client {
 enum Source {
     Signals,
     Listener,
+    Lease,
     Client(RawFd),
     Stdout(String),
     Stderr(String),
@@ -132,6 +141,7 @@ impl Monitor {
         let _ = std::fs::remove_file(pod.directory.join(SOCKET));
         let listener = UnixListener::bind(socket_path(&directory, SOCKET)).map_err(Error::system("cannot make the monitor's socket"))?;
         listener.set_nonblocking(true).map_err(Error::system("cannot serve"))?;
+        let lease = pod.lease.as_deref().map(Lease::open).transpose()?;
         let pause = if pod.shared_pid { Some(spawn::pause(users.as_ref())?.1) } else { None };
         Ok(Self {
             pod,
@@ -140,6 +150,7 @@ impl Monitor {
             signals,
             listener,
             pause,
+            lease,
             containers: BTreeMap::new(),
             clients: HashMap::new(),
             execs: HashMap::new(),
@@ -154,6 +165,7 @@ impl Monitor {
             match source {
                 Source::Signals => self.reap(),
                 Source::Listener => self.accept(),
+                Source::Lease => self.fence(),
                 Source::Client(fd) => self.hear(fd),
                 Source::Stdout(id) => self.output(&id, true),
                 Source::Stderr(id) => self.output(&id, false),
@@ -165,6 +177,10 @@ impl Monitor {
     fn wait(&self) -> Vec<Source> {
         let mut sources = vec![Source::Signals, Source::Listener];
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        if let Some(lease) = &self.lease {
+            sources.push(Source::Lease);
+            fds.push(PollFd::new(lease.as_fd(), PollFlags::POLLIN));
+        }
         for (fd, client) in &self.clients {
             sources.push(Source::Client(*fd));
             fds.push(PollFd::new(client.stream.as_fd(), PollFlags::POLLIN));
@@ -262,7 +278,30 @@ impl Monitor {
         }
     }
 
+    /// The lease has come to its end: unless it has been prolonged, nothing of the Pod runs on.
+    fn fence(&mut self) {
+        if self.lease.as_ref().is_none_or(Lease::holds) {
+            return;
+        }
+        for container in self.containers.values_mut() {
+            container.fenced = container.pid.is_some();
+        }
+        self.kill_all();
+    }
+
+    fn kill_all(&self) {
+        for container in self.containers.values() {
+            if let Some(pid) = container.pid {
+                self.kill_group(&container.cgroup, Signal::SIGKILL);
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+
     fn start(&mut self, spec: &Spec) -> Result<Started, Error> {
+        if let Some(lease) = &self.lease {
+            lease.begin(spec.lease_term)?;
+        }
         let log = spec.log.as_ref().map(|path| Log::open(path).map_err(Error::system("cannot open the log"))).transpose()?;
         let target = spec.target.as_ref().and_then(|id| self.containers.get(id)).map(|c| &c.pidfd);
         let among = target.or(self.pause.as_ref()).filter(|_| !spec.host_pid);
@@ -285,6 +324,7 @@ impl Monitor {
             terminal: child.terminal,
             attached: Vec::new(),
             directory: spec.directory.clone(),
+            fenced: false,
         };
         // A container that nobody can find again must not run.
         if let Err(why) = started.save(&spec.directory) {
@@ -434,7 +474,7 @@ impl Monitor {
         }
         let Some(container) = self.containers.get_mut(id) else { return };
         container.pid = None;
-        let (cgroup, directory) = (container.cgroup.clone(), container.directory.clone());
+        let (cgroup, directory, fenced) = (container.cgroup.clone(), container.directory.clone(), container.fenced);
         self.kill_group(&cgroup, Signal::SIGKILL);
         let killed_for_memory = code == 137 && self.hierarchies.oom_kills(&cgroup) > 0;
         let reason = if killed_for_memory {
@@ -444,7 +484,8 @@ impl Monitor {
         } else {
             "Error"
         };
-        let exit = Exit { code, finished_at_ns: now_ns(), reason: reason.into(), message: String::new() };
+        let message = if fenced { FENCED.into() } else { String::new() };
+        let exit = Exit { code, finished_at_ns: now_ns(), reason: reason.into(), message };
         if let Err(why) = exit.save(&directory) {
             let _ = writeln!(std::io::stderr(), "skein-monitor: cannot record the end of container {id}: {why}");
         }
@@ -466,12 +507,7 @@ impl Monitor {
 
     /// Nothing of the Pod runs on. The runtime removes the cgroup that this process is in.
     fn end(&mut self) {
-        for container in self.containers.values() {
-            if let Some(pid) = container.pid {
-                self.kill_group(&container.cgroup, Signal::SIGKILL);
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-        }
+        self.kill_all();
         while self.containers.values().any(|c| c.pid.is_some()) {
             let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::NONE);

@@ -25,6 +25,9 @@ pub struct Pod {
     /// The Pod has users and groups of its own.
     #[serde(default)]
     pub users: Option<Mapping>,
+    /// The file of the node's lease, for a Pod that ends with it.
+    #[serde(default)]
+    pub lease: Option<PathBuf>,
 }
 
 /// Which users and groups of the node a Pod's are, from its number 0 on.
@@ -61,6 +64,9 @@ pub struct Spec {
     /// Standard input stays open for those who attach.
     pub stdin: bool,
     pub stdin_once: bool,
+    /// The term of the node's lease that it was to start under.
+    #[serde(default)]
+    pub lease_term: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,6 +93,7 @@ pub(crate) fn container(config: &v1::ContainerConfig, image: &Image, places: &Pl
         log,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
+        lease_term: config.annotations.get(skein_cri::LEASE_TERM).and_then(|term| term.parse().ok()).unwrap_or(0),
     })
 }
 

@@ -178,6 +178,11 @@ impl Write {
         Self { expect: Some(Expect::Revision(revision)), ..Self::act(key, Action::Change(Changes { segments })) }
     }
 
+    /// Writes nothing: the others of its transaction happen only if this object is still as it was read.
+    pub fn unchanged(key: &skein_object::Key, revision: u64) -> Self {
+        Self { expect: Some(Expect::Revision(revision)), ..Self::act(key, Action::Check(true)) }
+    }
+
     pub fn delete(key: &skein_object::Key, revision: u64) -> Self {
         Self { expect: Some(Expect::Revision(revision)), ..Self::act(key, Action::Delete(true)) }
     }

@@ -20,6 +20,7 @@ pub mod custom;
 pub mod defaults;
 pub mod deletion;
 pub mod expression;
+pub mod fence;
 pub mod field;
 mod kept;
 pub mod key;

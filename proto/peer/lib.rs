@@ -172,4 +172,21 @@ pub struct NodeReport {
     /// What the node and its Pods use, where that has been measured anew.
     #[prost(message, optional, tag = "3")]
     pub usage: Option<NodeUsage>,
+    /// When it was sent, by a clock of the node's own; 0 where no [`Grant`] is wanted.
+    #[prost(uint64, tag = "4")]
+    pub sent_ns: u64,
+}
+
+/// The leader's answer to a report, on the same stream: the node's lease goes on.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Grant {
+    /// That of the report.
+    #[prost(uint64, tag = "1")]
+    pub sent_ns: u64,
+    /// It goes on once the node has applied this entry: then it knows which of its Pods are others' by now.
+    #[prost(uint64, tag = "2")]
+    pub applied: u64,
+    /// So long before the report came a majority had last answered the leader.
+    #[prost(uint64, tag = "3")]
+    pub age_ns: u64,
 }

@@ -275,6 +275,15 @@ impl Handle {
         }
     }
 
+    /// How long ago a majority answered this node as their leader; `None` where it does not lead, or has not applied yet
+    /// what its predecessors committed.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let leads = metrics.current_leader == Some(self.inner.id) && self.local().term == metrics.current_term;
+        let age = metrics.last_quorum_acked.map(|acked| self.patience().real(acked.elapsed()));
+        age.filter(|_| leads)
+    }
+
     pub fn members(&self) -> Vec<MemberStatus> {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         crate::membership::statuses(&metrics)

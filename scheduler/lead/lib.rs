@@ -10,6 +10,7 @@
 
 mod adapters;
 mod alarms;
+mod lease;
 mod liveness;
 mod session;
 
@@ -21,6 +22,7 @@ use skein_object::{Key, Record};
 use skein_store::Handle;
 use tokio::sync::Notify;
 
+pub use lease::{Granted, granted};
 pub use liveness::Reports;
 
 /// Asked before a controller's new object is proposed, as the API asks before a client's.

@@ -2,20 +2,21 @@
 //!
 //! Liveness is soft state of the leader, counted in its own ticks: a leader that was paused itself has seen no ticks
 //! pass, so it never takes its own stall for the others'. A Pod that states how long it tolerates the taint gets that;
-//! one that says nothing is replaced at once.
+//! one that says nothing is replaced at once. A Pod that must not run twice is gone when its node's lease has run out.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
 use serde_json::{Value, json};
-use skein_command::Transaction;
-use skein_object::Key;
+use skein_command::{Transaction, Write};
+use skein_object::deletion::Wish;
+use skein_object::fence::{LEASE_MS, MARGIN_MS, UNREACHABLE, is_fenced};
+use skein_object::{Key, registry};
 
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, edit, event, remove, set_condition};
+use crate::write::{Note, delete, edit, event, remove, set_condition};
 use crate::{Mint, Outcome};
 
-pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
@@ -61,6 +62,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outc
     }
     if lost {
         evict(snapshot, key.name(), silent_ms, mint, &mut outcome);
+        remove_fenced(snapshot, node, silent_ms, mint, &mut outcome);
     }
     outcome
 }
@@ -133,6 +135,32 @@ fn evict(snapshot: &Snapshot, node: &str, silent_ms: u64, mint: &mut Mint, outco
     }
 }
 
+/// Pods that are to go and have ended with the node's lease do not wait for the node to say so. While this is decided the node
+/// may come back: then the state says that it is not lost before it gets another lease, and this is refused.
+fn remove_fenced(snapshot: &Snapshot, node: &Stored<Node>, silent_ms: u64, mint: &Mint, outcome: &mut Outcome) {
+    let tainted = node.object.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == UNREACHABLE);
+    let name = node.key.name();
+    let going = |pod: &&Stored<Pod>| pod.object.metadata.deletion_timestamp.is_some() && is_fenced(&pod.object);
+    let on_node = |pod: &&Stored<Pod>| pod.object.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name);
+    let fenced: Vec<&Stored<Pod>> = snapshot.pods.values().filter(on_node).filter(going).collect();
+    if fenced.is_empty() || !tainted {
+        return;
+    }
+    let rest = (LEASE_MS + MARGIN_MS).saturating_sub(silent_ms);
+    if rest > 0 {
+        outcome.again_ms = Some(outcome.again_ms.map_or(rest, |known| known.min(rest)));
+        return;
+    }
+    for pod in fenced {
+        let now = Wish { grace_seconds: Some(0), ..Wish::default() };
+        let Some(mut removal) = registry::by_key("pods").and_then(|pods| delete(pods, &pod.key, &pod.entry(), &now, mint)) else {
+            continue;
+        };
+        removal.writes.push(Write::unchanged(&node.key, node.revision));
+        outcome.transactions.push(removal);
+    }
+}
+
 pub(crate) fn evicted(pod: &Stored<Pod>, mint: &mut Mint) -> Option<Transaction> {
     let mut transaction = remove(pod, mint)?;
     let uid = pod.object.metadata.uid.clone().unwrap_or_default();
@@ -170,6 +198,12 @@ fn tolerated_ms(pod: &Pod) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use skein_object::Record;
+    use skein_object::fence::CONDITION;
+    use skein_state::{Entry, State};
+
     use super::*;
 
     #[test]
@@ -194,5 +228,39 @@ mod tests {
         check(json!({}), pressed.clone(), false, &[pressure]);
         check(json!({"taints": [{"key": pressure.0, "effect": pressure.1}]}), ready, false, &[]);
         check(json!({}), pressed, true, &[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute"), pressure]);
+    }
+
+    #[test]
+    fn a_pod_that_ends_with_its_lease_goes_when_that_has_run_out() {
+        let taint = json!({"key": UNREACHABLE, "effect": "NoExecute"});
+        let lost = |taints: Value| json!({"metadata": {"name": "n"}, "spec": {"taints": taints}});
+        let pod = |condition: &str, is_going: bool| {
+            let mut metadata = json!({"name": "p", "namespace": "d", "uid": "u"});
+            if is_going {
+                metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            let conditions = json!([{"type": condition, "status": "True"}]);
+            json!({"metadata": metadata, "spec": {"nodeName": "n"}, "status": {"conditions": conditions}})
+        };
+        let check = |node: Value, pod: Value, silent_ms: u64, expected: (usize, Option<u64>)| {
+            let mut state = State::default();
+            for (key, object) in [(Key::new("nodes", "", "n"), node), (Key::new("pods", "d", "p"), pod)] {
+                state.restore(key, Entry { revision: 5, record: Arc::new(Record::from_value(&object)) });
+            }
+            let snapshot = Snapshot::of(&state);
+            let mint = Mint::new(jiff::Timestamp::UNIX_EPOCH, 1, Liveness::default());
+            let mut outcome = Outcome::default();
+            remove_fenced(&snapshot, &snapshot.nodes[&Key::new("nodes", "", "n")], silent_ms, &mint, &mut outcome);
+            assert_eq!((outcome.transactions.len(), outcome.again_ms), expected);
+            for transaction in &outcome.transactions {
+                assert_eq!(transaction.writes[1], Write::unchanged(&Key::new("nodes", "", "n"), 5), "the node is still lost");
+            }
+        };
+        let tainted = lost(json!([taint]));
+        check(tainted.clone(), pod(CONDITION, true), LEASE_MS + MARGIN_MS, (1, None));
+        check(tainted.clone(), pod(CONDITION, true), LEASE_MS, (0, Some(MARGIN_MS)));
+        check(tainted.clone(), pod(CONDITION, false), LEASE_MS + MARGIN_MS, (0, None));
+        check(tainted, pod("Ready", true), LEASE_MS + MARGIN_MS, (0, None));
+        check(lost(json!([])), pod(CONDITION, true), LEASE_MS + MARGIN_MS, (0, None));
     }
 }

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use skein_object::Key;
+use skein_object::fence::UNREACHABLE;
 use skein_state::Event;
 
-use crate::node_lifecycle::{UNREACHABLE, evicted};
+use crate::node_lifecycle::evicted;
 use crate::snapshot::{Snapshot, Stored};
 use crate::{Controller, Mint, Outcome};
 

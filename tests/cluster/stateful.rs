@@ -151,3 +151,97 @@ fn a_lost_node_keeps_its_identities_and_the_others_go_on() {
         assert!(who.starts_with(&format!("db-{number} ")), "{who}");
     }
 }
+
+/// Each instance of the set's one Pod writes who it is, where, and when, until it ends.
+fn journalled(journal: &str) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: one}}
+spec:
+  serviceName: one
+  selector: {{matchLabels: {{app: one}}}}
+  template:
+    metadata: {{labels: {{app: one}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: one
+        image: {BUSYBOX}
+        env: [{{name: NODE, valueFrom: {{fieldRef: {{fieldPath: spec.nodeName}}}}}}]
+        command: [sh, -c, 'read me < /proc/sys/kernel/random/uuid; while read now rest < /proc/uptime; do echo $now $NODE $me >> /journal/log; sleep 0.1; done']
+        volumeMounts: [{{name: journal, mountPath: /journal}}]
+      volumes:
+      - name: journal
+        hostPath: {{path: {journal}}}
+"
+    )
+}
+
+/// From when to when each instance ran, and on which node, in the order of their beginnings.
+fn instances(journal: &std::path::Path) -> Vec<(f64, f64, String)> {
+    let mut instances = std::collections::BTreeMap::<String, (f64, f64, String)>::new();
+    for line in std::fs::read_to_string(journal.join("log")).unwrap_or_default().lines() {
+        let [now, node, me] = line.split_whitespace().collect::<Vec<_>>()[..] else { continue };
+        let now: f64 = now.parse().expect("a time");
+        let known = instances.entry(me.into()).or_insert((now, now, node.into()));
+        known.1 = now;
+    }
+    let mut instances: Vec<_> = instances.into_values().collect();
+    instances.sort_by(|a, b| a.0.total_cmp(&b.0));
+    instances
+}
+
+#[test]
+fn an_identity_moves_when_its_node_is_lost_and_never_runs_twice() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let journal = cluster.directory().join("journal");
+    std::fs::create_dir_all(&journal).expect("a directory can be made");
+    cluster.apply("node-1", &journalled(&journal.display().to_string()));
+    let runs = |but: &str| {
+        cluster.until(&format!("it runs elsewhere than on {but:?}"), || {
+            let (.., node) = instances(&journal).pop()?;
+            (node != but).then_some(node)
+        })
+    };
+    let first = runs("");
+    let asked = |but: &str| ["node-1", "node-2", "node-3"].into_iter().find(|node| *node != but).expect("another");
+    cluster.until("its node says that it ends with the lease", || {
+        let pod = cluster.kubectl_json("node-1", &["get", "pod", "one-0"]);
+        pod["status"]["conditions"].as_array()?.iter().any(|c| c["type"] == "skein.dev/Fenced" && c["status"] == "True").then_some(())
+    });
+
+    // The daemon alone stands still: nobody could end the Pod but its monitor.
+    cluster.lab.pause(&first, Scope::Daemon).expect("it can be paused");
+    let second = runs(&first);
+    cluster.lab.resume(&first, Scope::Daemon).expect("it goes on");
+    let is_ready = |node: &str| {
+        cluster.until("the node is ready again", || {
+            let status = cluster.status(asked(node));
+            status["nodes"].as_array()?.iter().any(|n| n["name"] == node && n["ready"] == true).then_some(())
+        });
+    };
+    is_ready(&first);
+
+    // A node that is cut off: its daemon lives, and does not begin the Pod again.
+    let others: Vec<&str> = ["node-1", "node-2", "node-3"].into_iter().filter(|node| *node != second).collect();
+    cluster.lab.partition(&format!("{second}/{}", others.join(","))).expect("it can be cut off");
+    let third = runs(&second);
+    cluster.lab.heal().expect("it can be healed");
+    is_ready(&second);
+
+    // The monitor dies, and its container with it; the next one begins after that.
+    let before = instances(&journal).len();
+    let is_monitor = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "skein-monitor");
+    for pid in Cluster::processes(&third, &[]).into_iter().filter(is_monitor) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("it can be killed");
+    }
+    cluster.until("it runs again", || (instances(&journal).len() > before).then_some(()));
+
+    let instances = instances(&journal);
+    for pair in instances.windows(2) {
+        assert!(pair[0].1 < pair[1].0, "two at once: {instances:?}");
+    }
+}

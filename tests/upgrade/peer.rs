@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use skein_object::usage::{Amounts, NodeUsage};
-use skein_peer::{AddMember, Answer, Append, Call, Channel, LogPosition, NodeReport, Proposed, Request, Response};
+use skein_peer::{AddMember, Answer, Append, Call, Channel, Grant, LogPosition, NodeReport, Proposed, Request, Response};
 
 use crate::command::{command, reply};
 use crate::golden::{check, read};
@@ -38,6 +38,7 @@ fn messages_are_those_of_protocol_1() {
         ("renew", Request::Renew(json.clone())),
         ("sealing-key", Request::SealingKey(true)),
         ("sign-token", Request::SignToken(json.clone())),
+        ("authority", Request::Authority(json.clone())),
     ];
     for (name, request) in requests {
         check(&format!("peer-call-{name}-1"), &call(request));
@@ -54,10 +55,11 @@ fn messages_are_those_of_protocol_1() {
     }
     let usage =
         NodeUsage { time_ms: 1_750_000_000_000, window_ms: 10_000, total: Some(Amounts { cpu_nano: 5, memory_bytes: 6 }), pods: vec![] };
-    check("peer-report-1", &NodeReport { node: "node-1".into(), applied: 18, usage: Some(usage) });
+    check("peer-report-1", &NodeReport { node: "node-1".into(), applied: 18, usage: Some(usage), sent_ns: 0 });
+    check("peer-grant-1", &Grant { sent_ns: 7, applied: 18, age_ns: 9 });
 }
 
-/// Nodes that say how fast their clocks go, and how much they write, are understood by those that know nothing of it, and
+/// Nodes that say how fast their clocks go, how much they write, and when they report, are understood by those that know nothing of it, and
 /// the other way round.
 #[test]
 fn what_was_added_is_left_out_where_it_says_nothing() {
@@ -67,4 +69,6 @@ fn what_was_added_is_left_out_where_it_says_nothing() {
     assert_eq!(Call::decode(older.as_slice()), Ok(call(Request::ReadIndex(true))));
     let append = Append { pace: 4, ..Append::default() };
     check("peer-append-1-with-pace", &append);
+    let report = NodeReport { node: "node-1".into(), applied: 18, usage: None, sent_ns: 7 };
+    check("peer-report-1-with-time", &report);
 }

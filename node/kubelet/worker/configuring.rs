@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod, Volume};
 use skein_cri as v1;
-use skein_state::State;
+use skein_object::fence::{is_fenced, is_wanted};
+use skein_state::{Entry, State};
 use tracing::debug;
 
 use super::Worker;
@@ -13,6 +14,7 @@ use crate::csi::{self, Mounted};
 use crate::env::{Source, expand, resolve};
 use crate::hosts::Names;
 use crate::images::Outcome;
+use crate::manifests::is_mirror;
 use crate::pod::{self, Sandbox};
 use crate::pod_certificate::has_certificates;
 use crate::status::Waiting;
@@ -143,7 +145,13 @@ impl Worker {
         let mount_failed = |why: Error| Waiting { reason: "ContainerCreating".into(), message: format!("MountVolume.SetUp failed: {why}") };
         let config_failed = |why: Error| Waiting { reason: "CreateContainerConfigError".into(), message: why.to_string() };
         let options = &self.shared.options;
+        // The lease first, then the state: under a lease that holds, the state knows whether the Pod is to be here still.
+        let term = sandbox.fenced.then(|| self.lease_term()).transpose()?;
         let state = self.shared.store.local().state;
+        let is_there = |entry: &Entry| entry.record.field("metadata").is_some_and(|metadata| metadata["uid"] == self.uid.as_str());
+        if sandbox.fenced && !state.get(&self.key).is_some_and(is_there) {
+            return Err(Waiting { reason: "ContainerCreating".into(), message: "the Pod is gone".into() });
+        }
         let places = self.places();
         let source = self.source(pod, &state, &places, &sandbox.ip);
         let prepared = volumes::prepare(&source, &places.pod, &self.brought).map_err(mount_failed)?;
@@ -183,6 +191,7 @@ impl Worker {
             }),
             ..Default::default()
         };
+        config.annotations.extend(term.map(|term| (v1::LEASE_TERM.to_string(), term.to_string())));
         let signal = container.lifecycle.as_ref().and_then(|lifecycle| signal(lifecycle.stop_signal.as_deref()?));
         config.set_stop_signal(signal.unwrap_or_default());
         Ok(config)
@@ -202,6 +211,7 @@ impl Worker {
             }),
             hostname: Names::of(pod).hostname(pod).map_err(Error::Config)?,
             log_directory: logs::directory(&self.shared.options.directory, pod).display().to_string(),
+            annotations: self.fence(pod).into_iter().collect(),
             labels: labels(pod),
             dns_config: Some(dns::config(pod, &self.shared.options.cluster_dns, &dns::Resolver::of_node())),
             linux: Some(v1::LinuxPodSandboxConfig {
@@ -215,6 +225,21 @@ impl Worker {
             }),
             ..Default::default()
         })
+    }
+
+    /// What binds a Pod that must not run twice to the node's lease, where the runtime knows of leases and the leader grants
+    /// them, as one of an older version does not.
+    fn fence(&self, pod: &Pod) -> Option<(String, String)> {
+        let lease = &self.shared.options.lease;
+        let is_bound = self.fenced || is_fenced(pod);
+        let can_be = lease.term().is_some() && is_wanted(pod) && !is_mirror(pod);
+        (self.shared.fences() && (is_bound || can_be)).then(|| (v1::LEASE.to_string(), lease.path().display().to_string()))
+    }
+
+    fn lease_term(&self) -> Result<u64, Waiting> {
+        let message = "the node's lease has run out: no leader with a majority has heard of it";
+        let waiting = || Waiting { reason: "ContainerCreating".into(), message: message.into() };
+        self.shared.options.lease.term().ok_or_else(waiting)
     }
 
     /// What is to be told of a container that has ended: what the runtime says, and what it said itself.

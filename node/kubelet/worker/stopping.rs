@@ -56,7 +56,7 @@ impl Worker {
         if let Some((container, hook)) = hook.filter(|_| grace_seconds > 0) {
             let limit = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
             let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
-            let sandbox = Sandbox { id: String::new(), attempt: 0, ip, created_at: None };
+            let sandbox = Sandbox { id: String::new(), attempt: 0, ip, created_at: None, fenced: false };
             if let Err(why) = self.run_hook((container, hook), id, &sandbox, limit).await {
                 self.note("FailedPreStopHook", format!("PreStopHook failed: {why}"), true, name);
             }

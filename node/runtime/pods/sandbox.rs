@@ -1,6 +1,7 @@
 //! The life of a Pod's sandbox: monitor, namespaces, network.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ impl Pods {
             sysctls: sandbox.config.linux.as_ref().map(|l| l.sysctls.clone().into_iter().collect()).unwrap_or_default(),
             cgroup: sandbox.cgroup(),
             users: users(&namespaces)?,
+            lease: sandbox.config.annotations.get(skein_cri::LEASE).map(PathBuf::from),
         };
         let zygote = Arc::clone(&self.zygote);
         let monitor = tokio::task::spawn_blocking(move || zygote.monitor(&pod)).await;
