@@ -80,6 +80,8 @@ const PLAN: &str = "plan.json";
 const LINKS: &str = "links.json";
 /// The process that carries what is shaped, and the argument that makes the program one.
 const RELAY: &str = "relay";
+/// Where daemons keep their leases.
+const LEASES: &str = "/run/skein";
 
 /// How long a cluster may take to come up, and a node to get ready.
 const UP_TIMEOUT: Duration = Duration::from_secs(90);
@@ -165,7 +167,10 @@ impl Lab {
             self.stop_machine(&node)?;
             process::remove_cgroups(&node);
             network::remove_node(&node);
+            // Leases outlive their daemon, for the monitors.
+            let _ = std::fs::remove_file(Path::new(LEASES).join(format!("lease-{}", node.name)));
         }
+        let _ = std::fs::remove_dir(LEASES);
         process::kill_own(&self.layout.directory, RELAY);
         process::remove_cgroup_root();
         network::remove_all();

@@ -187,13 +187,13 @@ impl Inner {
             Work::Register => self.register().await,
             Work::Start { key, is_unique } => {
                 // The lease first, then the state: under a lease that holds, the state knows whether the Pod is to be here.
-                let term = self.machine.term();
-                let is_here = pods(&self.store.local().state).any(|(_, pod)| pod.uid == uid);
-                if *is_unique && (term.is_none() || !is_here) {
+                let term = self.machine.term().filter(|_| *is_unique);
+                let is_here = || self.store.local().state.get(key).and_then(Seen::of).is_some_and(|pod| pod.uid == uid);
+                if *is_unique && (term.is_none() || !is_here()) {
                     return false;
                 }
                 sleep(working()).await;
-                self.machine.start(format!("{}/{}", key.namespace(), key.name()), uid, term.filter(|_| *is_unique))
+                self.machine.start(format!("{}/{}", key.namespace(), key.name()), uid, term)
             }
             Work::Tell { key, is_unique } => self.tell(key, uid, *is_unique).await,
             Work::Stop { key } => {

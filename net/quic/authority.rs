@@ -190,12 +190,19 @@ impl Identity {
 
     /// Whether the CA that signs has signed this certificate, and not one before it.
     pub fn is_of_signing_authority(&self) -> Result<bool, Error> {
-        is_issued_by(&self.certificate_pem, &self.authority_pem)
+        is_issued(&first(&self.certificate_pem)?, &first(&self.authority_pem)?)
     }
 
     pub fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| Error::Certificate(e.to_string()))?;
         Ok(key.into())
+    }
+
+    /// Whether one of the CAs that are trusted has: if not, nobody believes it.
+    pub fn is_of_trusted_authority(&self) -> Result<bool, Error> {
+        let leaf = first(&self.certificate_pem)?;
+        let issued = certificates(&self.authority_pem)?.into_iter().map(|authority| is_issued(&leaf, &authority));
+        Ok(issued.collect::<Result<Vec<bool>, Error>>()?.contains(&true))
     }
 
     /// How long the certificate is meant to be used.
@@ -214,12 +221,6 @@ impl Identity {
         }
         Ok(roots)
     }
-}
-
-/// Whether the first of these CAs has signed the certificate, as its issuer's name says: no two CAs of a cluster share one.
-pub fn is_issued_by(certificate_pem: &str, authority_pem: &str) -> Result<bool, Error> {
-    let (leaf, authority) = (first(certificate_pem)?, first(authority_pem)?);
-    Ok(parsed(&leaf)?.1.issuer().as_raw() == parsed(&authority)?.1.subject().as_raw())
 }
 
 /// The public half of a request's key, as an uncompressed point.
@@ -269,6 +270,11 @@ fn first(pem: &str) -> Result<CertificateDer<'static>, Error> {
 
 fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<(&'a [u8], X509Certificate<'a>), Error> {
     x509_parser::parse_x509_certificate(certificate).map_err(|e| Error::Certificate(e.to_string()))
+}
+
+/// Whether this CA has, as the issuer's name says: no two CAs of a cluster share one.
+fn is_issued(leaf: &CertificateDer<'_>, authority: &CertificateDer<'_>) -> Result<bool, Error> {
+    Ok(parsed(leaf)?.1.issuer().as_raw() == parsed(authority)?.1.subject().as_raw())
 }
 
 fn public_point_of(certificate: CertificateDer<'_>) -> Result<Vec<u8>, Error> {
@@ -389,7 +395,10 @@ mod tests {
         check(&after, &third.certificate_pem, true);
         check(&after, &Authority::create("skein").expect("another").certificate_pem, false);
         assert_eq!(before.is_of_signing_authority().ok(), Some(true));
-        assert_eq!(Identity { authority_pem: during.authority_pem.clone(), ..before }.is_of_signing_authority().ok(), Some(false));
+        let trusting = |authority_pem: &str| Identity { authority_pem: authority_pem.into(), ..before.clone() };
+        assert_eq!(trusting(&during.authority_pem).is_of_signing_authority().ok(), Some(false));
+        assert_eq!(trusting(&during.authority_pem).is_of_trusted_authority().ok(), Some(true));
+        assert_eq!(trusting(&after.authority_pem).is_of_trusted_authority().ok(), Some(false));
         assert_eq!(keys_of(&keys, &next.certificate_pem).expect("keys"), next.key_pem);
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::client::Access;
+use crate::client::{Access, Output};
 
 const PATH: &str = "/skein/v1/authority";
 
@@ -43,12 +43,6 @@ pub(crate) struct Arguments {
     access: Access,
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<()> {

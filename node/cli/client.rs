@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::Response;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -30,6 +30,13 @@ pub(crate) struct Access {
     /// The mark of its connections' packets, by which a firewall knows them
     #[arg(skip)]
     mark: Option<u32>,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
 }
 
 /// What is asked of a node.

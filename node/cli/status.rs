@@ -1,10 +1,10 @@
 //! `skein status`: the cluster as one node sees it.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 
-use crate::client::Access;
+use crate::client::{Access, Output};
 
 /// How the leader chooses who votes; the numbers are those of `skein_store::plan` and of the daemon's keeper.
 const VOTERS: &str = "Roles:
@@ -28,12 +28,6 @@ pub(crate) struct Arguments {
     access: Access,
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
