@@ -2,6 +2,7 @@
 //! an OpenID provider), whoever they may act for, or nobody.
 
 mod bootstrap;
+pub(crate) mod certificate;
 mod legacy;
 pub(crate) mod oidc;
 mod protocol;
@@ -35,24 +36,28 @@ pub(crate) struct User {
 // === impl User ===
 
 impl User {
-    /// The certificate was verified against the cluster's CA in the handshake.
-    pub(crate) fn of_connection(connection: &rustls::ServerConnection) -> Self {
-        let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-        match certificate.and_then(Subject::of_certificate) {
-            Some(Subject { user, mut groups }) => {
-                groups.push("system:authenticated".into());
-                Self { name: user, groups, ..Self::default() }
-            }
-            None => Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() },
-        }
+    fn of_subject(Subject { user, mut groups }: Subject) -> Self {
+        groups.push("system:authenticated".into());
+        Self { name: user, groups, ..Self::default() }
     }
 
-    /// Who a request is from: the bearer of its token, where it has one.
-    pub(crate) async fn of_request(self, context: &Context, headers: &mut HeaderMap) -> Result<Self, Status> {
+    fn anonymous() -> Self {
+        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+    }
+
+    /// Who a request is from: the subject of its client's certificate, or else the bearer of its token. Who shows something
+    /// that is not believed is not taken for nobody.
+    pub(crate) async fn of_request(
+        context: &Context,
+        subject: Result<Option<Subject>, String>,
+        headers: &mut HeaderMap,
+    ) -> Result<Self, Status> {
         let token = bearer(headers).map(String::from).map_or_else(|| protocol::take_bearer(headers), |token| Ok(Some(token)));
-        match token.map_err(|why| refused(&why))? {
-            Some(token) if self.is_anonymous() => Self::of_token(context, &token, &[API_AUDIENCE]).await.map_err(|why| refused(&why)),
-            _ => Ok(self),
+        match (subject, token.map_err(|why| refused(&why))?) {
+            (Ok(Some(subject)), _) => Ok(Self::of_subject(subject)),
+            (_, Some(token)) => Self::of_token(context, &token, &[API_AUDIENCE]).await.map_err(|why| refused(&why)),
+            (Ok(None), None) => Ok(Self::anonymous()),
+            (Err(why), None) => Err(refused(&why)),
         }
     }
 
@@ -82,10 +87,6 @@ impl User {
 
     pub(crate) fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
-    }
-
-    fn is_anonymous(&self) -> bool {
-        self.is_in("system:unauthenticated")
     }
 
     /// `authentication/v1` UserInfo.
@@ -174,7 +175,7 @@ fn secret(context: &Context, key: &Key) -> Option<Value> {
 }
 
 fn refused(why: &str) -> Status {
-    debug!(why, "a token is not believed");
+    debug!(why, "what a client shows is not believed");
     Status::unauthorized()
 }
 

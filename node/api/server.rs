@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::ACCEPT_ENCODING;
@@ -13,13 +13,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use skein_object::Status;
 use skein_object::cipher::Keyring;
-use skein_quic::Identity;
+use skein_quic::{Identity, Subject};
 use skein_store::Handle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::authenticate::certificate::{self, Shown};
 use crate::authenticate::{User, oidc};
 use crate::request_info::RequestInfo;
 use crate::resources::service::Range;
@@ -167,10 +168,7 @@ async fn accept_for_kubelet(kubelet: Option<&(TcpListener, Arc<str>)>) -> (std::
 fn tls_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let failed = |e: &dyn std::fmt::Display| Error::Tls(e.to_string());
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots()?), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| failed(&e))?;
+    let verifier = certificate::any(identity, Arc::clone(&provider))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?
@@ -205,11 +203,12 @@ struct Client {
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, client: Client) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
-    let user = User::of_connection(tls.get_ref().1);
+    let shown = Mutex::new(Shown::of(tls.get_ref().1, client.context.identity.clone()));
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (client, user) = (client.clone(), user.clone());
+        let subject = shown.lock().unwrap_or_else(PoisonError::into_inner).subject();
+        let client = client.clone();
         async move {
-            let answered = answer(client, user, request).await;
+            let answered = answer(client, subject, request).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|status| respond::status(&status)))
         }
     });
@@ -217,11 +216,15 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, client: Client) {
 }
 
 /// Reads the body before anything is decided: an answer that comes while a client still sends may never be read by it.
-async fn answer(client: Client, user: User, request: http::Request<Incoming>) -> Result<http::Response<Body>, Status> {
+async fn answer(
+    client: Client,
+    subject: Result<Option<Subject>, String>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Body>, Status> {
     let Client { from, door, audit, context } = client;
     let (mut head, incoming) = request.into_parts();
     head.extensions.insert(Peer(from));
-    let asker = user.of_request(&context, &mut head.headers).await;
+    let asker = User::of_request(&context, subject, &mut head.headers).await;
     let is_known = asker.as_ref().is_ok_and(|user| user.is_in("system:authenticated"));
     let content = body::read(incoming, if is_known { body::BODY_BYTES_MAX } else { body::ANONYMOUS_BYTES_MAX }).await?;
     if let Door::Kubelet(node) = door {

@@ -235,7 +235,7 @@ fn the_ca_gets_a_successor_while_everything_goes_on() {
     ca(&cluster, "retire").expect("nobody needs the former CA");
     let path = "/api/v1/namespaces/default/secrets/treasure";
     until("the former CA's certificates are good for nothing", Duration::from_secs(30), || {
-        live.iter().all(|node| cluster.request(*node, "GET", path, None).0 != 200).then_some(())
+        live.iter().all(|node| cluster.request(*node, "GET", path, None).0 == 401).then_some(())
     });
     cluster.lab.write_kubeconfigs().expect("the administrator has a certificate of the new CA");
     for node in &live {
