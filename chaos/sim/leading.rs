@@ -51,7 +51,7 @@ async fn report((id, name): (NodeId, String), store: Handle, (own, machine): (Re
             _ if leadership.is_self => {
                 own.heard(&name);
                 let now = Instant::now();
-                if let Some(granted) = Some(&store).filter(|_| asks).and_then(|store| skein_lead::granted(store, &name)) {
+                if let Some(granted) = asks.then(|| skein_lead::granted(&store, &name)).flatten() {
                     machine.prolong(now - granted.age);
                 }
             }
@@ -67,7 +67,7 @@ async fn arrive(network: Network, way: (NodeId, NodeId), (name, asks): (String, 
     if let Some(Running { process, store, reports, .. }) = network.tell(way).await {
         let hears = async move {
             reports.heard(&name);
-            if let Some(granted) = Some(&store).filter(|_| asks).and_then(|store| skein_lead::granted(store, &name)) {
+            if let Some(granted) = asks.then(|| skein_lead::granted(&store, &name)).flatten() {
                 tokio::spawn(answer(network, (way.1, way.0), granted, sent));
             }
         };

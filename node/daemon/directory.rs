@@ -108,11 +108,6 @@ impl Directory {
         }
     }
 
-    pub(crate) fn save_authority(&self, certificate_pem: &str, key_pem: &str) -> Result<(), Error> {
-        self.write("pki/ca.crt", certificate_pem)?;
-        self.save_authority_keys(key_pem)
-    }
-
     /// The keys of CAs that this node holds; none where it does not vote.
     pub(crate) fn authority_keys(&self) -> Result<String, Error> {
         Ok(self.read(AUTHORITY_KEY)?.unwrap_or_default())

@@ -43,7 +43,7 @@ pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFil
 
 /// Gives a directory what the first node of a cluster with this CA has; the node's own file comes last.
 pub(crate) fn equip(directory: &Directory, authority: &Authority, node: &NodeFile, api_port: u16) -> Result<(), Error> {
-    directory.save_authority(&authority.certificate_pem, &authority.key_pem)?;
+    directory.save_authority_keys(&authority.key_pem)?;
     let names = names(&node.name, &node.address.to_string());
     let identity = authority.issue(&Subject::node(&node.name), &names, FIRST_LIFETIME)?;
     directory.save_identity(&identity)?;

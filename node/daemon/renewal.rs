@@ -97,7 +97,8 @@ impl Renewal {
 
     /// Trusts whom the cluster trusts, goes by a certificate that holds, and is known by its key.
     async fn keep_up(&self, share: f64) -> Result<(), Error> {
-        self.adopt()?;
+        let authorities = Authorities::of(&self.cluster.store.local().state);
+        self.adopt(authorities.as_ref())?;
         if !self.cluster.directory.has_admin() {
             self.renew_admin();
         }
@@ -105,7 +106,6 @@ impl Renewal {
         let identity = self.identity.borrow().clone();
         let life = identity.life()?;
         // Others may trust new CAs alone before this node does: it cannot ask them for the keys that it needs for that.
-        let authorities = Authorities::of(&self.cluster.store.local().state);
         let as_others_see = authorities.map_or_else(|| identity.clone(), |known| known.adopted_by(&identity));
         let is_believed = as_others_see.is_of_trusted_authority()?;
         if now >= due(&life, share) || !identity.is_of_signing_authority()? || !is_believed {
@@ -116,8 +116,7 @@ impl Renewal {
     }
 
     /// Follows the cluster's CAs, once it can open what is sealed under them.
-    fn adopt(&self) -> Result<(), Error> {
-        let authorities = Authorities::of(&self.cluster.store.local().state);
+    fn adopt(&self, authorities: Option<&Authorities>) -> Result<(), Error> {
         let Some(authorities) = authorities.filter(|known| sealing::is_up_to_date(&self.cluster.keyring, Some(known))) else {
             return Ok(());
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skein_command::{Action, Expect, Transaction, Write};
+use skein_command::{Transaction, Write};
 use skein_object::cipher::{Cipher, name_of};
 use skein_object::record::Segment;
 use skein_object::{Key, Status, registry};
@@ -91,19 +91,20 @@ impl Endpoints {
             Step::Rotate => self.rotate().await?,
             Step::Retire => self.retire().await?,
         }
-        let state = self.store.read().await.map_err(|why| Status::timeout(why.to_string()))?.state;
-        let authorities = self.authorities(&state)?;
+        let (state, authorities) = self.read_authorities().await?;
         let mut shown = authorities.shown();
         shown["missing"] = json!(self.missing(&state, &authorities).map_err(Status::internal)?);
         Ok(shown)
     }
 
-    fn authorities(&self, state: &State) -> Result<Authorities, Status> {
+    async fn read_authorities(&self) -> Result<(State, Authorities), Status> {
+        let state = self.store.read().await.map_err(|why| Status::timeout(why.to_string()))?.state;
         let founded = || {
             let authority = self.held_authority()?;
             Ok(Authorities::founded(&authority.certificate_pem, &sealing_name(&authority)?))
         };
-        Authorities::of(state).map_or_else(founded, Ok)
+        let authorities = Authorities::of(&state).map_or_else(founded, Ok)?;
+        Ok((state, authorities))
     }
 
     fn held_authority(&self) -> Result<Authority, Status> {
@@ -113,8 +114,8 @@ impl Endpoints {
 
     /// Gives the CA a successor, whose key every voter holds before the state says so.
     async fn rotate(&self) -> Result<(), Status> {
-        let (term, state) = (self.store.leadership().term, self.store.read().await.map_err(|why| Status::timeout(why.to_string()))?.state);
-        let authorities = self.authorities(&state)?;
+        let term = self.store.leadership().term;
+        let (state, authorities) = self.read_authorities().await?;
         if authorities.phase != Phase::Settled {
             return Err(conflict("the cluster's CA is being changed already; `skein ca status` tells how far that is"));
         }
@@ -142,8 +143,8 @@ impl Endpoints {
 
     /// Ends trust in the former CA.
     async fn retire(&self) -> Result<(), Status> {
-        let (term, state) = (self.store.leadership().term, self.store.read().await.map_err(|why| Status::timeout(why.to_string()))?.state);
-        let authorities = self.authorities(&state)?;
+        let term = self.store.leadership().term;
+        let (state, authorities) = self.read_authorities().await?;
         let missing = self.missing(&state, &authorities).map_err(Status::internal)?;
         match authorities.phase {
             Phase::Settled => return Err(conflict("no former CA is trusted any more")),
@@ -210,9 +211,7 @@ impl Endpoints {
         let place = authorities::place();
         let write = match state.get(&place) {
             Some(entry) => Write::update(&place, entry.revision, &entry.record, &new.record()),
-            None => {
-                Write { expect: Some(Expect::Absent(true)), action: Some(Action::Put(new.record())), ..Write::create(&place, new.record()) }
-            }
+            None => Write::create(&place, new.record()),
         };
         let reply = self.store.propose(Transaction { epoch: term, writes: vec![write] }).await?;
         reply.result().map_err(|refusal| Error::Renew(format!("the change of the CA was refused: {:?}", refusal.cause())))?;
@@ -323,6 +322,7 @@ fn resealed(state: &State, cipher: &Cipher, resource: &str, field: &str) -> Vec<
 mod tests {
     use std::sync::Arc;
 
+    use skein_command::{Action, Expect};
     use skein_object::Record;
 
     use super::*;
