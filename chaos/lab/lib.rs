@@ -52,6 +52,9 @@ pub struct Plan {
     /// What else is in its environment.
     #[serde(default)]
     pub environment: Vec<(String, String)>,
+    /// The last node is a witness: it votes, and does nothing else.
+    #[serde(default)]
+    pub witness: bool,
 }
 
 /// Which container runtime the nodes have.
@@ -104,7 +107,19 @@ impl Default for Layout {
 
 impl Plan {
     pub fn new(nodes: usize) -> Self {
-        Self { nodes, regions: 1, runtime: Runtime::Skein, insecure_registries: Vec::new(), arguments: Vec::new(), environment: Vec::new() }
+        Self {
+            nodes,
+            regions: 1,
+            runtime: Runtime::Skein,
+            insecure_registries: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            witness: false,
+        }
+    }
+
+    fn is_witness(&self, node: &Node) -> bool {
+        self.witness && node.index == self.nodes
     }
 }
 
@@ -136,7 +151,13 @@ impl Lab {
     pub fn up(&self, plan: &Plan) -> Result<()> {
         let count = plan.nodes;
         ensure!((1..=NODES_MAX).contains(&count), "--nodes must be between 1 and {NODES_MAX}");
+        ensure!(!plan.witness || count > 1, "a witness cannot be alone: --nodes must be at least 2");
         let known = self.nodes()?.len();
+        let built_with = self.plan().is_some_and(|built| built.witness);
+        ensure!(
+            known == 0 || (known == count && built_with == plan.witness) || !(plan.witness || built_with),
+            "this laboratory was built with another witness or without one: take it down first"
+        );
         std::fs::create_dir_all(self.layout.directory.join("nodes")).context("cannot make the laboratory's directory")?;
         if let Some(built) = self.plan().filter(|built| built.runtime != plan.runtime) {
             bail!("this laboratory runs containers by {:?}: take it down first", built.runtime);
@@ -157,7 +178,7 @@ impl Lab {
         self.wait(&format!("{total} nodes to be ready"), || {
             let status = self.cluster_status().unwrap_or_default();
             let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-            nodes.len() == total && nodes.iter().all(|n| n["ready"] == true)
+            nodes.len() == total && nodes.iter().all(|n| n["ready"] == true || n["role"] == "witness")
         })
     }
 
@@ -286,7 +307,7 @@ impl Lab {
     /// Loads an image archive onto every node.
     pub fn load(&self, image: &Path) -> Result<()> {
         ensure!(image.exists(), "{} does not exist", image.display());
-        for node in self.nodes()? {
+        for node in self.full_nodes()? {
             let directory = self.node_directory(&node);
             let loaded = match self.plan().map(|p| p.runtime) {
                 Some(Runtime::Containerd) => containerd::load(&directory, image),
@@ -302,6 +323,13 @@ impl Lab {
         let output = Command::new(&self.layout.program).args(["image", "load"]).arg(image).arg("--directory").arg(runtime).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(())
+    }
+
+    /// All but the witness.
+    fn full_nodes(&self) -> Result<Vec<Node>> {
+        let plan = self.plan();
+        let is_full = |node: &Node| !plan.as_ref().is_some_and(|plan| plan.is_witness(node));
+        Ok(self.nodes()?.into_iter().filter(is_full).collect())
     }
 
     fn plan(&self) -> Option<Plan> {
@@ -325,10 +353,11 @@ impl Lab {
         arguments.extend(["--cni-conf-dir".into(), directory.join("cni").display().to_string()]);
         arguments.extend(["--cgroup-root".into(), process::pods_cgroup(node)]);
         // What the machine lacks is no fault of one node's Pods.
-        arguments.push("--eviction-hard=".into());
+        arguments.extend(["--eviction-hard=".into(), "--image-gc-high-threshold=100".into()]);
         arguments.extend(plan.arguments.iter().cloned());
+        arguments.extend(plan.is_witness(node).then(|| "--witness".into()));
         let region = (node.index - 1) % plan.regions.max(1) + 1;
-        arguments.extend(["--node-labels".into(), format!("topology.kubernetes.io/region=region-{region}")]);
+        arguments.extend(["--region".into(), format!("region-{region}")]);
         if node.index > 1 && !directory.join("data/node.json").exists() {
             arguments.extend(["--join".into(), self.token()?]);
         }
@@ -376,7 +405,7 @@ impl Lab {
     /// One kubeconfig for each node with that node's server, and one that names them all, with what the
     /// administrator has by now.
     pub fn write_kubeconfigs(&self) -> Result<()> {
-        let nodes = self.nodes()?;
+        let nodes = self.full_nodes()?;
         let written = |node: &Node| {
             let path = self.node_directory(node).join("data/admin.kubeconfig");
             Some((std::fs::metadata(&path).and_then(|file| file.modified()).ok()?, path))

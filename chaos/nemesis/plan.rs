@@ -62,7 +62,7 @@ pub(crate) fn plan(spec: &Spec) -> Vec<Planned> {
 
 /// The node that a fault hits; `None` where nobody is one of the target, or the guard forbids it.
 pub(crate) fn choose(members: &[Member], target: &Target, hit: &BTreeSet<String>, guard: Guard, random: &mut Random) -> Option<String> {
-    let votes = |member: &&Member| matches!(member.role.as_str(), "leader" | "voter");
+    let votes = |member: &&Member| matches!(member.role.as_str(), "leader" | "voter" | "witness");
     let voters = members.iter().filter(votes).count();
     let lost = members.iter().filter(votes).filter(|member| hit.contains(&member.name)).count();
     let keeps_majority = |member: &Member| guard == Guard::None || !votes(&member) || 2 * (voters - lost - 1) > voters;

@@ -35,6 +35,7 @@ pub(crate) struct Cluster {
     nodes: Arc<Vec<Node>>,
     random: Arc<Mutex<SmallRng>>,
     begin: Instant,
+    witness: Option<NodeId>,
 }
 
 struct Node {
@@ -54,6 +55,7 @@ impl Cluster {
         let mut random = SmallRng::seed_from_u64(seed);
         let network = Network::new(random.next_u64(), options);
         let recorder = Recorder::new();
+        let witness = options.witness.then_some(options.nodes);
         let sync = Duration::from_millis(options.sync_ms);
         let node = |id| Node {
             id,
@@ -65,7 +67,7 @@ impl Cluster {
         };
         let nodes: Arc<Vec<Node>> = Arc::new((1..=options.nodes).map(node).collect());
         nodes.iter().for_each(|node| drop(tokio::spawn(Machine::fence(Arc::downgrade(&node.machine)))));
-        Self { network, recorder, nodes, random: Arc::new(Mutex::new(random)), begin: Instant::now() }
+        Self { network, recorder, nodes, random: Arc::new(Mutex::new(random)), begin: Instant::now(), witness }
     }
 
     /// Virtual time of day.
@@ -75,6 +77,11 @@ impl Cluster {
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.nodes.iter().map(|node| node.id)
+    }
+
+    /// Those that keep the state: all but a witness.
+    pub(crate) fn full_ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.ids().filter(|id| Some(*id) != self.witness)
     }
 
     pub(crate) fn random(&self) -> MutexGuard<'_, SmallRng> {
@@ -88,9 +95,10 @@ impl Cluster {
         found.filter(Running::is_up)
     }
 
-    /// A node that is not dead.
+    /// A node that is not dead and keeps the state.
     pub(crate) fn pick(&self, random: &mut SmallRng) -> Option<Running> {
-        self.at(self.nodes[random.random_range(0..self.nodes.len())].id)
+        let full = self.nodes.len() - usize::from(self.witness.is_some());
+        self.at(self.nodes[random.random_range(0..full)].id)
     }
 
     /// The node that leads, in its own eyes.
@@ -115,7 +123,8 @@ impl Cluster {
         let Some(Running { store: first, .. }) = self.at(1) else { return };
         let _ = first.found(member(1)).await;
         for id in self.ids().skip(1) {
-            while first.add_member(id, member(id)).await.is_err() {
+            let witness = (Some(id) == self.witness).then(String::new);
+            while first.add_member(id, Member { witness: witness.clone(), ..member(id) }).await.is_err() {
                 sleep(INTERVAL).await;
             }
         }
@@ -141,16 +150,19 @@ impl Cluster {
         let host: Arc<dyn Host> = process.clone();
         let peers = Arc::new(Port { network: self.network.clone(), node: id, process: Arc::clone(&process) });
         let storage = Storage { log: node.log.open(), state: node.state.open() };
-        let started = hosted(Arc::clone(&host), skein_store::start(Options { id, storage, peers })).await;
+        let is_witness = Some(id) == self.witness;
+        let started = hosted(Arc::clone(&host), skein_store::start(Options { id, storage, peers, is_witness })).await;
         let Ok(handle) = started else { return false };
         let reports = leading::start(&host, (id, member(id).name), &handle, (&self.network, &node.machine));
         let running = Running { process, store: handle.clone(), reports, machine: Arc::clone(&node.machine) };
         *node.process() = Some(running.clone());
         self.network.attach(id, Some(running));
-        tokio::spawn(hosted(Arc::clone(&host), promote(handle.clone())));
-        tokio::spawn(hosted(Arc::clone(&host), step_aside(handle.clone())));
-        let kubelet = Kubelet::new(id, member(id).name, handle.clone(), Arc::clone(&node.machine));
-        tokio::spawn(hosted(host, kubelet.run()));
+        if !is_witness {
+            tokio::spawn(hosted(Arc::clone(&host), promote(handle.clone())));
+            tokio::spawn(hosted(Arc::clone(&host), step_aside(handle.clone())));
+            let kubelet = Kubelet::new(id, member(id).name, handle.clone(), Arc::clone(&node.machine));
+            tokio::spawn(hosted(host, kubelet.run()));
+        }
         self.follow(id, &handle);
         true
     }
@@ -207,11 +219,9 @@ impl Cluster {
     /// Reports what a node shows, for as long as it lives.
     fn follow(&self, id: NodeId, handle: &Handle) {
         let Some(Running { process, .. }) = self.at(id) else { return };
-        let tasks = [
-            tokio::spawn(changes(self.recorder.clone(), id, handle.clone())),
-            tokio::spawn(leadership(self.clone(), id, handle.clone())),
-            tokio::spawn(logs(self.clone(), id, handle.clone())),
-        ];
+        let changes = (!handle.is_witness()).then(|| tokio::spawn(changes(self.recorder.clone(), id, handle.clone())));
+        let tasks = [tokio::spawn(leadership(self.clone(), id, handle.clone())), tokio::spawn(logs(self.clone(), id, handle.clone()))];
+        let tasks: Vec<_> = tasks.into_iter().chain(changes).collect();
         tokio::spawn(async move {
             process.died().await;
             tasks.iter().for_each(tokio::task::JoinHandle::abort);
@@ -246,7 +256,7 @@ impl Node {
 
 /// The address of a simulated node is its number.
 fn member(id: NodeId) -> Member {
-    Member { name: format!("node-{id}"), address: id.to_string() }
+    Member { name: format!("node-{id}"), address: id.to_string(), witness: None }
 }
 
 /// What the daemon's keeper does, without its keys.
@@ -325,7 +335,7 @@ async fn logs(cluster: Cluster, node: NodeId, handle: Handle) {
     loop {
         sleep(LOG_INTERVAL).await;
         cluster.recorder.observe(&Observation::Log { node, log: cluster.log(node) });
-        let voters = handle.members().into_iter().filter(|m| matches!(m.role, skein_store::Role::Leader | skein_store::Role::Voter));
+        let voters = handle.members().into_iter().filter(|m| m.role.votes());
         cluster.recorder.observe(&Observation::Voters { node, voters: voters.map(|m| m.id).collect() });
     }
 }

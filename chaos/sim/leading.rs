@@ -35,8 +35,10 @@ pub(crate) fn start(
     (network, machine): (&Network, &Arc<Machine>),
 ) -> Reports {
     let reports = Reports::default();
-    let leads = skein_lead::run(store.clone(), reports.clone(), Arc::new(Nobody), Arc::new(Nobody));
-    tokio::spawn(hosted(Arc::clone(host), leads));
+    if !store.is_witness() {
+        let leads = skein_lead::run(store.clone(), reports.clone(), Arc::new(Nobody), Arc::new(Nobody));
+        tokio::spawn(hosted(Arc::clone(host), leads));
+    }
     let sends = report((id, name), store.clone(), (reports.clone(), Arc::clone(machine)), network.clone());
     tokio::spawn(hosted(Arc::clone(host), sends));
     reports

@@ -50,6 +50,8 @@ pub struct Options {
     pub latency_ms: u64,
     /// What a sync costs on a disk in good health.
     pub sync_ms: u64,
+    /// Whether the last node is a witness.
+    pub witness: bool,
 }
 
 /// What a run was and what came of it.
@@ -71,7 +73,7 @@ pub(crate) const HEAL_MAX: Duration = Duration::from_secs(20);
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 5, seconds: 60, clients: 8, faults: 8, latency_ms: 3, sync_ms: 1 }
+        Self { nodes: 5, seconds: 60, clients: 8, faults: 8, latency_ms: 3, sync_ms: 1, witness: false }
     }
 }
 
@@ -162,6 +164,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn two_nodes_and_a_witness_hold() {
+        (200..208).for_each(|seed| check(seed, Options { nodes: 3, witness: true, ..Options::default() }));
+    }
+
     /// Where a round trip or a sync takes longer than the time-outs of a LAN, the clusters' clocks must go slower.
     #[test]
     fn far_and_slow_clusters_hold() {
@@ -181,7 +188,8 @@ mod tests {
             let cluster = Cluster::new(7, Options { nodes: 3, ..Options::default() });
             cluster.found().await;
             rest::heal(&cluster, HEAL_MAX).await;
-            let digests = || cluster.ids().map(|id| cluster.at(id).map(|running| running.store.local().state.digest())).collect::<Vec<_>>();
+            let digests =
+                || cluster.full_ids().map(|id| cluster.at(id).map(|running| running.store.local().state.digest())).collect::<Vec<_>>();
             let agree = || digests().windows(2).all(|pair| pair[0].is_some() && pair[0] == pair[1]);
             let within = async |what: &str, seconds: u64| {
                 let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);

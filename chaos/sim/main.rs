@@ -39,12 +39,15 @@ struct Arguments {
     /// Milliseconds that a sync takes.
     #[arg(long, default_value_t = Options::default().sync_ms, value_parser = clap::value_parser!(u64).range(1..=2000))]
     sync_ms: u64,
+    /// The last node is a witness.
+    #[arg(long)]
+    witness: bool,
 }
 
 impl Arguments {
     fn options(&self) -> Options {
-        let Self { nodes, seconds, clients, faults, latency_ms, sync_ms, .. } = *self;
-        Options { nodes, seconds, clients, faults, latency_ms, sync_ms }
+        let Self { nodes, seconds, clients, faults, latency_ms, sync_ms, witness, .. } = *self;
+        Options { nodes, seconds, clients, faults, latency_ms, sync_ms, witness }
     }
 }
 
@@ -108,8 +111,8 @@ fn many(arguments: &Arguments, from: u64, options: Options) -> ExitCode {
 fn verdict(report: &Report, arguments: &Arguments) -> ExitCode {
     let Err(violation) = &report.verdict else { return ExitCode::SUCCESS };
     println!("seed {}: {violation}", report.seed);
-    let Options { nodes, seconds, clients, faults, latency_ms, sync_ms } = arguments.options();
+    let Options { nodes, seconds, clients, faults, latency_ms, sync_ms, witness } = arguments.options();
     print!("  again: skein-sim --seed {} --nodes {nodes} --seconds {seconds} --clients {clients} --faults {faults}", report.seed);
-    println!(" --latency-ms {latency_ms} --sync-ms {sync_ms}");
+    println!(" --latency-ms {latency_ms} --sync-ms {sync_ms}{}", if witness { " --witness" } else { "" });
     ExitCode::FAILURE
 }

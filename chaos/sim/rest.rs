@@ -30,10 +30,10 @@ pub(crate) async fn heal(cluster: &Cluster, within: Duration) {
             .fail(format!("workloads are not as they should be {within:?} and {SETTLE_MAX:?} after the last fault: {why}"));
     }
     if timeout_at(deadline + SETTLE_MAX, level(cluster)).await.is_err() {
-        let at = cluster.ids().map(|id| (id, cluster.at(id).map(|running| running.store.local().state.revision())));
+        let at = cluster.full_ids().map(|id| (id, cluster.at(id).map(|running| running.store.local().state.revision())));
         return cluster.recorder.fail(format!("nodes lag {within:?} after the last fault: {:?}", at.collect::<Vec<_>>()));
     }
-    for id in cluster.ids() {
+    for id in cluster.full_ids() {
         let Some(running) = cluster.at(id) else { continue };
         let state = running.store.local().state;
         let objects: Vec<_> =
@@ -71,7 +71,7 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
 
 async fn level(cluster: &Cluster) {
     loop {
-        let revisions = cluster.ids().map(|id| cluster.at(id).map(|running| running.store.local().state.revision()));
+        let revisions = cluster.full_ids().map(|id| cluster.at(id).map(|running| running.store.local().state.revision()));
         let revisions: std::collections::BTreeSet<_> = revisions.collect();
         if revisions.len() == 1 && !revisions.contains(&None) {
             return;

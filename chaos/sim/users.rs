@@ -14,22 +14,24 @@ use skein_state::{Entry, State};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
-use crate::kubelet::{POD_MILLI_CPU, Seen, pods};
+use crate::kubelet::{NODE_MILLI_CPU, POD_MILLI_CPU, Seen, pods};
 
 const NAMESPACE: &str = "default";
 /// Kinds with their names; all their Pods together fit, and leave little room.
 const WORKLOADS: [(&str, &str); 4] =
     [("deployments", "front"), ("deployments", "back"), ("statefulsets", "store"), ("statefulsets", "queue")];
-const REPLICAS_MAX: i64 = 3;
+const REPLICAS_MAX: u64 = 3;
 const THINK_MS_MAX: u64 = 4000;
 const RETRY: Duration = Duration::from_millis(300);
 
 /// Works until it is dropped.
 pub(crate) async fn work(cluster: Cluster, mut random: SmallRng) {
+    let room = cluster.full_ids().count() as u64 * (NODE_MILLI_CPU / POD_MILLI_CPU);
+    let replicas_max = (room / WORKLOADS.len() as u64).clamp(1, REPLICAS_MAX);
     let namespace = json!({"metadata": {"name": NAMESPACE}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
     create(&cluster, ("", "namespaces"), namespace, &mut random).await;
     for (resource, name) in WORKLOADS {
-        create(&cluster, ("apps", resource), workload(name, random.random_range(1..=REPLICAS_MAX)), &mut random).await;
+        create(&cluster, ("apps", resource), workload(name, random.random_range(1..=replicas_max)), &mut random).await;
     }
     loop {
         sleep(Duration::from_millis(random.random_range(1..THINK_MS_MAX))).await;
@@ -38,7 +40,7 @@ pub(crate) async fn work(cluster: Cluster, mut random: SmallRng) {
         let key = Key::new(find("apps", resource).stored(), NAMESPACE, name);
         let Some(entry) = state.get(&key) else { continue };
         let change = match random.random_range(0..5) {
-            0..2 => edited(&key, entry, |set| set["spec"]["replicas"] = random.random_range(0..=REPLICAS_MAX).into()),
+            0..2 => edited(&key, entry, |set| set["spec"]["replicas"] = random.random_range(0..=replicas_max).into()),
             2..4 => {
                 edited(&key, entry, |set| set["spec"]["template"]["metadata"]["annotations"]["of"] = random.next_u64().to_string().into())
             }
@@ -76,7 +78,7 @@ fn find(group: &str, resource: &str) -> &'static Resource {
     registry::find(group, "v1", resource).expect("the registry has it")
 }
 
-fn workload(name: &str, replicas: i64) -> Value {
+fn workload(name: &str, replicas: u64) -> Value {
     let container = json!({
         "name": "main", "image": "busybox",
         "resources": {"requests": {"cpu": format!("{POD_MILLI_CPU}m")}},

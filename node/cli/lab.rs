@@ -30,6 +30,9 @@ pub(crate) enum Verb {
         /// Let experiments that are objects of the API (ChaosExperiment) make faults on the nodes
         #[arg(long)]
         chaos: bool,
+        /// Make the last node a witness, which votes and does nothing else
+        #[arg(long)]
+        witness: bool,
     },
     /// Stop everything and leave nothing behind
     Down,
@@ -95,13 +98,14 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<i32> {
     let lab = Lab::open(Layout::default())?;
     match verb {
-        Verb::Up { nodes, regions, runtime, insecure_registry, chaos } => {
+        Verb::Up { nodes, regions, runtime, insecure_registry, chaos, witness } => {
             let runtime = match runtime {
                 Engine::Skein => Runtime::Skein,
                 Engine::Containerd => Runtime::Containerd,
             };
             let arguments = chaos.then(|| "--chaos".to_string()).into_iter().collect();
-            lab.up(&Plan { nodes, regions, runtime, insecure_registries: insecure_registry, arguments, environment: Vec::new() })?;
+            let plan = Plan { regions, runtime, insecure_registries: insecure_registry, arguments, witness, ..Plan::new(nodes) };
+            lab.up(&plan)?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }
         Verb::Down => lab.down()?,

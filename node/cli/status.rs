@@ -11,6 +11,12 @@ const VOTERS: &str = "Roles:
   leader, voter   take part in every decision: 1 of up to two nodes, 3 from three on, 5 from seven, 7 from twenty-five
   standby         follows the log and votes as soon as it is needed; it is caught up when it lacks at most 200 entries
   replica         follows the log
+  witness         votes and keeps no state (`skein up --witness`); it leads only until another voter has the whole log
+  spare           a witness whose vote is not needed
+
+Two nodes alone have one voter: the cluster stands still without that one, and goes on without the other. With a witness
+as third all three vote, and any one of them may be lost. No more than one witness votes, and only where no other node
+does it as well: one that keeps the state, in a zone where no other voter is.
 
 Elections follow what an answer from a majority takes: where it is below 50 ms, a leader that is silent for 100 to 160 ms
 is replaced; where it is more, that takes as many times longer, up to 50 times.
@@ -47,7 +53,11 @@ fn print_table(status: &Value) {
     };
     println!("{:<20} {:<8} {:<6} {:<16} {:>6} {:>5}", "NODE", "ROLE", "READY", "ADDRESS", "LAG", "PODS");
     for node in status["nodes"].as_array().into_iter().flatten() {
-        let ready = if node["ready"] == true { "yes" } else { "no" };
+        let ready = match node["ready"].as_bool() {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "-",
+        };
         println!(
             "{:<20} {:<8} {ready:<6} {:<16} {:>6} {:>5}",
             text(&node["name"]),

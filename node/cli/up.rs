@@ -41,6 +41,10 @@ pub(crate) struct Arguments {
     /// Join the cluster of this token, made there by `skein token create`; without it a cluster is founded
     #[arg(long, value_name = "TOKEN")]
     join: Option<String>,
+    /// Only vote, as the third beside two nodes that keep the state: this one keeps none (but the end of the log), holds
+    /// no keys of the cluster, answers no API, and runs no Pods
+    #[arg(long)]
+    witness: bool,
     /// Where the ClusterIPs of Services come from
     #[arg(long, default_value = "10.96.0.0/16")]
     service_cluster_ip_range: String,
@@ -249,6 +253,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let runtime = container_runtime(&arguments)?;
     let join = arguments.join.as_deref().map(str::parse::<Token>).transpose()?;
     let name = node_name(arguments.name)?;
+    let place = |place: &Option<String>| place.clone().unwrap_or_default();
+    let witness = arguments.witness.then(|| format!("{}/{}", place(&arguments.region), place(&arguments.zone)));
     let mut labels = arguments.node_labels;
     for (label, place) in [("topology.kubernetes.io/region", arguments.region), ("topology.kubernetes.io/zone", arguments.zone)] {
         labels.extend(place.map(|place| (label.to_string(), place)));
@@ -291,6 +297,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         peer_port: arguments.peer_port,
         dns_port: arguments.dns_port,
         join,
+        witness,
         service_range: arguments.service_cluster_ip_range,
         runtime,
         labels,

@@ -247,11 +247,11 @@ impl Backup {
         let id = found::draw_id();
         let address = SocketAddr::new(place.address, place.peer_port).to_string();
         let storage = Storage::open(&place.directory).map_err(skein_store::Error::from)?;
-        skein_store::found_with(&storage, id, Member { name: place.name.clone(), address }, &state)
+        skein_store::found_with(&storage, id, Member { name: place.name.clone(), address, witness: None }, &state)
             .await
             .map_err(skein_store::Error::from)?;
         // Last, so that a restore that broke off is no node: it can be done again in an empty directory.
-        let node = NodeFile { format: 1, name: place.name.clone(), id, address: place.address, founder: true, epoch: 0 };
+        let node = NodeFile { format: 1, name: place.name.clone(), id, address: place.address, founder: true, epoch: 0, witness: false };
         found::equip(&directory, &authority, &node, place.api_port)
     }
 }

@@ -38,6 +38,9 @@ pub(crate) struct JoinRequest {
     pub(crate) name: String,
     pub(crate) address: std::net::IpAddr,
     pub(crate) peer_port: u16,
+    /// Of one that is to vote and to keep no state: `REGION/ZONE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) witness: Option<String>,
 }
 
 /// What it gets.
@@ -51,6 +54,9 @@ pub(crate) struct JoinAnswer {
     pub(crate) cross: String,
     #[serde(default)]
     pub(crate) epoch: u64,
+    /// Whether it has been taken for a witness.
+    #[serde(default)]
+    pub(crate) witness: bool,
 }
 
 /// A token at rest.
@@ -118,11 +124,16 @@ impl Cluster for Endpoints {
             let name = &member.member.name;
             let node = view.state.get(&Key::new("nodes", "", name));
             let conditions = node.and_then(|n| n.record.field("status")).map(|s| s["conditions"].clone()).unwrap_or_default();
-            let ready = conditions.as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let is_ready = conditions.as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            // A witness has no Node.
+            let ready = (!member.is_witness()).then_some(is_ready);
             let labels = node.and_then(|n| n.record.field("metadata")).map(|m| m["labels"].clone()).unwrap_or_default();
+            let (region, zone) = match member.member.witness.as_ref().and_then(|place| place.split_once('/')) {
+                Some((region, zone)) => (region.into(), zone.into()),
+                None => (labels["topology.kubernetes.io/region"].clone(), labels["topology.kubernetes.io/zone"].clone()),
+            };
             json!({
-                "region": labels["topology.kubernetes.io/region"], "zone": labels["topology.kubernetes.io/zone"],
-                "name": name, "id": member.id, "role": role(member.role), "ready": ready,
+                "region": region, "zone": zone, "name": name, "id": member.id, "role": role(member.role), "ready": ready,
                 "address": member.member.address.rsplit_once(':').map(|(ip, _)| ip), "lag": member.matched.map(|at| last.saturating_sub(at)),
                 "pods": pods.get(name).copied().unwrap_or(0),
             })
@@ -183,14 +194,18 @@ impl Endpoints {
         let key_hash = request_key_hash(&request.signing_request).map_err(|e| Status::bad_request(e.to_string()))?;
         skein_object::names::subdomain(&request.name).map_err(|why| Status::bad_request(format!("node name {:?}: {why}", request.name)))?;
         let bound = self.bind_token(request, &key_hash).await?;
-        let member =
-            Member { name: request.name.clone(), address: std::net::SocketAddr::new(request.address, request.peer_port).to_string() };
+        let member = Member {
+            name: request.name.clone(),
+            address: std::net::SocketAddr::new(request.address, request.peer_port).to_string(),
+            witness: request.witness.clone(),
+        };
         self.store.add_member(bound.id, member).await.map_err(|e| Status::timeout(e.to_string()))?;
         let address = request.address.to_string();
         let signed = self.sign_node(&request.name, &address, &request.signing_request);
         let certificate = signed.map_err(|e| Status::bad_request(e.to_string()))?;
         let identity = self.identity()?;
-        Ok(JoinAnswer { id: bound.id, certificate, authority: identity.authority_pem, cross: identity.cross_pem, epoch: self.epoch })
+        let (authority, cross) = (identity.authority_pem, identity.cross_pem);
+        Ok(JoinAnswer { id: bound.id, certificate, authority, cross, epoch: self.epoch, witness: request.witness.is_some() })
     }
 
     /// Signs anew for a node that the cluster knows.
@@ -214,7 +229,7 @@ impl Endpoints {
     }
 
     /// Only voters can sign; the leader is one.
-    async fn ask_leader(&self, request: Request) -> Result<Value, Status> {
+    pub(crate) async fn ask_leader(&self, request: Request) -> Result<Value, Status> {
         let leader = self.store.leadership().leader.and_then(|id| self.store.member(id));
         let leader = leader.ok_or_else(|| Status::timeout("the cluster has no leader at the moment: try again"))?;
         match self.store.call(&leader, request).await {
@@ -227,7 +242,7 @@ impl Endpoints {
 
     /// Where the APIs of the nodes are, but for this one's.
     pub(crate) fn addresses(&self, except: &str) -> Vec<String> {
-        let members = self.store.members().into_iter().filter(|m| m.member.name != except);
+        let members = self.store.members().into_iter().filter(|m| m.member.name != except && !m.is_witness());
         let ips = members.filter_map(|m| m.member.address.rsplit_once(':').map(|(ip, _)| ip.to_string()));
         ips.map(|ip| format!("{ip}:{}", self.api_port)).collect()
     }
@@ -284,6 +299,8 @@ fn role(role: Role) -> &'static str {
         Role::Voter => "voter",
         Role::Standby => "standby",
         Role::Replica => "replica",
+        Role::Witness => "witness",
+        Role::Spare => "spare",
     }
 }
 

@@ -1,7 +1,7 @@
 //! The node's directory: who it is, its keys, and, on voters, the cluster's.
 //!
 //! ```text
-//!   node.json              name, id, address, epoch
+//!   node.json              name, id, address, epoch, whether it is a witness
 //!   pki/node.pem           this node's key and certificate, in one file, for they change together
 //!   pki/ca.crt             the CAs that are trusted; the first one signs
 //!   pki/cross.crt          what leads to these from CAs that went before them, if any did
@@ -47,6 +47,9 @@ pub(crate) struct NodeFile {
     /// How often a quorum was forced: nodes of an older epoch are not let in.
     #[serde(default)]
     pub(crate) epoch: u64,
+    /// Whether it is a witness. It stays what it is: what is in `state/` depends on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) witness: bool,
 }
 
 #[derive(Clone)]

@@ -36,7 +36,11 @@ pub(crate) struct Ports {
 
 /// Makes the CA, the node's identity and the administrator's kubeconfig.
 pub(crate) fn create(directory: &Directory, options: &Options) -> Result<NodeFile, Error> {
-    let node = NodeFile { format: 1, name: options.name.clone(), id: draw_id(), address: options.address, founder: true, epoch: 0 };
+    if options.witness.is_some() {
+        return Err(Error::Join("a witness keeps no state, so it cannot found a cluster: give --join TOKEN".into()));
+    }
+    let (name, address) = (options.name.clone(), options.address);
+    let node = NodeFile { format: 1, name, id: draw_id(), address, founder: true, epoch: 0, witness: false };
     equip(directory, &Authority::create("skein")?, &node, options.api_port)?;
     Ok(node)
 }

@@ -33,16 +33,28 @@ pub(crate) async fn join(directory: &Directory, options: &Options, token: &Token
         name: options.name.clone(),
         address: options.address,
         peer_port: options.peer_port,
+        witness: options.witness.clone(),
     };
     let answer = ask_any(token, &request).await?;
     let shown = certificate_hashes(&format!("{}{}", answer.authority, answer.cross))?;
     if !shown.contains(&token.ca) {
         return Err(Error::Join("the cluster's CA is not the one that the token names".into()));
     }
+    if answer.witness != options.witness.is_some() {
+        let why = "nodes of this cluster are of a version that knows no witnesses: upgrade them first";
+        return Err(Error::Join(why.into()));
+    }
     let (authority_pem, cross_pem) = (answer.authority, answer.cross);
     directory.save_identity(&Identity { certificate_pem: answer.certificate, key_pem, authority_pem, cross_pem })?;
-    let node =
-        NodeFile { format: 1, name: options.name.clone(), id: answer.id, address: options.address, founder: false, epoch: answer.epoch };
+    let node = NodeFile {
+        format: 1,
+        name: options.name.clone(),
+        id: answer.id,
+        address: options.address,
+        founder: false,
+        epoch: answer.epoch,
+        witness: answer.witness,
+    };
     directory.save_node(&node)?;
     Ok(node)
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use skein_store::{Change, Handle, Health, Standing, Successor};
+use skein_store::{Change, Handle, Health, Member, Standing, Successor};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -89,7 +89,7 @@ pub(crate) async fn run(cluster: Endpoints, founder: bool) {
         let keys = Keys { authority_certificate: authority.certificate_pem, authority_key: authority.key_pem };
         let mut given = true;
         for id in &change.promote {
-            let Some(member) = store.member(*id) else { continue };
+            let Some(member) = store.member(*id).filter(|member| member.witness.is_none()) else { continue };
             given &= cluster.give(&member, &keys).await.is_ok();
         }
         if !given {
@@ -119,16 +119,15 @@ fn disarm(store: &Handle, directory: &Directory, founder: bool) {
 
 fn standing(store: &Handle, absences: &Absences, silent_ms: &BTreeMap<String, u64>) -> BTreeMap<String, Standing> {
     let state = store.local().state;
-    let members = store.members().into_iter().map(|member| member.member.name);
-    let standing = |name: String| {
+    let standing = |Member { name, witness, .. }: Member| {
         let node = state.get(&skein_object::Key::new("nodes", "", &name)).and_then(|entry| entry.record.field("metadata"));
         let label = |key: &str| node.as_ref().and_then(|metadata| metadata["labels"][key].as_str()).unwrap_or_default();
         let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
-        let zone = if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}/{zone}") };
+        let zone = Some(witness.unwrap_or_else(|| format!("{region}/{zone}"))).filter(|zone| zone != "/").unwrap_or_default();
         let health = absences.health(&name, silent_ms.get(&name).copied().unwrap_or(0));
         (name, Standing { health, zone })
     };
-    members.map(standing).collect()
+    store.members().into_iter().map(|member| standing(member.member)).collect()
 }
 
 /// The lead goes to where most writes come from.

@@ -71,6 +71,8 @@ pub struct Options {
     pub dns_port: u16,
     /// Joins the cluster of this token; without one, and without a cluster in `directory`, a cluster is founded.
     pub join: Option<Token>,
+    /// `REGION/ZONE` of a witness: it votes, keeps no state, and runs nothing.
+    pub witness: Option<String>,
     pub service_range: String,
     pub runtime: Runtime,
     /// Labels that the Node gets when it registers.
@@ -115,6 +117,8 @@ pub enum Error {
     Directory { path: PathBuf, source: std::io::Error },
     #[error("{path} belongs to node {found:?}, not to {wanted:?}: start it under its own name, or choose another directory")]
     ForeignDirectory { path: PathBuf, found: String, wanted: String },
+    #[error("{path} belongs to {}", if *is_witness { "a witness: start it with --witness" } else { "a node that keeps the state: start it without --witness" })]
+    OtherKind { path: PathBuf, is_witness: bool },
     #[error("cannot join: {0}")]
     Join(String),
     #[error("certificate: {0}")]

@@ -59,6 +59,9 @@ impl Remains {
     pub async fn look(path: &Path) -> Result<Self, Error> {
         let directory = Directory::open(path)?;
         let node = directory.node()?.ok_or_else(|| Error::Recover(format!("{} has no node", path.display())))?;
+        if node.witness {
+            return Err(Error::Recover("this node is a witness, which keeps no state: recover from one of the others".into()));
+        }
         let identity = directory.identity()?.ok_or_else(|| Error::Recover("the directory has no identity".into()))?;
         let storage = Storage::open(&directory.store(&node)).map_err(|why| {
             let is_locked = why.to_string().contains("lock");
@@ -110,7 +113,7 @@ impl Remains {
         // The replies that are remembered belong to the old log.
         let mut state = self.survivor.state.retained(|_, _| true);
         state.restore_revision(self.revision + REVISION_STEP);
-        let member = Member { name: node.name.clone(), address };
+        let member = Member { name: node.name.clone(), address, witness: None };
         skein_store::found_with(&storage, node.id, member, &state).await.map_err(skein_store::Error::from)?;
         self.directory.save_node(&node)
     }

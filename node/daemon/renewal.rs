@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skein_command::{Action, Write};
 use skein_object::{Key, Record};
+use skein_peer::Request;
 use skein_quic::authority::{Life, certificate_hash, new_key, public_point, request_point, signing_request};
 use skein_quic::{Authority, Endpoint, Identity, Subject};
 use skein_state::State;
@@ -68,12 +69,14 @@ pub(crate) struct Renewal {
     pub(crate) cluster: Endpoints,
     pub(crate) endpoint: Endpoint,
     pub(crate) identity: watch::Sender<Identity>,
+    /// What this node has made known of itself last.
+    pub(crate) published: Option<Record>,
 }
 
 // === impl Renewal ===
 
 impl Renewal {
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         // Nodes that started together do not all ask in the same second.
         let share = rand::random_range(0.0..1.0);
         let mut heard = Instant::now();
@@ -96,8 +99,8 @@ impl Renewal {
     }
 
     /// Trusts whom the cluster trusts, goes by a certificate that holds, and is known by its key.
-    async fn keep_up(&self, share: f64) -> Result<(), Error> {
-        let authorities = Authorities::of(&self.cluster.store.local().state);
+    async fn keep_up(&mut self, share: f64) -> Result<(), Error> {
+        let authorities = self.cluster.authorities().await;
         self.adopt(authorities.as_ref())?;
         if !self.cluster.directory.has_admin() {
             self.renew_admin();
@@ -115,11 +118,10 @@ impl Renewal {
         }
     }
 
-    /// Follows the cluster's CAs, once it can open what is sealed under them.
+    /// Follows the cluster's CAs, once it can open what is sealed under them; a witness opens nothing.
     fn adopt(&self, authorities: Option<&Authorities>) -> Result<(), Error> {
-        let Some(authorities) = authorities.filter(|known| sealing::is_up_to_date(&self.cluster.keyring, Some(known))) else {
-            return Ok(());
-        };
+        let opens = |known: &&Authorities| self.cluster.store.is_witness() || sealing::is_up_to_date(&self.cluster.keyring, Some(known));
+        let Some(authorities) = authorities.filter(opens) else { return Ok(()) };
         let old = self.identity.borrow().clone();
         let new = authorities.adopted_by(&old);
         if new == old {
@@ -130,13 +132,13 @@ impl Renewal {
     }
 
     /// The cluster knows the node by the key that it uses, and what it has adopted.
-    async fn make_known(&self) -> Result<(), Error> {
+    async fn make_known(&mut self) -> Result<(), Error> {
         let point = public_point(&self.identity.borrow().key_pem)?;
         self.publish(&[point]).await
     }
 
     /// `is_valid` says whether anybody believes what the node shows now.
-    async fn renew(&self, is_valid: bool) -> Result<(), Error> {
+    async fn renew(&mut self, is_valid: bool) -> Result<(), Error> {
         let old = self.identity.borrow().clone();
         let votes = self.cluster.directory.authority()?.is_some();
         if !is_valid && !votes {
@@ -203,18 +205,26 @@ impl Renewal {
     }
 
     /// Writes the node's public keys where those who sign look for them, and how far it has followed the cluster's CAs.
-    async fn publish(&self, points: &[Vec<u8>]) -> Result<(), Error> {
+    async fn publish(&mut self, points: &[Vec<u8>]) -> Result<(), Error> {
         let store = &self.cluster.store;
         let encoded: Vec<String> = points.iter().map(|point| STANDARD.encode(point)).collect();
         let adoption = Adoption::of(&self.identity.borrow(), &self.cluster.directory.authority_keys()?)?;
         let place = Key::new(KEYS, "", &self.name);
         let record = Record::from_value(&json!({"metadata": {"name": self.name}, "keys": encoded, "adoption": adoption}));
-        if store.local().state.get(&place).is_some_and(|entry| *entry.record == record) {
+        let state = store.local().state;
+        let is_known = match state.get(&place) {
+            Some(entry) => *entry.record == record,
+            None => store.is_witness() && self.published.as_ref() == Some(&record),
+        };
+        if is_known {
             return Ok(());
         }
-        let write = Write { expect: None, action: Some(Action::Put(record.clone())), ..Write::create(&place, record) };
+        let write = Write { expect: None, action: Some(Action::Put(record.clone())), ..Write::create(&place, record.clone()) };
         match store.propose(write.into()).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.published = Some(record);
+                Ok(())
+            }
             // Without a quorum nothing can be said; the next round does.
             Err(why) => {
                 debug!(%why, "the node's key is not published yet");
@@ -249,6 +259,15 @@ impl Endpoints {
     /// Another certificate for a member of the cluster, at the address by which it is known.
     pub(crate) fn sign_member(&self, request: &RenewalRequest) -> Result<String, Error> {
         self.sign_node(&request.name, &self.address_of(&request.name)?, &request.signing_request)
+    }
+
+    /// The cluster's CAs as the state holds them; a witness asks the leader for that.
+    async fn authorities(&self) -> Option<Authorities> {
+        if !self.store.is_witness() {
+            return Authorities::of(&self.store.local().state);
+        }
+        let answer = self.ask_leader(Request::Authorities(true)).await;
+        answer.inspect_err(|why| debug!(%why, "the cluster's CAs are not known")).ok().and_then(|json| serde_json::from_value(json).ok())
     }
 
     fn address_of(&self, node: &str) -> Result<String, Error> {

@@ -29,7 +29,8 @@ const GRANT_BYTES_MAX: usize = 64;
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) stats: Stats,
-    pub(crate) lease: Lease,
+    /// What a node without Pods has no use for.
+    pub(crate) lease: Option<Lease>,
 }
 
 /// A stream to the leader, and the task that takes its answers.
@@ -50,8 +51,8 @@ pub(crate) async fn send(store: Handle, endpoint: Endpoint, source: Source, repo
         if leadership.is_self {
             reports.heard(&name);
             let now = since_boot();
-            if let Some(granted) = skein_lead::granted(&store, &name) {
-                prolong(&lease, now.saturating_sub(granted.age));
+            if let Some((lease, granted)) = lease.as_ref().zip(skein_lead::granted(&store, &name)) {
+                prolong(lease, now.saturating_sub(granted.age));
             }
             if let Some(usage) = stats.newest().filter(|usage| usage.time_ms != told) {
                 told = usage.time_ms;
@@ -72,7 +73,7 @@ pub(crate) async fn send(store: Handle, endpoint: Endpoint, source: Source, repo
         // A measurement is told once to each leader.
         let news = stats.newest().filter(|usage| usage.time_ms != told);
         let usage = news.as_deref().cloned();
-        let sent_ns = u64::try_from(since_boot().as_nanos()).unwrap_or(0);
+        let sent_ns = lease.as_ref().map_or(0, |_| u64::try_from(since_boot().as_nanos()).unwrap_or(0));
         let report = NodeReport { node: name.clone(), applied: store.local().applied, usage, sent_ns };
         if !matches!(tokio::time::timeout(INTERVAL * 5, write(&mut open.send, &report)).await, Ok(Ok(()))) {
             line = None;
@@ -132,9 +133,10 @@ async fn read<T: Message + Default>(from: &mut ReadHalf<Stream>, bytes_max: usiz
 // === impl Line ===
 
 impl Line {
-    fn of(stream: Stream, store: Handle, lease: Lease) -> Self {
+    fn of(stream: Stream, store: Handle, lease: Option<Lease>) -> Self {
         let (mut recv, send) = tokio::io::split(stream);
         let answers = tokio::spawn(async move {
+            let Some(lease) = lease else { return };
             let mut view = store.watch();
             while let Some(grant) = read::<Grant>(&mut recv, GRANT_BYTES_MAX).await {
                 let known = view.wait_for(|view| view.applied >= grant.applied);

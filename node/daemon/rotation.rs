@@ -203,7 +203,7 @@ impl Endpoints {
         let members = self.store.members().into_iter();
         let live = members.filter(|member| silent_ms.get(&member.member.name).is_none_or(|silent| *silent < GRACE_MS));
         let follower = |name: String, votes| Follower { adoption: renewal::adoption(state, &name), name, votes };
-        live.map(|member| follower(member.member.name, member.role.votes())).collect()
+        live.map(|member| follower(member.member.name.clone(), member.is_full_voter())).collect()
     }
 
     /// A new phase, if the state is as it was read and nobody else leads meanwhile.

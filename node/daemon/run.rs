@@ -11,12 +11,13 @@ use skein_lead::Reports;
 use skein_object::cipher::{Cipher, Keyring};
 use skein_object::{Key, Record, Status};
 use skein_peer::{Channel, Request, Response};
-use skein_quic::{Endpoint, Incoming};
+use skein_quic::{Endpoint, Identity, Incoming};
 use skein_store::{Handle as Store, Member, Storage};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info};
 
+use crate::authorities::Authorities;
 use crate::chaos::Agent;
 use crate::cluster::{Endpoints, JoinRequest};
 use crate::directory::{Directory, NodeFile};
@@ -50,16 +51,13 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let quic = skein_quic::Options { bind, identity: identity.clone(), epoch: node.epoch };
     let (endpoint, incoming) = between_nodes.run(async { Endpoint::start(quic) }).await.map_err(Error::Thread)??;
     let peers = Arc::new(QuicPeers(endpoint.clone()));
-    if let Some(command) = options.runtime.command.clone() {
-        tokio::spawn(companion::keep("the container runtime", command, options.runtime.endpoint.clone()));
-    }
     let storage = Storage::open(&directory.store(&node)).map_err(skein_store::Error::from)?;
     // Behind the store's lock, so that there is one daemon whose pid it is.
     directory.save_pid()?;
     let consensus = Thread::start("consensus").map_err(Error::Thread)?;
-    let store = skein_store::start(skein_store::Options { id: node.id, storage, peers });
+    let store = skein_store::start(skein_store::Options { id: node.id, storage, peers, is_witness: node.witness });
     let store = consensus.run(store).await.map_err(Error::Thread)??;
-    let reports = Reports::default();
+    let (sender, identity) = watch::channel(identity);
     let cluster = Endpoints {
         store: store.clone(),
         directory: directory.clone(),
@@ -67,69 +65,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
         epoch: node.epoch,
         lifetime: options.signing_duration,
         keyring: Keyring::default(),
-        reports: reports.clone(),
+        reports: Reports::default(),
     };
-    let token_key = Arc::new(directory.token_key()?);
-    tokio::spawn(tokens::publish(store.clone(), node.name.clone(), Arc::clone(&token_key)));
-    let keyring = cluster.keyring.clone();
-    if let Some(cipher) = sealing::own(&directory)?.and_then(|keys| Cipher::new(&keys)) {
-        keyring.set(cipher);
+    let base = Base { node, cluster, endpoint: endpoint.clone(), identity };
+    let streams = (incoming, consensus.tasks.clone());
+    tokio::spawn(base.renewal(sender).run());
+    if base.node.witness {
+        base.attend(streams);
+    } else {
+        base.serve(&options, streams).await?;
     }
-    tokio::spawn(sealing::keep(store.clone(), directory.clone(), keyring.clone()));
-    let kubelet = Arc::new(kubelet_options(&options, Arc::new(tokens::Issuer(Arc::clone(&token_key))), keyring.clone()));
-    let others = Others { cluster: cluster.clone(), reports: reports.clone(), kubelet: Arc::clone(&kubelet) };
-    tokio::spawn(accept(incoming, store.clone(), consensus.tasks.clone(), others));
-
-    let authority_pem = identity.authority_pem.clone();
-    let (sender, identity) = watch::channel(identity);
-    let renewal = Renewal { name: node.name.clone(), cluster: cluster.clone(), endpoint: endpoint.clone(), identity: sender };
-    tokio::spawn(renewal.run());
-    tokio::spawn(signer::run(cluster.clone()));
-    tokio::spawn(account_secrets::run(cluster.clone(), identity.clone()));
-    tokio::spawn(rotation::run(cluster.clone()));
-    tokio::spawn(rotation::forget(cluster.clone()));
-    if node.founder {
-        // Refused where the cluster exists already, as on every start but the first.
-        let _ = store.found(Member { name: node.name.clone(), address: bind.to_string() }).await;
-        let ports = found::Ports { api_port: options.api_port, dns_port: options.dns_port };
-        tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem));
-    }
-    if let Some(chaos) = options.chaos.clone() {
-        let agent = Agent { options: chaos, cluster: cluster.clone(), identity: identity.clone() };
-        tokio::spawn(agent.run());
-    }
-    let api = skein_api::Service::bind(skein_api::Options {
-        bind: SocketAddr::new(options.address, options.api_port),
-        kubelet: options.kubelet_port.map(|port| KubeletPort { bind: SocketAddr::new(options.address, port), node: node.name.clone() }),
-        identity,
-        store: store.clone(),
-        kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
-        cluster: Arc::new(cluster.clone()),
-        keyring,
-        cluster_ip_range: options.service_range.clone(),
-        audit: options.audit.clone(),
-        openid: options.openid.clone(),
-    })
-    .await?;
-    let admission = Arc::new(MadeByControllers(api.admitter()));
-    let servers = Arc::new(AskedByControllers(api.servers()));
-    tokio::spawn(api.run());
-    tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission, servers));
-    tokio::spawn(keeper::run(cluster, node.founder));
-    tokio::spawn(handover::run(store.clone(), node.name.clone()));
-    tokio::spawn(told::of_replacements(store.clone(), node.name.clone()));
-    tokio::spawn(report::send(
-        store.clone(),
-        endpoint.clone(),
-        report::Source { name: node.name.clone(), stats: kubelet.stats.clone(), lease: kubelet.lease.clone() },
-        reports,
-    ));
-    tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
-    tokio::spawn(balanced::run(store.clone(), node.name.clone(), options.address));
-    tokio::spawn(host_ports::run(store.clone(), kubelet.addresses.clone()));
-    tokio::spawn(policies::run(store.clone(), kubelet.addresses.clone()));
-    tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
-    info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
     let ended = tokio::select! {
         () = stop => Ok(Ended::Stopped),
         epoch = endpoint.until_superseded() => Err(Error::Superseded(epoch)),
@@ -147,6 +92,99 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     store.stop().await;
     endpoint.close();
     ended
+}
+
+/// What every node has, a witness too.
+struct Base {
+    node: NodeFile,
+    cluster: Endpoints,
+    endpoint: Endpoint,
+    identity: watch::Receiver<Identity>,
+}
+
+/// The streams that peers open, and the tasks among which the store's are served.
+type Streams = (mpsc::Receiver<Incoming>, Handle);
+
+// === impl Base ===
+
+impl Base {
+    fn renewal(&self, identity: watch::Sender<Identity>) -> Renewal {
+        let (name, cluster, endpoint) = (self.node.name.clone(), self.cluster.clone(), self.endpoint.clone());
+        Renewal { name, cluster, endpoint, identity, published: None }
+    }
+
+    /// Starts what a witness does beside its vote: it says that it lives.
+    fn attend(self, (incoming, consensus): Streams) {
+        let Self { node, cluster, endpoint, .. } = self;
+        let (store, reports) = (cluster.store.clone(), cluster.reports.clone());
+        tokio::spawn(accept(incoming, consensus, Others { cluster, kubelet: None }));
+        let source = report::Source { name: node.name.clone(), stats: skein_kubelet::Stats::default(), lease: None };
+        tokio::spawn(report::send(store, endpoint, source, reports));
+        info!(node = %node.name, "the witness is up");
+    }
+
+    /// Starts what a node does that keeps the state: it serves the API, leads when it is elected, and runs Pods.
+    async fn serve(self, options: &Options, (incoming, consensus): Streams) -> Result<(), Error> {
+        let Self { node, cluster, endpoint, identity } = self;
+        let Endpoints { store, directory, keyring, reports, .. } = cluster.clone();
+        if let Some(command) = options.runtime.command.clone() {
+            tokio::spawn(companion::keep("the container runtime", command, options.runtime.endpoint.clone()));
+        }
+        let token_key = Arc::new(directory.token_key()?);
+        tokio::spawn(tokens::publish(store.clone(), node.name.clone(), Arc::clone(&token_key)));
+        if let Some(cipher) = sealing::own(&directory)?.and_then(|keys| Cipher::new(&keys)) {
+            keyring.set(cipher);
+        }
+        tokio::spawn(sealing::keep(store.clone(), directory.clone(), keyring.clone()));
+        let kubelet = Arc::new(kubelet_options(options, Arc::new(tokens::Issuer(Arc::clone(&token_key))), keyring.clone()));
+        tokio::spawn(accept(incoming, consensus, Others { cluster: cluster.clone(), kubelet: Some(Arc::clone(&kubelet)) }));
+
+        tokio::spawn(signer::run(cluster.clone()));
+        tokio::spawn(account_secrets::run(cluster.clone(), identity.clone()));
+        tokio::spawn(rotation::run(cluster.clone()));
+        tokio::spawn(rotation::forget(cluster.clone()));
+        if node.founder {
+            let bind = SocketAddr::new(options.address, options.peer_port);
+            // Refused where the cluster exists already, as on every start but the first.
+            let _ = store.found(Member { name: node.name.clone(), address: bind.to_string(), witness: None }).await;
+            let ports = found::Ports { api_port: options.api_port, dns_port: options.dns_port };
+            let authority_pem = identity.borrow().authority_pem.clone();
+            tokio::spawn(bootstrap(store.clone(), ports, options.service_range.clone(), authority_pem));
+        }
+        if let Some(chaos) = options.chaos.clone() {
+            let agent = Agent { options: chaos, cluster: cluster.clone(), identity: identity.clone() };
+            tokio::spawn(agent.run());
+        }
+        let api = skein_api::Service::bind(skein_api::Options {
+            bind: SocketAddr::new(options.address, options.api_port),
+            kubelet: options.kubelet_port.map(|port| KubeletPort { bind: SocketAddr::new(options.address, port), node: node.name.clone() }),
+            identity,
+            store: store.clone(),
+            kubelets: Arc::new(Reach { store: store.clone(), endpoint: endpoint.clone() }),
+            cluster: Arc::new(cluster.clone()),
+            keyring,
+            cluster_ip_range: options.service_range.clone(),
+            audit: options.audit.clone(),
+            openid: options.openid.clone(),
+        })
+        .await?;
+        let admission = Arc::new(MadeByControllers(api.admitter()));
+        let servers = Arc::new(AskedByControllers(api.servers()));
+        tokio::spawn(api.run());
+        tokio::spawn(skein_lead::run(store.clone(), reports.clone(), admission, servers));
+        tokio::spawn(keeper::run(cluster, node.founder));
+        tokio::spawn(handover::run(store.clone(), node.name.clone()));
+        tokio::spawn(told::of_replacements(store.clone(), node.name.clone()));
+        let source = report::Source { name: node.name.clone(), stats: kubelet.stats.clone(), lease: Some(kubelet.lease.clone()) };
+        tokio::spawn(report::send(store.clone(), endpoint, source, reports));
+        tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
+        tokio::spawn(balanced::run(store.clone(), node.name.clone(), options.address));
+        tokio::spawn(host_ports::run(store.clone(), kubelet.addresses.clone()));
+        tokio::spawn(policies::run(store.clone(), kubelet.addresses.clone()));
+        tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
+        info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");
+        Ok(())
+    }
 }
 
 /// What controllers make is admitted as what clients make.
@@ -202,6 +240,9 @@ async fn settle(directory: &Directory, options: &Options) -> Result<NodeFile, Er
         if node.name != options.name {
             return Err(Error::ForeignDirectory { path: directory.path().into(), found: node.name, wanted: options.name.clone() });
         }
+        if node.witness != options.witness.is_some() {
+            return Err(Error::OtherKind { path: directory.path().into(), is_witness: node.witness });
+        }
         return Ok(node);
     }
     match &options.join {
@@ -222,17 +263,21 @@ async fn bootstrap(store: Store, ports: found::Ports, service_range: String, aut
 #[derive(Clone)]
 struct Others {
     cluster: Endpoints,
-    reports: Reports,
-    kubelet: Arc<skein_kubelet::Options>,
+    /// Not on a witness.
+    kubelet: Option<Arc<skein_kubelet::Options>>,
 }
 
 /// Hands out the streams that peers open; the store's are served among the tasks of consensus.
-async fn accept(mut incoming: tokio::sync::mpsc::Receiver<Incoming>, store: Store, consensus: Handle, others: Others) {
+async fn accept(mut incoming: mpsc::Receiver<Incoming>, consensus: Handle, others: Others) {
     while let Some(Incoming { peer, channel, stream }) = incoming.recv().await {
-        let (store, Others { cluster, reports, kubelet }) = (store.clone(), others.clone());
+        let Others { cluster, kubelet } = others.clone();
+        let store = cluster.store.clone();
         match channel {
-            Channel::Report => drop(tokio::spawn(async move { report::receive(&peer, stream, &reports, &store).await })),
-            Channel::Kubelet => drop(tokio::spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)))),
+            Channel::Report => drop(tokio::spawn(async move { report::receive(&peer, stream, &cluster.reports, &store).await })),
+            Channel::Kubelet => {
+                let Some(kubelet) = kubelet else { continue };
+                tokio::spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)));
+            }
             Channel::Append | Channel::Call | Channel::Snapshot | Channel::State => drop(consensus.spawn(async move {
                 if let Err(why) = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await {
                     debug!(%peer, ?channel, %why, "a stream ended");
@@ -269,6 +314,7 @@ async fn answer(request: Request, cluster: &Endpoints) -> Response {
             Ok(claims) => answered(cluster.sign_for_peer(&claims).await),
             Err(why) => failed(&why),
         },
+        Request::Authorities(_) => answered(Ok(Authorities::of(&cluster.store.local().state))),
         Request::SealingKey(_) => match sealing::own(&cluster.directory) {
             Ok(Some(keys)) => Response::Raft(keys.concat().into()),
             Ok(None) => Response::Failed("this node does not vote".into()),

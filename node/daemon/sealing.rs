@@ -51,10 +51,10 @@ pub(crate) fn own(directory: &Directory) -> Result<Option<Vec<[u8; 32]>>, Error>
     directory.authority()?.map(|authority| derived(&authority, OF_SECRETS)).transpose()
 }
 
-/// The other nodes that vote: they have the CA's key.
+/// The other nodes that vote and keep the state: they have the CA's key.
 pub(crate) fn other_voters(store: &Handle) -> impl Iterator<Item = MemberStatus> + use<> {
     let own = store.id();
-    store.members().into_iter().filter(move |member| member.id != own && member.role.votes())
+    store.members().into_iter().filter(move |member| member.id != own && member.is_full_voter())
 }
 
 /// Whether the node seals, and opens, as the state of the cluster's CAs wants it.

@@ -65,7 +65,7 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18")]
     pub request: Option<Request>,
     /// With votes: how many times slower than the world the candidate's clock goes.
     #[prost(uint32, tag = "11")]
@@ -115,6 +115,12 @@ pub enum Request {
     /// Asks the leader to tell of the cluster's CA, to give it a successor, or to retire the former one: JSON.
     #[prost(bytes = "bytes", tag = "16")]
     Authority(Bytes),
+    /// Asks the leader for the last log entry that every voter has which keeps a state.
+    #[prost(bool, tag = "17")]
+    Replicated(bool),
+    /// Asks for the cluster's CAs as the state holds them: JSON.
+    #[prost(bool, tag = "18")]
+    Authorities(bool),
 }
 
 /// A node that is to follow the log.
@@ -126,6 +132,9 @@ pub struct AddMember {
     pub name: String,
     #[prost(string, tag = "3")]
     pub address: String,
+    /// Of one that is to vote and to keep no state: `REGION/ZONE`.
+    #[prost(string, optional, tag = "4")]
+    pub witness: Option<String>,
 }
 
 /// The answer to a [`Call`].
@@ -142,6 +151,7 @@ pub enum Response {
     Raft(Bytes),
     #[prost(message, tag = "2")]
     Proposed(Proposed),
+    /// An index in the log.
     #[prost(uint64, tag = "3")]
     ReadIndex(u64),
     /// The node that was asked does not lead; the caller asks again.

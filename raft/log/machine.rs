@@ -34,7 +34,9 @@ pub type Opened = (Machine, watch::Receiver<View>, Arc<Recent>);
 
 pub struct Machine {
     disk: Arc<Disk>,
+    /// Empty for ever on a witness.
     state: State,
+    keeps_state: bool,
     applied: Option<LogIdOf<Types>>,
     membership: StoredMembershipOf<Types>,
     recent: Arc<Recent>,
@@ -45,8 +47,9 @@ pub struct Machine {
 // === impl Machine ===
 
 impl Machine {
-    /// Loads the state; the view and the recent events are shared with all who read.
-    pub fn open(medium: Arc<dyn Medium>) -> Result<Opened, Error> {
+    /// Loads the state; the view and the recent events are shared with all who read. One that keeps no state knows only how
+    /// far the log is committed, and who the members are.
+    pub fn open(medium: Arc<dyn Medium>, keeps_state: bool) -> Result<Opened, Error> {
         let disk = Disk::new(medium);
         let loaded = disk.load()?;
         let recent = Arc::new(Recent::starting_at(loaded.state.revision()));
@@ -54,6 +57,7 @@ impl Machine {
         let machine = Self {
             disk: Arc::new(disk),
             state: loaded.state,
+            keeps_state,
             applied: loaded.applied,
             membership: loaded.membership,
             recent: Arc::clone(&recent),
@@ -123,6 +127,7 @@ impl Machine {
         self.applied = Some(id);
         let answer = match entry.payload {
             EntryPayload::Blank => Answer::default(),
+            EntryPayload::Normal(_) if !self.keeps_state => Answer::default(),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembershipOf::<Types>::new(Some(id), membership);
                 Answer::default()
@@ -188,7 +193,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, state: State) -> io::Result<()> {
-        self.state = state;
+        self.state = if self.keeps_state { state } else { State::default() };
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.disk.replace(&self.state, self.applied, &self.membership).await?;

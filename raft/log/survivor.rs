@@ -26,7 +26,7 @@ const ENTRIES: u64 = 1024;
 
 /// Reads a node's databases, which nobody else may have open; nothing is written.
 pub async fn survivor(storage: &Storage) -> Result<Survivor, Error> {
-    let (mut machine, ..) = Machine::open(storage.state.clone())?;
+    let (mut machine, ..) = Machine::open(storage.state.clone(), true)?;
     let mut log = LogStore::new(storage.log.clone());
     loop {
         let next = machine.applied().map_or(0, |id| id.index + 1);

@@ -30,6 +30,9 @@ pub struct Member {
     pub name: String,
     /// `IP:PORT` of its QUIC endpoint.
     pub address: String,
+    /// Of a witness, which votes and keeps no state: `REGION/ZONE`. Of others the state knows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<String>,
 }
 
 /// An encoded [`Command`]: encoded once by the proposer, decoded once by `apply`, copied in between.

@@ -14,7 +14,7 @@ use skein_peer::{Channel, Request, Response};
 use tokio::time::{sleep, timeout};
 
 use crate::wire::{Frames, from_json, receive_state, send_state, to_json};
-use crate::{Error, Handle};
+use crate::{Error, Handle, MemberStatus};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ impl Handle {
     /// The voters that agree on another state, where they are a majority.
     async fn opponents(&self) -> Vec<Member> {
         let Some((index, own)) = self.digests().last() else { return Vec::new() };
-        let voters = self.members().into_iter().filter(|member| member.role.votes());
+        let voters = self.members().into_iter().filter(MemberStatus::is_full_voter);
         let voters: Vec<_> = voters.collect();
         let ask = |member: Member| async move {
             match timeout(ANSWER_TIMEOUT, self.call(&member, Request::Digest(index))).await {
@@ -108,6 +108,9 @@ impl Handle {
 
     /// Sends this node's state to another that wants it.
     pub(crate) async fn serve_state(&self, frames: &mut Frames) -> io::Result<()> {
+        if self.is_witness() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let view = self.local();
         frames.send_bytes(to_json(&Header { index: view.applied })).await?;
         send_state(frames, &view.state).await
@@ -118,7 +121,7 @@ impl Handle {
         let mut view = self.watch();
         let reached = timeout(ANSWER_TIMEOUT / 2, view.wait_for(|view| view.applied >= index)).await;
         reached.ok()?.ok()?;
-        self.digests().at(index).filter(|_| self.works().is_ok())
+        self.digests().at(index).filter(|_| self.works().is_ok() && !self.is_witness())
     }
 }
 

@@ -38,11 +38,15 @@ pub enum Role {
     Voter,
     Standby,
     Replica,
+    /// It votes, and keeps no state.
+    Witness,
+    /// A witness whose vote is not needed.
+    Spare,
 }
 
 impl Role {
     pub fn votes(self) -> bool {
-        matches!(self, Self::Leader | Self::Voter)
+        matches!(self, Self::Leader | Self::Voter | Self::Witness)
     }
 }
 
@@ -54,6 +58,19 @@ pub struct MemberStatus {
     pub role: Role,
     /// The last log index known to be there; only the leader knows it of others.
     pub matched: Option<u64>,
+}
+
+// === impl MemberStatus ===
+
+impl MemberStatus {
+    pub fn is_witness(&self) -> bool {
+        self.member.witness.is_some()
+    }
+
+    /// Whether it votes and keeps the state and what belongs to it, the cluster's keys too.
+    pub fn is_full_voter(&self) -> bool {
+        self.role.votes() && !self.is_witness()
+    }
 }
 
 /// A cheap clone.
@@ -88,6 +105,7 @@ pub(crate) struct Parts {
     pub(crate) patience: Patience,
     pub(crate) writers: Writers,
     pub(crate) digests: Arc<Digests>,
+    pub(crate) is_witness: bool,
 }
 
 /// What to do after an attempt that did not succeed.
@@ -128,6 +146,11 @@ impl Handle {
 
     pub fn id(&self) -> NodeId {
         self.inner.id
+    }
+
+    /// Whether this node votes and keeps no state.
+    pub fn is_witness(&self) -> bool {
+        self.inner.parts.is_witness
     }
 
     pub(crate) fn raft(&self) -> &Raft {
@@ -262,26 +285,29 @@ impl Handle {
         self.inner.leader_heard_ms.store(now, Ordering::Relaxed);
     }
 
+    /// How long ago the leader has sent something; since this node's start, if it never has.
+    pub(crate) fn leader_silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.inner.leader_heard_ms.load(Ordering::Relaxed));
+        self.inner.begin.elapsed().saturating_sub(heard)
+    }
+
     /// Whether a quorum of voters has answered the leader lately, as far as this node can tell: a leader without a
     /// quorum falls silent, so whoever hears of it has one behind it.
     pub fn has_quorum(&self) -> bool {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         match (metrics.current_leader, metrics.last_quorum_acked) {
             (Some(leader), Some(acked)) if leader == self.inner.id => self.patience().real(acked.elapsed()) < QUORUM_TIMEOUT,
-            (leader, _) => {
-                let heard = Duration::from_millis(self.inner.leader_heard_ms.load(Ordering::Relaxed));
-                leader.is_some() && self.inner.begin.elapsed().saturating_sub(heard) < QUORUM_TIMEOUT
-            }
+            (leader, _) => leader.is_some() && self.leader_silence() < QUORUM_TIMEOUT,
         }
     }
 
-    /// How long ago a majority answered this node as their leader; `None` where it does not lead, or has not applied yet
-    /// what its predecessors committed.
+    /// How long ago a majority answered this node as their leader; `None` where it does not lead, has not applied yet what
+    /// its predecessors committed, or knows nothing of that.
     pub fn quorum_age(&self) -> Option<Duration> {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let leads = metrics.current_leader == Some(self.inner.id) && self.local().term == metrics.current_term;
         let age = metrics.last_quorum_acked.map(|acked| self.patience().real(acked.elapsed()));
-        age.filter(|_| leads)
+        age.filter(|_| leads && !self.is_witness())
     }
 
     pub fn members(&self) -> Vec<MemberStatus> {
@@ -309,8 +335,8 @@ impl Handle {
                     RaftError::Fatal(why) => Attempt::Fail(Error::Stopped(why.to_string())),
                 });
             }
-            let request = Request::AddMember(AddMember { id, name: member.name.clone(), address: member.address.clone() });
-            match self.ask_leader(request).await? {
+            let Member { name, address, witness } = member.clone();
+            match self.ask_leader(Request::AddMember(AddMember { id, name, address, witness })).await? {
                 Response::Proposed(_) => Ok(()),
                 _ => Err(Attempt::Retry),
             }

@@ -24,6 +24,7 @@ mod read;
 mod serve;
 mod start;
 mod wire;
+mod witness;
 mod writers;
 
 use async_trait::async_trait;

@@ -4,6 +4,9 @@
 //! A change replaces, it never shrinks: a voter that is silent or flaps gives its vote to a node that has all entries, in
 //! one joint change (Raft dissertation, section 4.3). Without such a node nothing changes, and the set stays what it was.
 //!
+//! One of the voters may be a witness, which keeps no state: where there is no other node for the vote, or none in another
+//! zone than the other voters'.
+//!
 //! A stage of what is planned: every other node follows as an openraft learner, of which the first two are called
 //! standbys and the rest replicas.
 
@@ -67,7 +70,7 @@ fn voters_wanted(nodes: usize) -> usize {
 /// Decides on the next change; `standing` tells of each node by its name, and those it does not name are well.
 pub fn plan(members: &[MemberStatus], standing: &BTreeMap<String, Standing>, last_log_index: u64) -> Option<Change> {
     let cluster = Cluster { members, standing, last_log_index };
-    cluster.grow().or_else(|| cluster.replace()).or_else(|| cluster.spread())
+    cluster.grow().or_else(|| cluster.replace()).or_else(|| cluster.relieve()).or_else(|| cluster.spread())
 }
 
 struct Cluster<'a> {
@@ -93,13 +96,15 @@ impl<'a> Cluster<'a> {
         self.standing.get(&member.member.name).map_or("", |standing| standing.zone.as_str())
     }
 
-    /// Nodes that could vote at once, those of zones with the fewest voters first.
+    /// Nodes that could vote at once, those of zones with the fewest voters first, and a witness last of these.
     fn candidates(&self, without: Option<NodeId>) -> Vec<&'a MemberStatus> {
+        let has_witness = self.voters().any(|m| m.is_witness() && Some(m.id) != without);
+        let may_vote = |m: &&MemberStatus| !m.role.votes() && (!m.is_witness() || !has_witness);
         let in_zone = |zone: &str| self.voters().filter(|m| Some(m.id) != without && self.zone(m) == zone).count();
         let caught_up = |m: &&MemberStatus| m.matched.is_some_and(|at| at + LAG_ENTRIES_MAX >= self.last_log_index);
-        let learners = self.members.iter().filter(|m| !m.role.votes());
+        let learners = self.members.iter().filter(may_vote);
         let mut able: Vec<&MemberStatus> = learners.filter(|m| self.health(m) == Health::Good).filter(caught_up).collect();
-        able.sort_by_key(|m| (in_zone(self.zone(m)), m.id));
+        able.sort_by_key(|m| (in_zone(self.zone(m)), m.is_witness(), m.id));
         able
     }
 
@@ -115,8 +120,10 @@ impl<'a> Cluster<'a> {
                 let zone = self.zone(m);
                 self.voters().chain(chosen.iter().copied()).filter(|other| self.zone(other) == zone).count()
             };
-            let at = (0..left.len()).min_by_key(|at| (crowd(&left[*at]), left[*at].id))?;
-            chosen.push(left.remove(at));
+            let at = (0..left.len()).min_by_key(|at| (crowd(&left[*at]), left[*at].is_witness(), left[*at].id))?;
+            let next = left.remove(at);
+            left.retain(|other| !(next.is_witness() && other.is_witness()));
+            chosen.push(next);
         }
         let is_enough = current < wanted && current + chosen.len() == wanted;
         is_enough.then(|| self.change(None, chosen.iter().map(|m| m.id), format!("{wanted} voters for {} nodes", self.members.len())))
@@ -132,6 +139,17 @@ impl<'a> Cluster<'a> {
         let what = if self.health(bad) == Health::Silent { "is silent" } else { "comes and goes" };
         let why = format!("{} {what}, {} votes instead", bad.member.name, successor.member.name);
         Some(self.change(Some(bad.id), [successor.id].into_iter(), why))
+    }
+
+    /// A witness gives its vote to a node that keeps the state, where that is as well in another zone than all other voters.
+    fn relieve(&self) -> Option<Change> {
+        let witness = self.voters().find(|m| m.is_witness())?;
+        let others: Vec<&str> = self.voters().filter(|m| m.id != witness.id).map(|m| self.zone(m)).collect();
+        let is_alone = |zone: &str| !zone.is_empty() && !others.contains(&zone);
+        let serves = |m: &&MemberStatus| !m.is_witness() && (is_alone(self.zone(m)) || !is_alone(self.zone(witness)));
+        let successor = self.candidates(Some(witness.id)).into_iter().find(serves)?;
+        let why = format!("{} votes instead of the witness {}", successor.member.name, witness.member.name);
+        Some(self.change(Some(witness.id), [successor.id].into_iter(), why))
     }
 
     /// Of two voters in one zone one moves to a zone that has none.
@@ -161,6 +179,8 @@ pub(crate) fn statuses(metrics: &RaftMetrics<Types>) -> Vec<MemberStatus> {
     let mut status = |(id, member): (&NodeId, &skein_log::Member)| {
         let role = if metrics.current_leader == Some(*id) {
             Role::Leader
+        } else if member.witness.is_some() {
+            if voters.contains(id) { Role::Witness } else { Role::Spare }
         } else if voters.contains(id) {
             Role::Voter
         } else {
@@ -230,6 +250,36 @@ mod tests {
         check(&cluster(3, 1), &[], None);
         check(&cluster(3, 4), &[], Some(&[1, 2, 3, 4, 5]));
         check(&cluster(3, 5), &[("n4", Health::Silent, "")], Some(&[1, 2, 3, 5, 6]));
+    }
+
+    #[test]
+    fn a_witness_votes_where_no_other_node_would_do() {
+        let with_witnesses = |mut members: Vec<MemberStatus>, witnesses: &[NodeId]| {
+            for id in witnesses {
+                let member = &mut members[*id as usize - 1];
+                member.member.witness = Some(String::new());
+                member.role = if member.role == Role::Voter { Role::Witness } else { Role::Spare };
+            }
+            members
+        };
+        let good = Health::Good;
+        check(&with_witnesses(cluster(1, 2), &[3]), &[], Some(&[1, 2, 3]));
+        check(&with_witnesses(cluster(1, 2), &[2, 3]), &[], None);
+        check(&with_witnesses(cluster(1, 3), &[2, 3]), &[], Some(&[1, 2, 4]));
+        check(&with_witnesses(cluster(1, 3), &[2]), &[], Some(&[1, 3, 4]));
+        // It goes where it is not needed any more, and stays where it is alone in its zone.
+        check(&with_witnesses(cluster(3, 1), &[3]), &[], Some(&[1, 2, 4]));
+        check(&with_witnesses(cluster(3, 1), &[3]), &[("n1", good, "a"), ("n2", good, "b"), ("n3", good, "c"), ("n4", good, "a")], None);
+        let zones = [("n1", good, "a"), ("n2", good, "b"), ("n3", good, "c"), ("n4", good, "d")];
+        check(&with_witnesses(cluster(3, 1), &[3]), &zones, Some(&[1, 2, 4]));
+        check(
+            &with_witnesses(cluster(3, 1), &[4]),
+            &[("n1", good, "a"), ("n2", good, "a"), ("n3", good, "b"), ("n4", good, "c")],
+            Some(&[1, 3, 4]),
+        );
+        // Two of them never vote.
+        check(&with_witnesses(cluster(3, 1), &[3, 4]), &[("n3", Health::Silent, "")], Some(&[1, 2, 4]));
+        check(&with_witnesses(cluster(3, 1), &[3, 4]), &[("n2", Health::Silent, "")], None);
     }
 
     #[test]

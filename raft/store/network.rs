@@ -38,6 +38,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(320);
 pub(crate) struct Network {
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) patience: Patience,
+    pub(crate) is_witness: bool,
 }
 
 pub(crate) struct Connection {
@@ -147,10 +148,14 @@ impl RaftNetworkV2<Types> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        if self.network.is_witness {
+            return Err(Unreachable::new(&io::Error::other("a witness has no state that it could send")).into());
+        }
         let header = SnapshotHeader { vote, meta: snapshot.meta };
+        let state = if self.member.witness.is_some() { State::default() } else { snapshot.snapshot };
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            sent = self.send_snapshot(header, snapshot.snapshot) => sent.map_err(|why| Unreachable::new(&why).into()),
+            sent = self.send_snapshot(header, state) => sent.map_err(|why| Unreachable::new(&why).into()),
         }
     }
 

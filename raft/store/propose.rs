@@ -132,8 +132,12 @@ impl Handle {
         }
     }
 
-    /// The leader's part of a proposal that a node took: in the log and applied there.
+    /// The leader's part of a proposal that a node took: in the log and applied there. A witness that leads could not answer
+    /// it: its successor does.
     pub(crate) async fn propose_here(&self, proposal: Bytes, (node, writes): (NodeId, u64)) -> Result<Proposed, Option<Error>> {
+        if self.is_witness() {
+            return Err(None);
+        }
         match self.raft().client_write(Proposal(proposal)).await {
             Ok(response) => {
                 self.writers().wrote(*response.log_id.leader_id, node, writes);

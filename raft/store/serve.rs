@@ -9,7 +9,7 @@ use openraft::raft::{AppendEntriesResponse, VoteRequest};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::vote::RaftLeaderId;
 use skein_log::{Member, NodeId, Types};
-use skein_peer::{Answer, Call, Channel, Proposed, Request, Response};
+use skein_peer::{AddMember, Answer, Call, Channel, Proposed, Request, Response};
 
 use crate::network::SnapshotHeader;
 use crate::wire::{Frames, decode_append, encode_appended, from_json, receive_state, to_json};
@@ -103,13 +103,18 @@ impl Handle {
                 None => Response::Failed("this entry's state is not known here".into()),
             },
             Request::AddMember(add) => {
-                let member = Member { name: add.name, address: add.address };
-                match raft.add_learner(add.id, member, false).await {
+                let AddMember { id, name, address, witness } = add;
+                match raft.add_learner(id, Member { name, address, witness }, false).await {
                     Ok(done) => Response::Proposed(Proposed { index: done.log_id.index, reply: bytes::Bytes::new() }),
                     Err(_) => Response::NotLeader(true),
                 }
             }
+            Request::Replicated(_) => match self.replicated() {
+                Some(index) => Response::ReadIndex(index),
+                None => Response::NotLeader(true),
+            },
             request @ (Request::InstallKeys(_)
+            | Request::Authorities(_)
             | Request::Join(_)
             | Request::Renew(_)
             | Request::SealingKey(_)

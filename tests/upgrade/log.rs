@@ -84,7 +84,7 @@ impl Medium for Memory {
 }
 
 fn member() -> Member {
-    Member { name: "node-1".into(), address: "198.18.0.11:6444".into() }
+    Member { name: "node-1".into(), address: "198.18.0.11:6444".into(), witness: None }
 }
 
 #[test]
@@ -117,7 +117,7 @@ async fn databases_are_read_as_they_were_written() {
     assert_eq!(vote, openraft::type_config::alias::VoteOf::<Types>::new(1, 1));
     let bounds = log.get_log_state().await.expect("the log is readable");
     assert_eq!(bounds.last_purged_log_id, Some(log_id(1, 1)));
-    let (_, view, _) = Machine::open(Arc::new(Memory::load(&read("database-state-1", b"")))).expect("the state is readable");
+    let (_, view, _) = Machine::open(Arc::new(Memory::load(&read("database-state-1", b""))), true).expect("the state is readable");
     let view = view.borrow();
     assert_eq!((view.applied, view.term), (1, 1));
     check_same(&view.state, &state());
