@@ -10,6 +10,7 @@ use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use skein_peer::{ALPN, Channel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::Error;
@@ -21,6 +22,13 @@ use crate::tasks::Tasks;
 const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// A peer that does not believe this node's certificate says so only when the connection stands already. It is left alone
+/// for so long, since it would answer the next one likewise, and both would have the work of a handshake.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
+/// What TLS refuses a connection for, as QUIC tells of it (RFC 9001, section 4.8).
+const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 
 /// The code with which a connection to a node of an older epoch is closed; the reason is the newer epoch.
 const SUPERSEDED: u32 = 2;
@@ -63,6 +71,8 @@ struct Inner {
     endpoint: quinn::Endpoint,
     client: RwLock<quinn::ClientConfig>,
     connections: Mutex<HashMap<String, quinn::Connection>>,
+    /// Who has refused this node's certificate, and when.
+    refused: Mutex<HashMap<String, Instant>>,
     epoch: u64,
     /// The newest epoch that a peer has closed a connection for.
     superseded: watch::Sender<Option<u64>>,
@@ -87,6 +97,7 @@ impl Endpoint {
             endpoint,
             client: RwLock::new(client),
             connections: Mutex::default(),
+            refused: Mutex::default(),
             epoch: options.epoch,
             superseded: watch::channel(None).0,
             accepted: Mutex::default(),
@@ -116,6 +127,7 @@ impl Endpoint {
         let transport = Arc::new(transport());
         self.inner.endpoint.set_server_config(Some(server_config(identity, self.inner.epoch, Arc::clone(&transport))?));
         *self.inner.client.write().unwrap_or_else(PoisonError::into_inner) = client_config(identity, self.inner.epoch, transport)?;
+        self.inner.refused().clear();
         Ok(())
     }
 
@@ -143,6 +155,9 @@ impl Endpoint {
             return Ok(connection);
         }
         let unreachable = |why: String| Error::Unreachable { peer: peer.into(), address: address.into(), why };
+        if self.inner.refused().get(peer).is_some_and(|at| at.elapsed() < REFUSED_PAUSE) {
+            return Err(unreachable("it has just refused this node's certificate".into()));
+        }
         let target: SocketAddr = address.parse().map_err(|e| unreachable(format!("{e}")))?;
         let client = self.inner.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let connecting = self.inner.endpoint.connect_with(client, target, &node_dns_name(peer)).map_err(|e| unreachable(e.to_string()))?;
@@ -154,8 +169,15 @@ impl Endpoint {
             return Err(unreachable("it is of an older epoch of the cluster".into()));
         }
         self.inner.lock().insert(peer.into(), connection.clone());
-        let (inner, watched) = (Arc::clone(&self.inner), connection.clone());
-        tokio::spawn(async move { inner.ended(&watched.closed().await) });
+        let (inner, watched, peer) = (Arc::clone(&self.inner), connection.clone(), peer.to_string());
+        tokio::spawn(async move {
+            let why = watched.closed().await;
+            inner.ended(&why);
+            if matches!(&why, quinn::ConnectionError::ConnectionClosed(close) if CRYPTO_ERRORS.contains(&close.error_code.into())) {
+                debug!(%peer, %why, "this node's certificate is not believed");
+                inner.refused().insert(peer, Instant::now());
+            }
+        });
         Ok(connection)
     }
 
@@ -170,6 +192,10 @@ impl Endpoint {
 impl Inner {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, quinn::Connection>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the peer is, as the handshake's protocol says; it is told if not.
@@ -299,4 +325,42 @@ fn client_config(identity: &Identity, epoch: u64, transport: Arc<quinn::Transpor
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Authority;
+
+    fn endpoint(authority: &Authority, name: &str) -> (Endpoint, mpsc::Receiver<Incoming>, String) {
+        let names = [name.to_string(), node_dns_name(name)];
+        let identity = authority.issue(&Subject::node(name), &names, Duration::from_secs(60)).expect("an identity");
+        let bind = "127.0.0.1:0".parse().expect("an address");
+        let (endpoint, incoming) = Endpoint::start(Options { bind, identity, epoch: 0 }).expect("an endpoint");
+        let address = endpoint.inner.endpoint.local_addr().expect("an address").to_string();
+        (endpoint, incoming, address)
+    }
+
+    /// The client trusts the server, which does not trust it: nothing but the connection's end says so.
+    #[tokio::test]
+    async fn who_is_refused_leaves_the_peer_alone_for_a_while() {
+        let (own, other) = (Authority::create("a").expect("a CA"), Authority::create("b").expect("a CA"));
+        let (_server, _incoming, address) = endpoint(&own, "server");
+        let (client, _none, _) = endpoint(&other, "client");
+        let stranger = other.issue(&Subject::node("client"), &[], Duration::from_secs(60)).expect("an identity");
+        let strange = Identity { authority_pem: own.certificate_pem.clone(), ..stranger };
+        client.set_identity(&strange).expect("an identity");
+        let mut stream = client.open("server", &address, Channel::Call).await.expect("it seems to be open");
+        stream.read_u8().await.expect_err("nobody answers");
+        let left_alone = async {
+            let said = async || client.open("server", &address, Channel::Call).await.err().map(|why| why.to_string());
+            while !said().await.is_some_and(|why| why.contains("it has just refused this node's certificate")) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(REFUSED_PAUSE, left_alone).await.expect("it is not asked again");
+        let known = own.issue(&Subject::node("client"), &[], Duration::from_secs(60)).expect("an identity");
+        client.set_identity(&known).expect("an identity");
+        client.open("server", &address, Channel::Call).await.expect("another certificate is shown at once");
+    }
 }
