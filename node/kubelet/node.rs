@@ -168,8 +168,14 @@ fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
         (false, false) => ("KubeletNotReady", "container runtime network not ready"),
     };
     let (cpus, memory) = machine::size();
-    let capacity = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory >> 10), "pods": PODS_MAX.to_string(),
+    let mut capacity = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory >> 10), "pods": PODS_MAX.to_string(),
         "ephemeral-storage": format!("{}Ki", disk_kib(&options.directory))});
+    // What others have written there stays: extended resources are told to the API by whoever has them.
+    for (name, amount) in old.pointer("/status/capacity").and_then(Value::as_object).into_iter().flatten() {
+        if skein_object::amounts::is_extended(name) {
+            capacity[name] = amount.clone();
+        }
+    }
     json!({
         "capacity": capacity, "allocatable": allocatable(&capacity, &options.reserved, &options.eviction),
         "conditions": [

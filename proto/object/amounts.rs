@@ -4,9 +4,20 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::names::qualified_name;
 use crate::quantity::Quantity;
 
 pub type Amounts = BTreeMap<String, Quantity>;
+
+/// In Kubernetes' own domain, or in none.
+pub(crate) fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// A device, or whatever else nodes offer under a domain of their own.
+pub fn is_extended(name: &str) -> bool {
+    !is_native(name) && !name.starts_with("requests.") && qualified_name(&format!("requests.{name}")).is_ok()
+}
 
 /// A `ResourceList`; entries that are no quantities are left out.
 pub fn quantities(list: &Value) -> Amounts {

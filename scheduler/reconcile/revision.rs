@@ -69,6 +69,8 @@ pub(crate) fn keep(snapshot: &Snapshot, current: &Current<'_>, is_used: impl Fn(
             let mut labels = current.template["metadata"]["labels"].clone();
             labels[LABEL] = current.label.into();
             let metadata = json!({"name": current.name, "ownerReferences": [current.reference], "labels": labels});
+            // Clients compare it with a template of their own byte by byte, in the order that Go writes maps in.
+            data.sort_all_objects();
             let object = json!({"metadata": metadata, "revision": newest + 1, "data": {"spec": {"template": data}}});
             transactions.push(create(resource, current.set.namespace(), object, mint));
         }

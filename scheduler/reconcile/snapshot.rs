@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub cron_jobs: BTreeMap<Key, Stored<CronJob>>,
     /// The stored version of each custom resource, by the name of its definition, which keys start with.
     custom: BTreeMap<String, Arc<Resource>>,
+    /// Those whose definitions have gone: what their objects owned is to go too.
+    former: BTreeMap<String, Arc<Resource>>,
     /// Where the object with a uid is.
     by_uid: BTreeMap<String, Key>,
     /// Who names a uid as its owner.
@@ -106,9 +108,12 @@ impl Snapshot {
 
     /// The resource with this kind in this version.
     pub(crate) fn resource_of_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        let group = |api_version: &str| api_version.rsplit_once('/').map_or(String::new(), |(group, _)| group.into());
-        let same = |r: &&Arc<Resource>| r.kind == kind && r.group == group(api_version);
-        registry::by_kind(api_version, kind).or_else(|| self.custom.values().find(same)).cloned()
+        registry::by_kind(api_version, kind).or_else(|| of_kind(&self.custom, api_version, kind)).cloned()
+    }
+
+    /// Whether there are or were objects of this kind in the state.
+    pub(crate) fn knows_kind(&self, api_version: &str, kind: &str) -> bool {
+        self.resource_of_kind(api_version, kind).is_some() || of_kind(&self.former, api_version, kind).is_some()
     }
 
     pub(crate) fn custom_resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
@@ -202,7 +207,7 @@ impl Snapshot {
             "jobs.batch" => drop(self.jobs.remove(key)),
             "statefulsets.apps" => drop(self.stateful_sets.remove(key)),
             "cronjobs.batch" => drop(self.cron_jobs.remove(key)),
-            DEFINITIONS => drop(self.custom.remove(key.name())),
+            DEFINITIONS => self.former.extend(self.custom.remove_entry(key.name())),
             _ => {}
         }
     }
@@ -220,6 +225,11 @@ where
 
 pub(crate) fn ties(record: &Record) -> Ties {
     record.segment("metadata").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
+}
+
+fn of_kind<'a>(resources: &'a BTreeMap<String, Arc<Resource>>, api_version: &str, kind: &str) -> Option<&'a Arc<Resource>> {
+    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    resources.values().find(|resource| resource.kind == kind && resource.group == group)
 }
 
 /// An object's labels.

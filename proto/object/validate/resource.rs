@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::at::At;
+use crate::amounts::{is_extended, is_native};
 use crate::field::{Errors, Path};
 use crate::names;
 use crate::quantity::Quantity;
@@ -22,16 +23,6 @@ const COUNTED: [&str; 9] = [
 
 pub(super) fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
-}
-
-/// In Kubernetes' own domain, or in none.
-fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-/// A device, or whatever else nodes offer under a domain of their own.
-fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_ok()
 }
 
 /// More of it may be asked for than there is.
