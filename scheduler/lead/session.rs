@@ -13,8 +13,8 @@ use skein_object::volume::{ATTACHMENTS, NODES};
 use skein_object::{Key, meta, registry};
 use skein_place::{Fleet, Volumes};
 use skein_reconcile::{
-    Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, attached, drivers, held, interested, is_finished, labels_of,
-    reconcile, refused,
+    Controller, LOST_AFTER_MS, Liveness, Memory, Mint, Snapshot, Usage, attached, concerns_profiles, drivers, held, interested,
+    is_finished, labels_of, profiles, reconcile, refused,
 };
 use skein_state::{Entry, Event};
 use skein_store::{Handle, View};
@@ -129,6 +129,7 @@ impl<'a> Session<'a> {
     fn reload(&mut self, view: &View) {
         self.snapshot = Snapshot::of(&view.state);
         self.fleet = Fleet::default();
+        self.fleet.observe_profiles(profiles(&view.state));
         self.pending.clear();
         self.cursor = view.state.revision();
         for node in self.snapshot.nodes.values() {
@@ -144,6 +145,10 @@ impl<'a> Session<'a> {
             let event = Event { revision: entry.revision, key: key.clone(), before: None, after: Some(entry.clone()) };
             self.queue.extend(interested(&self.snapshot, &event));
         }
+        self.observe_pods();
+    }
+
+    fn observe_pods(&mut self) {
         let pods: Vec<Key> = self.snapshot.pods.keys().cloned().collect();
         pods.iter().for_each(|key| self.observe_pod(key));
     }
@@ -179,6 +184,11 @@ impl<'a> Session<'a> {
     fn observe_event(&mut self, event: &Event) {
         self.queue.extend(interested(&self.snapshot, event));
         match event.key.resource() {
+            "configmaps" if concerns_profiles(event) => {
+                self.fleet.observe_profiles(profiles(&self.snapshot.state));
+                self.observe_pods();
+                self.retry_pending = Instant::now();
+            }
             "nodes" => {
                 match self.snapshot.nodes.get(&event.key) {
                     Some(node) => self.fleet.observe_node(&node.object),
@@ -215,7 +225,7 @@ impl<'a> Session<'a> {
             self.fleet.forget(&format!("{}/{}", key.namespace(), key.name()));
             return;
         };
-        if Self::is_pending(&pod.object) {
+        if self.is_pending(&pod.object) {
             if self.pending.insert(key.clone()) {
                 self.retry_pending = Instant::now();
             }

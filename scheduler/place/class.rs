@@ -209,8 +209,9 @@ impl Class {
                 self.seen_by.entry(term.key.clone()).or_default().refuse.add(domain, amount);
             }
         }
-        // Whoever requires Pods of this kind near also likes them near (`hardPodAffinityWeight` is 1).
-        let required = occupant.affinity.iter().map(|term| (1, term));
+        // Whoever requires Pods of this kind near also likes them near.
+        let hard_weight = self.demand.profile.hard_affinity_weight;
+        let required = occupant.affinity.iter().map(|term| (hard_weight, term));
         for (weight, term) in required.chain(occupant.preferred.iter().map(|(w, t)| (*w, t))).filter(|(_, term)| about(term)) {
             if let Some(domain) = node.labels.get(&term.key) {
                 self.seen_by.entry(term.key.clone()).or_default().welcome.add(domain, weight * amount);
@@ -252,13 +253,15 @@ impl Class {
         let wanted = wanted.map(|(weight, term, tally)| weight * node.labels.get(&term.key).map_or(0, |domain| tally.count(domain)));
         let welcome = self.seen_by.iter().filter(|(key, _)| is_meant(key));
         let welcome = welcome.map(|(key, regard)| node.labels.get(key).map_or(0, |domain| regard.welcome.count(domain)));
-        scores::of_topology(crowd, wanted.chain(welcome).sum())
+        scores::of_topology(&self.demand.profile.weights, crowd, wanted.chain(welcome).sum())
     }
 
     /// PodTopologySpread and InterPodAffinity as filters, as if the Pods in `gone` had left the node.
     fn allows(&self, node: &NodeInfo, gone: &[&Occupant], namespaces: &Namespaces) -> Result<(), Refusal> {
         let own = &*self.demand.occupant;
-        for (spread, tally) in self.spread.iter().filter(|(spread, _)| spread.is_hard) {
+        let profile = &self.demand.profile;
+        let hard = self.spread.iter().filter(|(spread, _)| spread.is_hard && profile.filters_by("PodTopologySpread"));
+        for (spread, tally) in hard {
             let Some(domain) = node.labels.get(&spread.key) else {
                 return Err(Refusal::lasting("node(s) didn't match pod topology spread constraints (missing required label)"));
             };
@@ -269,6 +272,9 @@ impl Class {
             if count + i64::from(spread.counts(own, own)) - least > spread.skew_max {
                 return Err(Refusal::of_domain("node(s) didn't match pod topology spread constraints", &spread.key));
             }
+        }
+        if !profile.filters_by("InterPodAffinity") {
+            return Ok(());
         }
         let is_first = self.affinity.iter().all(|(term, tally)| tally.total() == 0 && term.pods.matches(own, namespaces));
         for (term, tally) in &self.affinity {

@@ -10,6 +10,7 @@ use skein_object::quantity::Quantity;
 use skein_object::selector::{Labels, Selector};
 
 use crate::filters::volumes::{Held, Reach, Volumes};
+use crate::profile::Profile;
 use crate::topology::{HOSTNAME, PodSelector, Spread, Term, ZONE};
 
 /// What a container that states no request weighs in scores (`DefaultMilliCPURequest`, `DefaultMemoryRequest`).
@@ -48,18 +49,19 @@ pub(crate) struct Demand {
     pub(crate) images: Vec<String>,
     pub(crate) reach: Vec<Reach>,
     pub(crate) drivers: BTreeSet<String>,
+    pub(crate) profile: Arc<Profile>,
 }
 
 // === impl Demand ===
 
 impl Demand {
-    pub(crate) fn of(pod: &Pod, volumes: &Volumes) -> Self {
+    pub(crate) fn of(pod: &Pod, volumes: &Volumes, profile: Arc<Profile>) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let occupant = Occupant::of(pod, volumes);
-        let spread = spread(&spec, &occupant);
+        let spread = spread(&spec, &occupant, &profile);
         let images = spec.containers.iter().filter_map(|c| c.image.as_deref().map(normalized)).collect();
         let Volumes { reach, drivers, .. } = volumes.clone();
-        Self { occupant: Arc::new(occupant), spec, spread, images, reach, drivers }
+        Self { occupant: Arc::new(occupant), spec, spread, images, reach, drivers, profile }
     }
 
     pub(crate) fn tolerations(&self) -> &[Toleration] {
@@ -74,7 +76,10 @@ impl Demand {
         let place = (&spec.node_name, &spec.node_selector, &spec.affinity, &spec.tolerations, &spec.topology_spread_constraints);
         format!(
             "{:?}",
-            (&pod.metadata.namespace, &pod.metadata.labels, place, spec.priority, &spec.overhead, &spec.resources, parts, volumes)
+            (
+                (&spec.scheduler_name, &pod.metadata.namespace, &pod.metadata.labels),
+                (place, spec.priority, &spec.overhead, &spec.resources, parts, volumes)
+            )
         )
     }
 }
@@ -152,8 +157,9 @@ fn narrow(selector: &mut Selector, labels: &Labels, keys: Option<&[String]>, ope
     }
 }
 
-/// The Pod's own constraints; where it has none, the cluster's: its like spread over nodes and zones, softly.
-fn spread(spec: &PodSpec, occupant: &Occupant) -> Vec<Spread> {
+/// The Pod's own constraints; where it has none, the profile's or the cluster's: its like spread over nodes and zones,
+/// softly.
+fn spread(spec: &PodSpec, occupant: &Occupant, profile: &Profile) -> Vec<Spread> {
     let stated = spec.topology_spread_constraints.as_deref().unwrap_or_default();
     if !stated.is_empty() {
         return stated.iter().map(|constraint| constrained(constraint, occupant)).collect();
@@ -162,6 +168,10 @@ fn spread(spec: &PodSpec, occupant: &Occupant) -> Vec<Spread> {
         occupant.labels.iter().filter(|(key, _)| !IGNORED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
     if alike.is_empty() {
         return Vec::new();
+    }
+    if let Some(constraints) = &profile.spread {
+        let of_its_like = |constraint| Spread { selector: Selector::from_map(&alike), ..constrained(constraint, occupant) };
+        return constraints.iter().map(of_its_like).collect();
     }
     let soft = |key: &str| Spread {
         key: key.into(),

@@ -41,14 +41,25 @@ impl Refusal {
 
 /// Every filter in the order in which Kubernetes runs them; the first refusal counts. Pods in `gone` are not there.
 pub(crate) fn check(node: &NodeInfo, demand: &Demand, gone: &[&Occupant]) -> Result<(), Refusal> {
-    if node.unschedulable && !taints::tolerates_unschedulable(demand) {
+    let runs = |plugin| demand.profile.filters_by(plugin);
+    if node.unschedulable && runs("NodeUnschedulable") && !taints::tolerates_unschedulable(demand) {
         return Err(Refusal::lasting("node(s) were unschedulable"));
     }
-    name::check(node, demand)?;
-    taints::check(node, demand)?;
-    affinity::check(node, demand)?;
-    ports::check(node, demand, gone)?;
-    resources::check(node, demand, gone)?;
+    if runs("NodeName") {
+        name::check(node, demand)?;
+    }
+    if runs("TaintToleration") {
+        taints::check(node, demand)?;
+    }
+    if runs("NodeAffinity") {
+        affinity::check(node, demand)?;
+    }
+    if runs("NodePorts") {
+        ports::check(node, demand, gone)?;
+    }
+    if runs("NodeResourcesFit") {
+        resources::check(node, demand, gone)?;
+    }
     volumes::check(node, demand, gone)
 }
 

@@ -11,6 +11,7 @@ use skein_object::selector::Labels;
 use crate::class::Class;
 use crate::demand::{Demand, Occupant, amounts, normalized};
 use crate::filters::volumes::{Held, Volumes};
+use crate::profile::{self, Profile};
 use crate::topology::Namespaces;
 use crate::{Placement, explain};
 
@@ -27,6 +28,8 @@ pub struct Fleet {
     /// The node of each Pod that occupies one, by `namespace/name`.
     pods: BTreeMap<String, Arc<str>>,
     pub(crate) namespaces: Namespaces,
+    /// By the names of schedulers; where there are none, the default.
+    profiles: BTreeMap<String, Arc<Profile>>,
     classes: BTreeMap<String, (u64, Class)>,
     changes: VecDeque<Change>,
     /// The number of the first remembered change.
@@ -132,6 +135,22 @@ impl Fleet {
         }
     }
 
+    /// Whose Pods are placed here, and how.
+    pub fn observe_profiles(&mut self, profiles: Vec<Profile>) {
+        self.profiles = profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect();
+        self.classes.clear();
+    }
+
+    /// Whether a Pod is to be placed here.
+    pub fn is_for(&self, pod: &Pod) -> bool {
+        let name = scheduler(pod);
+        if self.profiles.is_empty() { name == profile::DEFAULT } else { self.profiles.contains_key(name) }
+    }
+
+    pub(crate) fn profile(&self, pod: &Pod) -> Arc<Profile> {
+        self.profiles.get(scheduler(pod)).cloned().unwrap_or_default()
+    }
+
     /// The labels of a namespace, which terms of affinity may select by; `None` when it is gone.
     pub fn observe_namespace(&mut self, name: &str, labels: Option<Labels>) {
         if self.namespaces.get(name) == labels.as_ref() {
@@ -210,7 +229,7 @@ impl Fleet {
         let name = Demand::class_of(pod, volumes);
         self.placements += 1;
         let known = self.classes.remove(&name).map(|(_, class)| class).filter(|class| class.seen >= self.changes_start);
-        let mut class = known.unwrap_or_else(|| Class::of(Demand::of(pod, volumes), self));
+        let mut class = known.unwrap_or_else(|| Class::of(Demand::of(pod, volumes, self.profile(pod)), self));
         class.catch_up(self);
         let found = look(&class, self);
         if self.classes.len() >= CLASSES_MAX
@@ -262,6 +281,11 @@ impl NodeInfo {
 
 pub(crate) fn key(pod: &Pod) -> String {
     format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
+}
+
+/// The name of the scheduler that a Pod wants.
+pub fn scheduler(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(profile::DEFAULT)
 }
 
 pub(crate) fn nominated(pod: &Pod) -> Option<&str> {

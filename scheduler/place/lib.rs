@@ -12,16 +12,19 @@ mod demand;
 mod filters;
 mod fleet;
 mod preempt;
+mod profile;
 mod scores;
 mod topology;
 
 pub use filters::taints::tolerates;
 pub use filters::volumes::{Held, Reach, Volumes};
-pub use fleet::{Fleet, NodeInfo};
+pub use fleet::{Fleet, NodeInfo, scheduler};
 pub use preempt::{Budget, Preemption};
+pub use profile::Profile;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
@@ -39,7 +42,7 @@ pub enum Placement {
 pub fn belongs(node: &Node, pod: &Pod) -> bool {
     let mut fleet = Fleet::default();
     fleet.observe_node(node);
-    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod, &Volumes::default())))
+    fleet.nodes().all(|info| filters::belongs(info, &Demand::of(pod, &Volumes::default(), Arc::default())))
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
@@ -274,6 +277,38 @@ mod tests {
         assert_eq!(fleet.place(&pod("q"), &with(&["3"], &[])), Placement::Node("b".into()));
         let missing = "0/2 nodes are available: 1 d CSI driver is not installed on the node, 1 node(s) exceed max volume count.";
         assert_eq!(fleet.place(&pod("q"), &with(&["3"], &["d"])), Placement::Unschedulable(missing.into()));
+    }
+
+    #[test]
+    fn each_profile_places_its_own_pods_its_own_way() {
+        let mut fleet = fleet(&[node("a", json!({})), node("b", json!({})), node("c", json!({}))]);
+        let config = r#"
+            apiVersion: kubescheduler.config.k8s.io/v1
+            kind: KubeSchedulerConfiguration
+            profiles:
+            - {}
+            - schedulerName: packer
+              plugins: {score: {disabled: [{name: '*'}], enabled: [{name: NodeResourcesFit}]}}
+              pluginConfig:
+              - name: NodeResourcesFit
+                args: {scoringStrategy: {type: RequestedToCapacityRatio, requestedToCapacityRatio: {shape: [{utilization: 0, score: 0}, {utilization: 100, score: 10}]}}}
+            - schedulerName: only-b
+              plugins: {postFilter: {disabled: [{name: '*'}]}, filter: {disabled: [{name: NodeResourcesFit}]}}
+              pluginConfig:
+              - name: NodeAffinity
+                args: {addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: disk, operator: In, values: [b]}]}]}}}
+        "#;
+        fleet.observe_profiles(Profile::read(config).expect("it is right"));
+        let by = |name: &str| json!({"schedulerName": name, "requests": {"cpu": "100m"}});
+        let run = |fleet: &mut Fleet, prefix: &str, name: &str, count: usize| -> Vec<String> {
+            (0..count).map(|i| run(fleet, &format!("{prefix}{i}"), by(name))).collect()
+        };
+        assert_eq!(run(&mut fleet, "d", "default-scheduler", 2), ["a", "b"]);
+        assert_eq!(run(&mut fleet, "p", "packer", 5), ["a", "a", "b", "b", "c"]);
+        assert_eq!(run(&mut fleet, "o", "only-b", 1), ["b"], "there is no room, but nobody looks");
+        assert!(fleet.is_for(&pod("x", by("packer"))) && !fleet.is_for(&pod("x", by("another"))));
+        let away = pod("y", json!({"schedulerName": "only-b", "nodeSelector": {"disk": "c"}, "priority": 9}));
+        assert_eq!(fleet.preempt(&away, &Volumes::default(), &[]), Preemption::Hopeless(String::new()));
     }
 
     #[test]

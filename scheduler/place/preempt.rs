@@ -53,6 +53,9 @@ impl Fleet {
         if spec.and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
             return Preemption::Hopeless("preemption: not eligible due to preemptionPolicy=Never.".into());
         }
+        if !self.profile(pod).preempts {
+            return Preemption::Hopeless(String::new());
+        }
         let priority = spec.and_then(|s| s.priority).unwrap_or(0);
         let waits = nominated(pod)
             .and_then(|node| self.node(node))

@@ -45,6 +45,7 @@ mod replication_controller;
 mod resource_quota;
 mod revision;
 mod root_ca;
+mod scheduler_profiles;
 mod service_account;
 mod signing_request;
 mod snapshot;
@@ -66,6 +67,7 @@ pub use mint::{Memory, Mint};
 pub use node_lifecycle::{LOST_AFTER_MS, Liveness};
 pub use pods_of::{is_finished, refused};
 pub use preemption::{budgets, is_gated, preempted};
+pub use scheduler_profiles::{concerns_profiles, profiles};
 pub use snapshot::{Snapshot, Stored, labels_of};
 pub use usage::Usage;
 pub use volume_binding::{Claims, placed, volumes};
@@ -104,6 +106,7 @@ pub enum Controller {
     NodeServices,
     ResourceQuota,
     RootCa,
+    SchedulerProfiles,
     ServiceAccount,
     SigningRequest,
     StatefulSet,
@@ -184,6 +187,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::StatefulSet => stateful_set::reconcile(snapshot, key, mint),
         Controller::VolumeClaim => claim::reconcile_claim(snapshot, key, mint).into(),
         Controller::Volume => claim::reconcile_volume(snapshot, key, mint).into(),
+        Controller::SchedulerProfiles => scheduler_profiles::reconcile(snapshot, key, mint).into(),
         Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
         Controller::SigningRequest => signing_request::reconcile(snapshot, key, mint),
     }
@@ -260,6 +264,9 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
     }
     work.extend(attachment::interested(snapshot, event));
     work.extend(taint_eviction::interested(snapshot, event));
+    if concerns_profiles(event) {
+        work.push((Controller::SchedulerProfiles, key.clone()));
+    }
     work.extend(load_balancer::interested(snapshot, event).into_iter().map(|service| (Controller::LoadBalancer, service)));
     if !key.namespace().is_empty() {
         work.extend(resource_quota::of_object(snapshot, event));

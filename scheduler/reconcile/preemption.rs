@@ -7,7 +7,7 @@ use skein_command::{Transaction, Write};
 use skein_object::deletion::{Plan, Wish, plan};
 use skein_object::selector::Selector;
 use skein_object::{Key, Record, registry};
-use skein_place::Budget;
+use skein_place::{Budget, scheduler};
 
 use crate::disruption::BUDGETS;
 use crate::snapshot::{Snapshot, Stored};
@@ -41,7 +41,7 @@ pub fn preempted(victim: &Stored<Pod>, by: &Pod, node: &str, mint: &mut Mint) ->
     }
     let resource = registry::by_key("pods")?;
     let mut changed = resource.show(&victim.record, victim.revision);
-    let message = "default-scheduler: preempting to accommodate a higher priority pod";
+    let message = format!("{}: preempting to accommodate a higher priority pod", scheduler(by));
     set_condition(
         &mut changed,
         json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message,
@@ -54,7 +54,7 @@ pub fn preempted(victim: &Stored<Pod>, by: &Pod, node: &str, mint: &mut Mint) ->
     };
     let message = format!("Preempted by pod {} on node {node}", by.metadata.uid.as_deref().unwrap_or_default());
     let uid = victim.object.metadata.uid.clone().unwrap_or_default();
-    let note = Note { regarding: &victim.key, uid: &uid, reason: "Preempted", message, component: "default-scheduler", warning: false };
+    let note = Note { regarding: &victim.key, uid: &uid, reason: "Preempted", message, component: scheduler(by), warning: false };
     let mut transaction = Transaction::from(write);
     transaction.writes.extend(event(&note, mint).writes);
     Some(transaction)

@@ -146,6 +146,77 @@ spec:
     assert_eq!(events.matches("Preempted by pod").count(), 1, "{events}");
 }
 
+const PROFILES: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kube-scheduler, namespace: kube-system}
+data:
+  config.yaml: |
+    apiVersion: kubescheduler.config.k8s.io/v1
+    kind: KubeSchedulerConfiguration
+    profiles:
+    - {schedulerName: default-scheduler}
+    - schedulerName: packer
+      plugins: {score: {disabled: [{name: "*"}], enabled: [{name: NodeResourcesFit, weight: 1}]}}
+      pluginConfig:
+      - name: NodeResourcesFit
+        args: {scoringStrategy: {type: MostAllocated}}
+"#;
+
+#[test]
+fn profiles_place_pods_each_in_its_way_and_devices_are_counted() {
+    let cluster = Cluster::start();
+    cluster.load_busybox();
+    let pod = |name: &str, scheduler: &str, requests: &str| {
+        let resources = format!("{{requests: {{{requests}}}, limits: {{{requests}}}}}");
+        let container = format!("{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"3600\"], resources: {resources}}}");
+        sleeper(name, &format!("schedulerName: {scheduler}\n  containers: [{container}]"))
+    };
+    let node_of = |name: &str| {
+        cluster.until(&format!("{name} is placed"), || {
+            let pod = cluster.kubectl_json("node-2", &["get", "pod", name]);
+            pod.pointer("/spec/nodeName").and_then(|node| node.as_str()).map(String::from)
+        })
+    };
+    cluster.apply("node-1", &pod("early", "packer", "cpu: 10m"));
+    cluster.apply("node-1", PROFILES);
+    let first = node_of("early");
+    for name in ["p1", "p2", "p3"] {
+        cluster.apply("node-3", &pod(name, "packer", "cpu: 10m"));
+        assert_eq!(node_of(name), first, "packed beside the first");
+    }
+    let events = cluster.kubectl_json("node-1", &["get", "events", "--field-selector=involvedObject.name=p1,reason=Scheduled"]);
+    assert_eq!(events.pointer("/items/0/source/component").and_then(|name| name.as_str()), Some("packer"));
+
+    // What is wrong with it is said, and the default goes on alone.
+    cluster.apply("node-2", &PROFILES.replace("MostAllocated", "Best"));
+    cluster.until("an Event tells", || {
+        let events = cluster.kubectl("node-3", &["get", "events", "-n", "kube-system", "--field-selector=reason=InvalidConfiguration"]);
+        events.contains("profiles[1].pluginConfig[0].args.scoringStrategy.type: Unsupported value: \"Best\"").then_some(())
+    });
+    cluster.apply("node-1", &pod("waits", "packer", "cpu: 10m"));
+    cluster.apply("node-1", &pod("plain", "default-scheduler", "cpu: 10m"));
+    node_of("plain");
+    let waits = cluster.kubectl_json("node-1", &["get", "pod", "waits"]);
+    assert!(waits.pointer("/spec/nodeName").is_none() && waits.pointer("/status/conditions").is_none(), "{waits}");
+
+    // A node has what somebody says that it has, and its kubelet leaves that there.
+    let patch = r#"[{"op": "add", "path": "/status/capacity/example.com~1dongle", "value": "1"}]"#;
+    cluster.kubectl("node-2", &["patch", "node", "node-3", "--subresource=status", "--type=json", "-p", patch]);
+    cluster.until("it can be had", || {
+        let node = cluster.kubectl_json("node-1", &["get", "node", "node-3"]);
+        (node.pointer("/status/allocatable/example.com~1dongle").and_then(|n| n.as_str()) == Some("1")).then_some(())
+    });
+    cluster.apply("node-1", &pod("has-it", "default-scheduler", "example.com/dongle: 1"));
+    assert_eq!(node_of("has-it"), "node-3");
+    cluster.apply("node-1", &pod("has-none", "default-scheduler", "example.com/dongle: 1"));
+    cluster.until("the other is told why not", || {
+        let pod = cluster.kubectl_json("node-2", &["get", "pod", "has-none"]);
+        let said = pod.pointer("/status/conditions/0/message")?.as_str()?.to_string();
+        said.contains("3 Insufficient example.com/dongle").then_some(())
+    });
+}
+
 #[test]
 fn pods_leave_nodes_that_they_do_not_tolerate() {
     let cluster = Cluster::start();

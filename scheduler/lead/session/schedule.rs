@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use skein_command::Transaction;
 use skein_object::Key;
-use skein_place::{Budget, Placement, Preemption, Volumes};
+use skein_place::{Budget, Placement, Preemption, Volumes, scheduler};
 use skein_reconcile::{
     Claims, Liveness, Mint, Note, Stored, bind, budgets, event, is_gated, nominate, placed, preempted, unschedulable, volumes,
 };
@@ -14,17 +14,14 @@ use tokio::time::Instant;
 
 use super::{BATCH_TRANSACTIONS, RETRY_UNSCHEDULABLE, Session};
 
-const COMPONENT: &str = "default-scheduler";
-
 // === impl Session ===
 
 impl Session<'_> {
     /// Whether a Pod is this scheduler's to place.
-    pub(super) fn is_pending(pod: &Pod) -> bool {
+    pub(super) fn is_pending(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return false };
         let is_bound = spec.node_name.as_deref().is_some_and(|node| !node.is_empty());
-        let is_ours = spec.scheduler_name.as_deref().unwrap_or(COMPONENT) == COMPONENT;
-        !is_bound && is_ours && pod.metadata.deletion_timestamp.is_none() && !is_gated(pod)
+        !is_bound && self.fleet.is_for(pod) && pod.metadata.deletion_timestamp.is_none() && !is_gated(pod)
     }
 
     /// Places every Pod that waits.
@@ -96,7 +93,7 @@ impl Session<'_> {
     fn make_room(&mut self, (pod, volumes): (&Stored<Pod>, &Volumes), why: &str, budgets: &[Budget], mint: &mut Mint) -> Vec<Transaction> {
         let (node, victims) = match self.fleet.preempt(&pod.object, volumes, budgets) {
             Preemption::Victims { node, pods } => (node, pods),
-            Preemption::Hopeless(more) => return refuse(pod, &format!("{why} {more}"), None, mint).into_iter().collect(),
+            Preemption::Hopeless(more) => return refuse(pod, format!("{why} {more}").trim_end(), None, mint).into_iter().collect(),
         };
         let mut nominee = (*pod.object).clone();
         nominee.status.get_or_insert_default().nominated_node_name = Some(node.clone());
@@ -104,7 +101,7 @@ impl Session<'_> {
         for victim in victims {
             let Some((namespace, name)) = victim.split_once('/') else { continue };
             match self.snapshot.pods.get(&Key::new("pods", namespace, name)) {
-                Some(stored) if Self::is_pending(&stored.object) => self.fleet.forget(&victim),
+                Some(stored) if self.is_pending(&stored.object) => self.fleet.forget(&victim),
                 Some(stored) => transactions.extend(preempted(stored, &pod.object, &node, mint)),
                 None => {}
             }
@@ -125,7 +122,7 @@ fn refuse(pod: &Stored<Pod>, why: &str, nominated: Option<&str>, mint: &mut Mint
 fn told(mut written: Transaction, pod: &Stored<Pod>, (reason, message): (&str, String), mint: &mut Mint) -> Transaction {
     let uid = pod.object.metadata.uid.clone().unwrap_or_default();
     let warning = reason == "FailedScheduling";
-    let note = Note { regarding: &pod.key, uid: &uid, reason, message, component: COMPONENT, warning };
+    let note = Note { regarding: &pod.key, uid: &uid, reason, message, component: scheduler(&pod.object), warning };
     written.writes.extend(event(&note, mint).writes);
     written
 }

@@ -20,11 +20,10 @@ fn matches(node: &NodeInfo, demand: &Demand) -> bool {
     {
         return false;
     }
-    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    match affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) {
-        Some(required) => required.node_selector_terms.iter().any(|term| matches_term(node, term)),
-        None => true,
-    }
+    let own = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let all = own.into_iter().chain([&demand.profile.added_affinity]);
+    let mut required = all.filter_map(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    required.all(|required| required.node_selector_terms.iter().any(|term| matches_term(node, term)))
 }
 
 /// A term is a conjunction; an empty one matches nothing.

@@ -1,19 +1,19 @@
-//! The emptier node: NodeResourcesFit with the LeastAllocated strategy, and NodeResourcesBalancedAllocation, over CPU
-//! and memory. A container that requests nothing weighs as if it had asked for the usual amount.
+//! NodeResourcesBalancedAllocation: the node whose resources are equally full.
 
-use skein_object::quantity::Quantity;
-
+use super::used;
 use crate::demand::Demand;
 use crate::fleet::NodeInfo;
 
 pub(super) fn score(node: &NodeInfo, demand: &Demand) -> i64 {
-    let total = |name: &str| node.allocatable.get(name).copied().unwrap_or(Quantity::ZERO);
-    let used = |total: i128, used: i128| if total <= 0 { 100 } else { (100 * used / total).clamp(0, 100) };
-    let (own, others) = (demand.occupant.weight, node.weight);
-    let cpu = used(total("cpu").milli(), own.0 + others.0);
-    let memory = used(total("memory").units(), own.1 + others.1);
-    let least_allocated = 100 - i128::midpoint(cpu, memory);
-    // Half of the deviation of two numbers is the half of their difference.
-    let balanced = 100 - (cpu - memory).abs() / 2;
-    i64::try_from(least_allocated + balanced).unwrap_or(0)
+    let used: Vec<i128> = demand.profile.balanced.iter().filter_map(|resource| used(node, demand, resource)).collect();
+    let deviation = match used[..] {
+        // Half of the deviation of two numbers is the half of their difference.
+        [a, b] => (a - b).abs() / 2,
+        _ => {
+            let count = i128::try_from(used.len().max(1)).unwrap_or(1);
+            let mean = used.iter().sum::<i128>() / count;
+            (used.iter().map(|one| (one - mean).pow(2)).sum::<i128>() / count).isqrt()
+        }
+    };
+    100 - i64::try_from(deviation).unwrap_or(0)
 }
