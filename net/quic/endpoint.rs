@@ -122,6 +122,11 @@ impl Endpoint {
         Ok(tokio::io::join(recv, send))
     }
 
+    /// Sees to it that there is a connection to a peer, for the stream that is opened in a hurry.
+    pub async fn ready(&self, peer: &str, address: &str) -> Result<(), Error> {
+        self.connection(peer, address).await.map(drop)
+    }
+
     /// Goes on under a renewed certificate: new connections show it, those that there are stay.
     pub fn set_identity(&self, identity: &Identity) -> Result<(), Error> {
         let transport = Arc::new(transport());

@@ -28,8 +28,8 @@ use crate::renewal::{Renewal, RenewalRequest};
 use crate::rotation::{self, Wish};
 use crate::thread::Thread;
 use crate::{
-    Error, Options, account_secrets, balanced, companion, disk, found, handover, host_ports, join, policies, report, sealing, services,
-    signer, tokens, told,
+    Error, Options, account_secrets, balanced, companion, disk, found, handover, host_ports, join, peers, policies, report, sealing,
+    services, signer, tokens, told,
 };
 
 /// How a node's run ended.
@@ -70,6 +70,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<End
     let base = Base { node, cluster, endpoint: endpoint.clone(), identity };
     let streams = (incoming, consensus.tasks.clone());
     tokio::spawn(base.renewal(sender).run());
+    tokio::spawn(peers::keep_ready(store.clone(), endpoint.clone()));
     if base.node.witness {
         base.attend(streams);
     } else {

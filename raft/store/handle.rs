@@ -14,7 +14,7 @@ use skein_log::{Digests, LogStore, Machine, Member, NodeId, Recent, Topic, Types
 use skein_peer::{AddMember, Call, Channel, Request, Response};
 use skein_state::{Compacted, Event};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::leadership::{Leadership, Standing};
 use crate::network::{call, exchange};
@@ -29,7 +29,7 @@ pub(crate) type Raft = openraft::Raft<Types, Machine>;
 /// How long a proposal or a consistent read may take before the caller hears that there is no quorum.
 pub(crate) const QUORUM_TIMEOUT: Duration = Duration::from_millis(2700);
 
-/// Between two attempts while nobody leads; an election takes several of these.
+/// Between two attempts where there is no news of a leader; an election takes several of these.
 const RETRY_INTERVAL: Duration = Duration::from_millis(15);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,12 +416,19 @@ impl Handle {
     where
         F: Future<Output = Result<T, Attempt>>,
     {
+        let mut standing = self.inner.parts.standing.clone();
         let attempts = async {
             loop {
+                standing.mark_unchanged();
                 match attempt().await {
                     Ok(done) => return Ok(done),
                     Err(Attempt::Fail(error)) => return Err(error),
-                    Err(Attempt::Retry) => tokio::time::sleep(RETRY_INTERVAL).await,
+                    // The news of a leader ends the wait; where there is no more news, the deadline does.
+                    Err(Attempt::Retry) => {
+                        if let Ok(Err(_)) = timeout(RETRY_INTERVAL, standing.changed()).await {
+                            tokio::time::sleep(RETRY_INTERVAL).await;
+                        }
+                    }
                 }
             }
         };
