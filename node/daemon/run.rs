@@ -292,6 +292,7 @@ async fn accept(mut incoming: mpsc::Receiver<Incoming>, consensus: Handle, other
 async fn answer(request: Request, cluster: &Endpoints) -> Response {
     let failed = |why: &dyn std::fmt::Display| Response::Failed(why.to_string());
     match request {
+        Request::InstallKeys(_) if cluster.store.is_witness() => failed(&"a witness keeps no keys"),
         Request::InstallKeys(json) => match serde_json::from_slice::<Keys>(&json) {
             Ok(keys) => match install(&keys, cluster) {
                 Ok(()) => Response::Raft(bytes::Bytes::from_static(b"{}")),

@@ -65,7 +65,7 @@ pub struct Append {
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 19")]
     pub request: Option<Request>,
     /// With votes: how many times slower than the world the candidate's clock goes.
     #[prost(uint32, tag = "11")]
@@ -121,6 +121,10 @@ pub enum Request {
     /// Asks for the cluster's CAs as the state holds them: JSON.
     #[prost(bool, tag = "18")]
     Authorities(bool),
+    /// Another request than for a node that keeps the state: a leader of a version that knows no witness must not take it for
+    /// one.
+    #[prost(message, tag = "19")]
+    AddWitness(AddMember),
 }
 
 /// A node that is to follow the log.

@@ -336,8 +336,14 @@ impl Handle {
                 });
             }
             let Member { name, address, witness } = member.clone();
-            match self.ask_leader(Request::AddMember(AddMember { id, name, address, witness })).await? {
+            let is_witness = witness.is_some();
+            let add = AddMember { id, name, address, witness };
+            match self.ask_leader(if is_witness { Request::AddWitness(add) } else { Request::AddMember(add) }).await? {
                 Response::Proposed(_) => Ok(()),
+                Response::Failed(_) if is_witness => {
+                    let why = "the leader is of a version that knows no witnesses: upgrade it first";
+                    Err(Attempt::Fail(Error::Refused(why.into())))
+                }
                 _ => Err(Attempt::Retry),
             }
         })

@@ -102,7 +102,7 @@ impl Handle {
                 Some(digest) => Response::Digest(digest),
                 None => Response::Failed("this entry's state is not known here".into()),
             },
-            Request::AddMember(add) => {
+            Request::AddMember(add) | Request::AddWitness(add) => {
                 let AddMember { id, name, address, witness } = add;
                 match raft.add_learner(id, Member { name, address, witness }, false).await {
                     Ok(done) => Response::Proposed(Proposed { index: done.log_id.index, reply: bytes::Bytes::new() }),

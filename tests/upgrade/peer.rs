@@ -35,7 +35,7 @@ fn messages_are_those_of_protocol_1() {
         ("add-member", Request::AddMember(AddMember { id: 5, name: "node-5".into(), address: "198.18.0.15:6444".into(), witness: None })),
         (
             "add-witness",
-            Request::AddMember(AddMember {
+            Request::AddWitness(AddMember {
                 id: 6,
                 name: "node-6".into(),
                 address: "198.18.0.16:6444".into(),
