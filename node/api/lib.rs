@@ -24,6 +24,7 @@ mod discovery;
 mod fairness;
 mod kubelet_port;
 mod metrics;
+mod migrate;
 mod negotiate;
 mod openapi;
 mod request_info;

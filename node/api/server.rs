@@ -24,7 +24,7 @@ use crate::authenticate::certificate::{self, Shown};
 use crate::authenticate::{User, oidc};
 use crate::request_info::RequestInfo;
 use crate::resources::service::Range;
-use crate::{Admitter, Body, Cluster, Context, Kubelets, aggregate, audit, body, kubelet_port, respond, route};
+use crate::{Admitter, Body, Cluster, Context, Kubelets, aggregate, audit, body, kubelet_port, migrate, respond, route};
 
 /// A client that has not finished its handshake by then is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,6 +122,7 @@ impl Service {
 
     pub async fn run(mut self) {
         tokio::spawn(aggregate::watch_availability(self.context.clone()));
+        tokio::spawn(migrate::run(self.context.clone()));
         loop {
             let (accepted, door) = tokio::select! {
                 accepted = self.listener.accept() => (accepted, Door::Api),

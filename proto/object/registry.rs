@@ -326,7 +326,7 @@ impl Resource {
 }
 
 /// Resources that are served and stored, and on which nothing acts yet. Whoever makes one is warned.
-const IDLE: &[&str] = &["resourceclaims.resource.k8s.io", "storageversionmigrations.storagemigration.k8s.io"];
+const IDLE: &[&str] = &["resourceclaims.resource.k8s.io"];
 
 /// Every built-in resource, in the order of discovery. Of several versions the preferred one comes first.
 pub fn all() -> &'static [Arc<Resource>] {

@@ -226,10 +226,32 @@ fn custom_resources_are_converted_between_their_versions() {
     });
     assert_eq!(told, expected);
 
+    // A migration writes all of them anew in the version that is stored, and nothing that is right already.
+    cluster.apply("node-1", &tabs(&webhook, "convert", "v1beta1"));
+    make(1, "v1beta1", "last", json!({"hostPort": "d:4"}));
+    cluster.apply("node-1", &tabs(&webhook, "convert", "v1"));
+    cluster.kubectl("node-1", &["create", "secret", "generic", "sealed", "--from-literal=a=b"]);
+    let version = |what: &str| cluster.kubectl("node-1", &["get", what, "-o", "jsonpath={.metadata.resourceVersion}"]);
+    let before = (version("secret/sealed"), version("tab/late"), version("tab/last"));
+    for (group, resource) in [("example.com", "tabs"), ("", "secrets")] {
+        let migration = format!(
+            "apiVersion: storagemigration.k8s.io/v1\nkind: StorageVersionMigration\nmetadata: {{name: {resource}}}\nspec: {{resource: {{group: \"{group}\", resource: {resource}}}}}\n"
+        );
+        cluster.apply("node-2", &migration);
+        let migration = format!("storageversionmigration/{resource}");
+        cluster.kubectl("node-3", &["wait", &migration, "--for=condition=Succeeded", "--timeout=30s"]);
+    }
+    let after = (version("secret/sealed"), version("tab/late"), version("tab/last"));
+    assert_eq!((&before.0, &before.1), (&after.0, &after.1));
+    assert_ne!(before.2, after.2);
+    let definition = cluster.kubectl_json("node-1", &["get", "crd", "tabs.example.com"]);
+    assert_eq!(definition["status"]["storedVersions"], json!(["v1"]));
+
     // Where nobody converts, what rests in that version is still there, and the rest says why not.
     cluster.apply("node-1", &tabs(&webhook, "convert", "v1").replace(&webhook.address, "198.18.0.1:9"));
     cluster.until("the definition is everywhere", || (cluster.request(3, "GET", &path("v1beta1", "late"), None).0 == 500).then_some(()));
     assert_eq!(spec(3, "v1", "late"), json!({"host": "c", "port": "3"}));
+    assert_eq!(spec(3, "v1", "last"), json!({"host": "d", "port": "4"}));
     let (_, why) = cluster.request(3, "GET", &path("v1beta1", "late"), None);
     let message = why["message"].as_str().unwrap_or_default();
     assert!(
