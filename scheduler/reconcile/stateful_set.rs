@@ -126,9 +126,12 @@ impl<'a> Pass<'a> {
             }
         }
         let surplus: Vec<&Stored<Pod>> = self.pods.iter().rev().filter(|(n, _)| !wanted.contains(n)).map(|(_, pod)| *pod).collect();
+        // Of several that are not well the lowest may go first: a set that is ill is not scaled down.
+        let ill: Vec<&Key> = surplus.iter().rev().filter(|pod| !self.is_healthy(pod, mint)).map(|pod| &pod.key).collect();
         for pod in surplus {
             quiet = false;
-            if pod.object.metadata.deletion_timestamp.is_none() {
+            let waits = self.is_ordered() && ill.iter().skip(1).any(|key| **key == pod.key) && !is_finished(&pod.object);
+            if pod.object.metadata.deletion_timestamp.is_none() && !waits {
                 self.remove(pod, mint);
             }
             if self.is_ordered() {
