@@ -264,7 +264,7 @@ async fn promote(handle: Handle) {
     loop {
         sleep(INTERVAL).await;
         if let Some(change) = handle.planned_change(&std::collections::BTreeMap::new()) {
-            let _ = handle.change_voters(change).await;
+            let _ = handle.change(&change).await;
         }
     }
 }

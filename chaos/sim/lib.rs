@@ -73,7 +73,7 @@ pub(crate) const HEAL_MAX: Duration = Duration::from_secs(20);
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 5, seconds: 60, clients: 8, faults: 8, latency_ms: 3, sync_ms: 1, witness: false }
+        Self { nodes: 6, seconds: 60, clients: 8, faults: 8, latency_ms: 3, sync_ms: 1, witness: false }
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn small_and_large_clusters_hold() {
-        for nodes in [3, 4, 7, 9] {
+        for nodes in [3, 4, 6, 7, 9] {
             check(nodes, Options { nodes, seconds: 30, ..Options::default() });
         }
     }
@@ -208,6 +208,50 @@ mod tests {
                 rest::heal(&cluster, HEAL_MAX).await;
             }
         });
+    }
+
+    /// What the leader of a quiet cluster sends in ten seconds in which `WRITES` objects are written, and all nodes get them.
+    fn sent_by_leader(nodes: u64) -> u64 {
+        const WRITES: u64 = 200;
+        let runtime =
+            Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime without drivers can be built");
+        runtime.block_on(async {
+            let cluster = Cluster::new(nodes, Options { nodes, ..Options::default() });
+            cluster.found().await;
+            let fed = |leader: &skein_store::Handle| leader.members().iter().filter(|m| m.role != skein_store::Role::Replica).count();
+            // Seven voters and two standbys: the others are left to each other, one after the other.
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(20 + 2 * nodes);
+            let leader = loop {
+                let leader = cluster.leader().filter(|leader| fed(&leader.store) == 9);
+                if let Some(leader) = leader {
+                    break leader.store;
+                }
+                assert!(tokio::time::Instant::now() < deadline, "{:?}", cluster.leader().map(|leader| fed(&leader.store)));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            };
+            rest::heal(&cluster, HEAL_MAX).await;
+            let (id, before) = (leader.id(), cluster.network.sent(leader.id()));
+            for write in 0..WRITES {
+                let key = skein_object::Key::new("rests.sim", "", &format!("write-{write}"));
+                let record = skein_object::Record::from_value(&serde_json::json!({"spec": {"text": "x".repeat(1000)}}));
+                leader.propose(skein_command::Write::create(&key, record).into()).await.expect("there is a quorum");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let sent = cluster.network.sent(id) - before;
+            let revision = leader.revision();
+            for node in cluster.ids() {
+                let store = cluster.at(node).expect("all are up").store;
+                assert!(store.wait_revision(revision, Duration::from_secs(2)).await.is_some(), "node {node} lags");
+            }
+            cluster.dissolve();
+            sent
+        })
+    }
+
+    #[test]
+    fn a_leader_feeds_no_more_nodes_where_there_are_many() {
+        let (few, many) = (sent_by_leader(26), sent_by_leader(60));
+        assert!(many < few + few / 5, "{few} bytes with 26 nodes, {many} with 60");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A network that delays, stalls and resets. Streams are reliable, as QUIC's are: what is lost is sent again, later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,6 +47,8 @@ struct Shared {
     weather: watch::Sender<Weather>,
     calm: Weather,
     random: Mutex<SmallRng>,
+    /// How many bytes each node has sent.
+    sent: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +81,7 @@ impl Network {
         let nodes = (0..=options.nodes).map(|_| None).collect();
         let random = Mutex::new(SmallRng::seed_from_u64(seed));
         let calm = Weather { cut: BTreeSet::new(), latency_ms: (1, options.latency_ms), lost_permille: 0 };
-        Self(Arc::new(Shared { nodes: Mutex::new(nodes), weather: watch::Sender::new(calm.clone()), calm, random }))
+        Self(Arc::new(Shared { nodes: Mutex::new(nodes), weather: watch::Sender::new(calm.clone()), calm, random, sent: Mutex::default() }))
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Weather)) {
@@ -95,6 +97,12 @@ impl Network {
     pub(crate) fn calm(&self) {
         let Weather { latency_ms, lost_permille, .. } = self.0.calm;
         self.change(|weather| (weather.latency_ms, weather.lost_permille) = (latency_ms, lost_permille));
+    }
+
+    /// How many bytes a node has sent over its streams.
+    #[cfg(test)]
+    pub(crate) fn sent(&self, node: NodeId) -> u64 {
+        self.0.sent.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied().unwrap_or(0)
     }
 
     fn nodes(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
@@ -130,6 +138,7 @@ impl Network {
         let mut chunk = vec![0; BUFFER_BYTES];
         loop {
             let count = from.read(&mut chunk).await?;
+            *self.0.sent.lock().unwrap_or_else(PoisonError::into_inner).entry(way.0).or_default() += count as u64;
             sleep(self.delay()).await;
             self.passable(way).await?;
             if count == 0 {

@@ -9,8 +9,10 @@ use crate::client::{Access, Output};
 /// How the leader chooses who votes; the numbers are those of `skein_store::plan` and of the daemon's keeper.
 const VOTERS: &str = "Roles:
   leader, voter   take part in every decision: 1 of up to two nodes, 3 from three on, 5 from seven, 7 from twenty-five
-  standby         follows the log and votes as soon as it is needed; it is caught up when it lacks at most 200 entries
-  replica         follows the log
+  standby         has the log from the leader and votes as soon as it is needed; it is caught up when it lacks at most 200
+                  entries. Up to two of each region, of the zones with the fewest voters
+  replica         has the log from another node, as FOLLOWS says: the nearest of some that it asks, at most 8 of them from
+                  one, and another when that one goes, hears nothing of the leader for 3 s, or begins to lead
   witness         votes and keeps no state (`skein up --witness`); it leads only until another voter has the whole log
   spare           a witness whose vote is not needed
 
@@ -18,7 +20,7 @@ Two nodes alone have one voter: the cluster stands still without that one, and g
 as third all three vote, and any one of them may be lost. No more than one witness votes, and only where no other node
 does it as well: one that keeps the state, in a zone where no other voter is.
 
-Elections follow what an answer from a majority takes: where it is below 50 ms, a leader that is silent for 100 to 160 ms
+Elections follow what an answer from a majority takes: where it is below 50 ms, a leader that is silent for 260 to 320 ms
 is replaced; where it is more, that takes as many times longer, up to 50 times.
 
 A voter that is silent for 10 s, or was away for a second or more three times within 10 minutes, gives its vote to a
@@ -51,7 +53,7 @@ fn print_table(status: &Value) {
         Value::Null => "-".into(),
         other => other.to_string(),
     };
-    println!("{:<20} {:<8} {:<6} {:<16} {:>6} {:>5}", "NODE", "ROLE", "READY", "ADDRESS", "LAG", "PODS");
+    println!("{:<20} {:<8} {:<6} {:<16} {:>6} {:>5}  FOLLOWS", "NODE", "ROLE", "READY", "ADDRESS", "LAG", "PODS");
     for node in status["nodes"].as_array().into_iter().flatten() {
         let ready = match node["ready"].as_bool() {
             Some(true) => "yes",
@@ -59,12 +61,13 @@ fn print_table(status: &Value) {
             None => "-",
         };
         println!(
-            "{:<20} {:<8} {ready:<6} {:<16} {:>6} {:>5}",
+            "{:<20} {:<8} {ready:<6} {:<16} {:>6} {:>5}  {}",
             text(&node["name"]),
             text(&node["role"]),
             text(&node["address"]),
             text(&node["lag"]),
-            text(&node["pods"])
+            text(&node["pods"]),
+            text(&node["follows"])
         );
     }
     println!();

@@ -46,6 +46,7 @@ const OF_NODES: &[&str] = &[
     "events",
     "jointokens.skein.dev",
     "nodekeys.skein.dev",
+    skein_store::REPLICAS,
     "volumeattachments.storage.k8s.io",
 ];
 

@@ -1,5 +1,6 @@
 //! The cluster's own endpoints: joining, tokens, status.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skein_api::{Cluster, TokenClaims};
 use skein_command::{Cause, Write};
-use skein_lead::Reports;
+use skein_lead::{Log, Reports};
 use skein_object::cipher::Keyring;
 use skein_object::{Key, Record, Status};
 use skein_peer::{Request, Response};
@@ -113,13 +114,17 @@ impl Cluster for Endpoints {
         let leadership = self.store.leadership();
         let view = self.store.local();
         let name_of = |id: u64| self.store.member(id).map(|m| m.name);
-        let mut pods = std::collections::BTreeMap::<String, usize>::new();
+        let mut pods = BTreeMap::<String, usize>::new();
         for (_, entry) in view.state.range("pods/", None) {
             let node = entry.record.field("spec").and_then(|s| s["nodeName"].as_str().map(String::from));
             *pods.entry(node.unwrap_or_default()).or_default() += 1;
         }
         let members = self.store.members();
         let last = members.iter().filter_map(|m| m.matched).max().unwrap_or(view.applied);
+        // The leader feeds few; of the others it knows what they report.
+        let mut logs = if leadership.is_self { self.reports.logs() } else { BTreeMap::new() };
+        let own = self.store.member(self.store.id()).map(|member| member.name).unwrap_or_default();
+        logs.insert(own, Log { applied: view.applied, follows: self.store.follows() });
         let nodes: Vec<Value> = members.iter().map(|member| {
             let name = &member.member.name;
             let node = view.state.get(&Key::new("nodes", "", name));
@@ -132,9 +137,11 @@ impl Cluster for Endpoints {
                 Some((region, zone)) => (region.into(), zone.into()),
                 None => (labels["topology.kubernetes.io/region"].clone(), labels["topology.kubernetes.io/zone"].clone()),
             };
+            let log = logs.get(name);
+            let at = member.matched.or(log.map(|log| log.applied));
             json!({
-                "region": region, "zone": zone, "name": name, "id": member.id, "role": role(member.role), "ready": ready,
-                "address": member.member.address.rsplit_once(':').map(|(ip, _)| ip), "lag": member.matched.map(|at| last.saturating_sub(at)),
+                "follows": log.map(|log| log.follows.as_str()).filter(|follows| !follows.is_empty()), "region": region, "zone": zone, "name": name, "id": member.id, "role": role(member.role), "ready": ready,
+                "address": member.member.address.rsplit_once(':').map(|(ip, _)| ip), "lag": at.map(|at| last.saturating_sub(at)),
                 "pods": pods.get(name).copied().unwrap_or(0),
             })
         }).collect();

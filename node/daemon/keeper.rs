@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use skein_store::{Change, Handle, Health, Member, Standing, Successor};
+use skein_store::{Change, Handle, Health, Member, NodeId, Standing, Step, Successor};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::cluster::Endpoints;
 use crate::directory::Directory;
@@ -85,21 +85,30 @@ pub(crate) async fn run(cluster: Endpoints, founder: bool) {
             }
             continue;
         };
-        let Ok(Some(authority)) = directory.authority() else { continue };
-        let keys = Keys { authority_certificate: authority.certificate_pem, authority_key: authority.key_pem };
-        let mut given = true;
-        for id in &change.promote {
-            let Some(member) = store.member(*id).filter(|member| member.witness.is_none()) else { continue };
-            given &= cluster.give(&member, &keys).await.is_ok();
-        }
-        if !given {
+        if let Step::Vote { promote, .. } = &change.step
+            && !equip(&cluster, promote).await
+        {
             continue;
         }
-        match store.change_voters(change.clone()).await {
+        match store.change(&change).await {
             Ok(()) => tell(store, &change).await,
-            Err(why) => warn!(%why, "voters not changed"),
+            // It is asked again until it follows another; one of an older version never does.
+            Err(why) if matches!(change.step, Step::Detach(_)) => debug!(%why, "a node is not left to others yet"),
+            Err(why) => warn!(%why, "members not changed"),
         }
     }
+}
+
+/// Gives the cluster's keys to those who are to vote; whether all have them.
+async fn equip(cluster: &Endpoints, promote: &BTreeSet<NodeId>) -> bool {
+    let Ok(Some(authority)) = cluster.directory.authority() else { return false };
+    let keys = Keys { authority_certificate: authority.certificate_pem, authority_key: authority.key_pem };
+    let mut given = true;
+    for id in promote {
+        let Some(member) = cluster.store.member(*id).filter(|member| member.witness.is_none()) else { continue };
+        given &= cluster.give(&member, &keys).await.is_ok();
+    }
+    given
 }
 
 /// A node that votes no more has no use for the CA's key. One that is about to vote has had it for a moment only.
@@ -141,11 +150,16 @@ async fn hand_over(store: &Handle, successor: &Successor) {
     }
 }
 
-/// An Event for every change of the voters.
+/// An Event for every change of the members.
 async fn tell(store: &Handle, change: &Change) {
-    info!(promoted = ?change.promote, why = change.why, "voters changed");
-    for member in change.promote.iter().filter_map(|id| store.member(*id)) {
-        told::about_node(store, &member.name, "VoterPromoted", &change.why).await;
+    info!(step = ?change.step, why = change.why, "members changed");
+    let (concerned, reason): (Vec<NodeId>, _) = match &change.step {
+        Step::Vote { promote, .. } => (promote.iter().copied().collect(), "VoterPromoted"),
+        Step::Attach(id) => (vec![*id], "StandbyAttached"),
+        Step::Detach(id) => (vec![*id], "StandbyDetached"),
+    };
+    for member in concerned.into_iter().filter_map(|id| store.member(id)) {
+        told::about_node(store, &member.name, reason, &change.why).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use skein_peer::Channel;
 use skein_quic::{Endpoint, Identity};
-use skein_store::{Member, NodeId, Storage, Survivor, survivor};
+use skein_store::{Member, NodeId, REPLICAS, Storage, Survivor, survivor};
 
 use crate::backup::REVISION_STEP;
 use crate::directory::{Directory, NodeFile};
@@ -110,8 +110,8 @@ impl Remains {
         }
         std::fs::create_dir_all(&store).map_err(failed)?;
         let storage = Storage::open(&store).map_err(skein_store::Error::from)?;
-        // The replies that are remembered belong to the old log.
-        let mut state = self.survivor.state.retained(|_, _| true);
+        // The replies that are remembered belong to the old log, and the replicas to the old epoch.
+        let mut state = self.survivor.state.retained(|key, _| key.resource() != REPLICAS);
         state.restore_revision(self.revision + REVISION_STEP);
         let member = Member { name: node.name.clone(), address, witness: None };
         skein_store::found_with(&storage, node.id, member, &state).await.map_err(skein_store::Error::from)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Message;
 use skein_kubelet::{Lease, Stats, since_boot};
-use skein_lead::Reports;
+use skein_lead::{Log, Reports};
 use skein_peer::{Channel, FRAME_BYTES_MAX, Grant, NodeReport};
 use skein_quic::{Endpoint, Stream};
 use skein_store::Handle;
@@ -74,7 +74,7 @@ pub(crate) async fn send(store: Handle, endpoint: Endpoint, source: Source, repo
         let news = stats.newest().filter(|usage| usage.time_ms != told);
         let usage = news.as_deref().cloned();
         let sent_ns = lease.as_ref().map_or(0, |_| u64::try_from(since_boot().as_nanos()).unwrap_or(0));
-        let report = NodeReport { node: name.clone(), applied: store.local().applied, usage, sent_ns };
+        let report = NodeReport { node: name.clone(), applied: store.local().applied, usage, sent_ns, follows: store.follows() };
         if !matches!(tokio::time::timeout(INTERVAL * 5, write(&mut open.send, &report)).await, Ok(Ok(()))) {
             line = None;
         } else if let Some(news) = news {
@@ -92,6 +92,7 @@ pub(crate) async fn receive(peer: &str, stream: Stream, reports: &Reports, store
             continue;
         }
         reports.heard(peer);
+        reports.has(peer, Log { applied: report.applied, follows: report.follows });
         if let Some(usage) = report.usage {
             reports.used(peer, usage);
         }

@@ -279,7 +279,7 @@ async fn accept(mut incoming: mpsc::Receiver<Incoming>, consensus: Handle, other
                 let Some(kubelet) = kubelet else { continue };
                 tokio::spawn(skein_kubelet::serve(kubelet, store, Box::new(stream)));
             }
-            Channel::Append | Channel::Call | Channel::Snapshot | Channel::State => drop(consensus.spawn(async move {
+            Channel::Append | Channel::Call | Channel::Snapshot | Channel::State | Channel::Follow => drop(consensus.spawn(async move {
                 if let Err(why) = store.serve(channel, Box::new(stream), |request| answer(request, &cluster)).await {
                     debug!(%peer, ?channel, %why, "a stream ended");
                 }

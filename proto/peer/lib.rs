@@ -29,11 +29,14 @@ pub enum Channel {
     Report = 5,
     /// A header, then the chunks of the state of the node that is asked.
     State = 6,
+    /// An [`Offer`], the [`LogPosition`] to begin after, then [`Relayed`] after [`Relayed`], each answered by an empty frame.
+    Follow = 7,
 }
 
 impl Channel {
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Append, Self::Call, Self::Snapshot, Self::Kubelet, Self::Report, Self::State].into_iter().find(|c| *c as u8 == byte)
+        let all = [Self::Append, Self::Call, Self::Snapshot, Self::Kubelet, Self::Report, Self::State, Self::Follow];
+        all.into_iter().find(|channel| *channel as u8 == byte)
     }
 }
 
@@ -62,10 +65,47 @@ pub struct Append {
     pub pace: u32,
 }
 
+/// What a node says to one that looks for somebody to follow.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Offer {
+    #[prost(message, optional, tag = "1")]
+    pub source: Option<Source>,
+    /// Whether it leads: whoever has another to follow leaves it alone.
+    #[prost(bool, tag = "2")]
+    pub leads: bool,
+    /// Whether it has as many followers as it takes.
+    #[prost(bool, tag = "3")]
+    pub is_full: bool,
+}
+
+/// Where a node has its entries from.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Source {
+    /// Through which nodes they come, the node itself last; the first of them hears the leader.
+    #[prost(uint64, repeated, tag = "1")]
+    pub way: Vec<u64>,
+    /// How long ago the leader was heard of at the beginning of that way.
+    #[prost(uint64, tag = "2")]
+    pub silence_ms: u64,
+}
+
+/// What a node tells those that follow it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Relayed {
+    #[prost(message, optional, tag = "1")]
+    pub source: Option<Source>,
+    /// Committed entries, under the leader's vote; absent while there is no leader.
+    #[prost(message, optional, tag = "2")]
+    pub append: Option<Append>,
+    /// The header of a snapshot: the chunks of the state come as frames of their own, and an empty one.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub snapshot: Option<Bytes>,
+}
+
 /// A request on [`Channel::Call`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 19, 20")]
     pub request: Option<Request>,
     /// With votes: how many times slower than the world the candidate's clock goes.
     #[prost(uint32, tag = "11")]
@@ -125,6 +165,9 @@ pub enum Request {
     /// one.
     #[prost(message, tag = "19")]
     AddWitness(AddMember),
+    /// The leader is about to leave this node to others; answered once it follows one of them.
+    #[prost(bool, tag = "20")]
+    Follow(bool),
 }
 
 /// A node that is to follow the log.
@@ -189,6 +232,9 @@ pub struct NodeReport {
     /// When it was sent, by a clock of the node's own; 0 where no [`Grant`] is wanted.
     #[prost(uint64, tag = "4")]
     pub sent_ns: u64,
+    /// The node that it has the log from, where that is not the leader.
+    #[prost(string, tag = "5")]
+    pub follows: String,
 }
 
 /// The leader's answer to a report, on the same stream: the node's lease goes on.

@@ -1,8 +1,8 @@
 //! What the rest of the node holds of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -13,16 +13,18 @@ use skein_command::ProposalId;
 use skein_log::{Digests, LogStore, Machine, Member, NodeId, Recent, Topic, Types, View};
 use skein_peer::{AddMember, Call, Channel, Request, Response};
 use skein_state::{Compacted, Event};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::follow::Following;
 use crate::leadership::{Leadership, Standing};
 use crate::network::{call, exchange};
 use crate::patience::Patience;
 use crate::propose::Waiting;
 use crate::read::Reader;
+use crate::relay::{FOLLOWERS_MAX, Places};
 use crate::writers::Writers;
-use crate::{Duplex, Error, Peers};
+use crate::{Duplex, Error, Peers, replicas};
 
 pub(crate) type Raft = openraft::Raft<Types, Machine>;
 
@@ -36,7 +38,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(15);
 pub enum Role {
     Leader,
     Voter,
+    /// It has the log from the leader, and may be given a vote.
     Standby,
+    /// It follows other nodes, outside Raft's membership.
     Replica,
     /// It votes, and keeps no state.
     Witness,
@@ -88,8 +92,14 @@ struct Inner {
     parts: Parts,
     incarnation: u64,
     sequence: AtomicU64,
-    /// When the leader was last heard of, in milliseconds since this node's start.
+    /// When the leader was last heard of, by itself or through others, in milliseconds since this node's start.
     leader_heard_ms: AtomicU64,
+    /// When the leader itself last sent something.
+    leader_sent_ms: AtomicU64,
+    /// Snapshots that are being sent by a leader at the moment.
+    receiving: AtomicUsize,
+    following: watch::Sender<Following>,
+    places: Places,
     begin: Instant,
     /// Whether this node's state is known to be wrong, and what was done about it.
     differs: AtomicBool,
@@ -106,6 +116,16 @@ pub(crate) struct Parts {
     pub(crate) writers: Writers,
     pub(crate) digests: Arc<Digests>,
     pub(crate) is_witness: bool,
+}
+
+/// Kept while a leader sends a snapshot.
+pub(crate) struct Receiving(Handle);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.heard_of_leader();
+        self.0.inner.receiving.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What to do after an attempt that did not succeed.
@@ -137,6 +157,10 @@ impl Handle {
                 incarnation,
                 sequence: AtomicU64::new(1),
                 leader_heard_ms: AtomicU64::new(0),
+                leader_sent_ms: AtomicU64::new(0),
+                receiving: AtomicUsize::new(0),
+                following: watch::Sender::default(),
+                places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
                 begin: Instant::now(),
                 differs: AtomicBool::new(false),
                 replaced: watch::Sender::new(None),
@@ -263,7 +287,7 @@ impl Handle {
 
     /// Follows leadership until `changed` returns false.
     pub async fn watch_leadership(&self, mut changed: impl FnMut(Leadership) -> bool) {
-        let mut standing = self.inner.parts.standing.clone();
+        let mut standing = self.standing();
         let mut last = None;
         loop {
             let now = standing.borrow_and_update().leadership.clone();
@@ -281,14 +305,55 @@ impl Handle {
 
     /// The leader has sent something: an append or a heartbeat.
     pub(crate) fn heard_of_leader(&self) {
-        let now = u64::try_from(self.inner.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.inner.leader_heard_ms.store(now, Ordering::Relaxed);
+        self.heard_of_leader_through(Duration::ZERO);
+        self.inner.leader_sent_ms.store(self.since_begin_ms(), Ordering::Relaxed);
     }
 
-    /// How long ago the leader has sent something; since this node's start, if it never has.
+    /// Another node says that it has heard of the leader so long ago.
+    pub(crate) fn heard_of_leader_through(&self, silence: Duration) {
+        let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        self.inner.leader_heard_ms.fetch_max(self.since_begin_ms().saturating_sub(silence_ms), Ordering::Relaxed);
+    }
+
+    fn since_begin_ms(&self) -> u64 {
+        u64::try_from(self.inner.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn silence_since(&self, heard_ms: &AtomicU64) -> Duration {
+        Duration::from_millis(self.since_begin_ms().saturating_sub(heard_ms.load(Ordering::Relaxed)))
+    }
+
+    /// How long ago the leader was heard of; since this node's start, if it never was.
     pub(crate) fn leader_silence(&self) -> Duration {
-        let heard = Duration::from_millis(self.inner.leader_heard_ms.load(Ordering::Relaxed));
-        self.inner.begin.elapsed().saturating_sub(heard)
+        self.silence_since(&self.inner.leader_heard_ms)
+    }
+
+    /// How long ago the leader itself has sent something.
+    pub(crate) fn direct_silence(&self) -> Duration {
+        self.silence_since(&self.inner.leader_sent_ms)
+    }
+
+    /// A leader sends a snapshot, for as long as this is kept.
+    pub(crate) fn receive(&self) -> Receiving {
+        self.inner.receiving.fetch_add(1, Ordering::Relaxed);
+        Receiving(self.clone())
+    }
+
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.inner.receiving.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn following(&self) -> &watch::Sender<Following> {
+        &self.inner.following
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.inner.places
+    }
+
+    /// Wakes at the news of a leader.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.inner.parts.standing.clone()
     }
 
     /// Whether a quorum of voters has answered the leader lately, as far as this node can tell: a leader without a
@@ -310,13 +375,20 @@ impl Handle {
         age.filter(|_| leads && !self.is_witness())
     }
 
+    /// All nodes: those of Raft's membership, and the replicas that the state knows.
     pub fn members(&self) -> Vec<MemberStatus> {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
-        crate::membership::statuses(&metrics)
+        let mut members = crate::membership::statuses(&metrics);
+        let known: BTreeSet<NodeId> = members.iter().map(|member| member.id).collect();
+        let replicas = replicas::all(&self.local().state).into_iter().filter(|replica| !known.contains(&replica.id));
+        let own = |id| (id == self.inner.id).then_some(metrics.last_log_index).flatten();
+        members.extend(replicas.map(|r| MemberStatus { id: r.id, member: r.member, role: Role::Replica, matched: own(r.id) }));
+        members
     }
 
     pub fn member(&self, id: NodeId) -> Option<Member> {
-        self.inner.raft.metrics().borrow_watched().membership_config.get_node(&id).cloned()
+        let of_raft = self.inner.raft.metrics().borrow_watched().membership_config.get_node(&id).cloned();
+        of_raft.or_else(|| replicas::all(&self.local().state).into_iter().find(|replica| replica.id == id).map(|replica| replica.member))
     }
 
     /// Makes this node the only voter of a new cluster.
@@ -369,7 +441,7 @@ impl Handle {
 
     /// Waits until the store stops by itself; what is here can still be read.
     pub async fn failed(&self) -> String {
-        let mut standing = self.inner.parts.standing.clone();
+        let mut standing = self.standing();
         let failed = standing.wait_for(|standing| standing.failure.is_some()).await.ok().and_then(|standing| standing.failure.clone());
         failed.unwrap_or_else(|| "Raft has ended".into())
     }
@@ -422,7 +494,7 @@ impl Handle {
     where
         F: Future<Output = Result<T, Attempt>>,
     {
-        let mut standing = self.inner.parts.standing.clone();
+        let mut standing = self.standing();
         let attempts = async {
             loop {
                 standing.mark_unchanged();

@@ -97,6 +97,8 @@ pub(crate) async fn follow(id: NodeId, raft: Raft, standings: watch::Sender<Stan
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
+            // Whoever does not vote needs no clock for elections and heartbeats.
+            raft.runtime_config().tick(metrics.membership_config.voter_ids().any(|voter| voter == id));
             let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
             Standing { leadership: Leadership::of(id, &metrics), failure }
         };

@@ -13,6 +13,7 @@
 //! retried under one name only, so it is applied at most once.
 
 mod agreement;
+mod follow;
 mod handle;
 mod leadership;
 mod membership;
@@ -21,6 +22,8 @@ mod patience;
 mod pipeline;
 mod propose;
 mod read;
+mod relay;
+mod replicas;
 mod serve;
 mod start;
 mod wire;
@@ -33,7 +36,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use handle::{Handle, MemberStatus, Role};
 pub use leadership::Leadership;
-pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, plan};
+pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, Step, plan};
+pub use replicas::REPLICAS;
 pub use skein_log::{Ended, Member, NodeId, Storage, Survivor, Topic, View, found_with, survivor};
 pub use start::{Options, start};
 pub use writers::Successor;

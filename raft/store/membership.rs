@@ -7,11 +7,14 @@
 //! One of the voters may be a witness, which keeps no state: where there is no other node for the vote, or none in another
 //! zone than the other voters'.
 //!
-//! A stage of what is planned: every other node follows as an openraft learner, of which the first two are called
-//! standbys and the rest replicas.
+//! A few more have the log from the leader, without a vote: the standbys, who may get one (`standbys.rs`). All other nodes
+//! are replicas, outside Raft's membership, and follow each other (`follow.rs`).
+
+mod standbys;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use skein_log::{NodeId, Types};
 
@@ -19,7 +22,6 @@ use crate::{Error, Handle, MemberStatus, Role};
 
 /// A learner is caught up when it lacks at most this many entries.
 pub const LAG_ENTRIES_MAX: u64 = 200;
-const STANDBYS: usize = 2;
 
 /// How a node fares, in the leader's eyes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,14 +49,25 @@ impl Standing {
     }
 }
 
-/// A change of the voters that the leader should make.
+/// What the leader should change of the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// All voters after it.
-    pub voters: BTreeSet<NodeId>,
-    /// Those that are new among them.
-    pub promote: BTreeSet<NodeId>,
+    pub step: Step,
     pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Vote {
+        /// All voters after it.
+        voters: BTreeSet<NodeId>,
+        /// Those that are new among them.
+        promote: BTreeSet<NodeId>,
+    },
+    /// A replica is to have the log from the leader: a standby.
+    Attach(NodeId),
+    /// A standby that is not needed is to follow other nodes: a replica.
+    Detach(NodeId),
 }
 
 /// How many voters a cluster of so many nodes has.
@@ -70,7 +83,8 @@ fn voters_wanted(nodes: usize) -> usize {
 /// Decides on the next change; `standing` tells of each node by its name, and those it does not name are well.
 pub fn plan(members: &[MemberStatus], standing: &BTreeMap<String, Standing>, last_log_index: u64) -> Option<Change> {
     let cluster = Cluster { members, standing, last_log_index };
-    cluster.grow().or_else(|| cluster.replace()).or_else(|| cluster.relieve()).or_else(|| cluster.spread())
+    let voters = cluster.grow().or_else(|| cluster.replace()).or_else(|| cluster.relieve()).or_else(|| cluster.spread());
+    voters.or_else(|| cluster.attach()).or_else(|| cluster.detach())
 }
 
 struct Cluster<'a> {
@@ -108,10 +122,10 @@ impl<'a> Cluster<'a> {
         able
     }
 
-    /// From one voter to three and so on, when there are enough who can.
+    /// From one voter to three and so on, when there are enough who can: there are standbys for two more at a time.
     fn grow(&self) -> Option<Change> {
         let current = self.voters().count();
-        let wanted = voters_wanted(self.members.len());
+        let wanted = voters_wanted(self.members.len()).min(current + 2);
         let mut chosen: Vec<&MemberStatus> = Vec::new();
         let mut left = self.candidates(None);
         while current + chosen.len() < wanted && !left.is_empty() {
@@ -168,46 +182,49 @@ impl<'a> Cluster<'a> {
     fn change(&self, without: Option<NodeId>, promote: impl Iterator<Item = NodeId>, why: String) -> Change {
         let promote: BTreeSet<NodeId> = promote.collect();
         let kept = self.voters().map(|m| m.id).filter(|id| Some(*id) != without);
-        Change { voters: kept.chain(promote.iter().copied()).collect(), promote, why }
+        Change { step: Step::Vote { voters: kept.chain(promote.iter().copied()).collect(), promote }, why }
     }
 }
 
+/// Those of Raft's membership.
 pub(crate) fn statuses(metrics: &RaftMetrics<Types>) -> Vec<MemberStatus> {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
-    let mut followers = 0;
-    let mut status = |(id, member): (&NodeId, &skein_log::Member)| {
-        let role = if metrics.current_leader == Some(*id) {
-            Role::Leader
-        } else if member.witness.is_some() {
-            if voters.contains(id) { Role::Witness } else { Role::Spare }
-        } else if voters.contains(id) {
-            Role::Voter
-        } else {
-            followers += 1;
-            if followers <= STANDBYS { Role::Standby } else { Role::Replica }
+    let status = |(id, member): (&NodeId, &skein_log::Member)| {
+        let role = match (voters.contains(id), member.witness.is_some()) {
+            _ if metrics.current_leader == Some(*id) => Role::Leader,
+            (true, false) => Role::Voter,
+            (true, true) => Role::Witness,
+            (false, true) => Role::Spare,
+            (false, false) => Role::Standby,
         };
         let replicated = metrics.replication.as_ref().and_then(|r| r.get(id).copied().flatten()).map(|log| log.index);
         let own = (*id == metrics.id).then_some(metrics.last_log_index).flatten();
         MemberStatus { id: *id, member: member.clone(), role, matched: replicated.or(own) }
     };
-    membership.nodes().map(&mut status).collect()
+    membership.nodes().map(status).collect()
 }
 
 impl Handle {
     /// The change that this node should make now, if it leads and there is one.
     pub fn planned_change(&self, standing: &BTreeMap<String, Standing>) -> Option<Change> {
-        use openraft::async_runtime::watch::WatchReceiver;
         let metrics = self.raft().metrics().borrow_watched().clone();
         if metrics.state != ServerState::Leader || metrics.committed_membership_config != metrics.membership_config {
             return None;
         }
-        plan(&statuses(&metrics), standing, metrics.last_log_index.unwrap_or(0))
+        plan(&self.members(), standing, metrics.last_log_index.unwrap_or(0))
     }
 
     /// Makes a change; whoever loses his vote goes on following.
-    pub async fn change_voters(&self, change: Change) -> Result<(), Error> {
-        let members = ChangeMembers::ReplaceAllVoters(change.voters);
+    pub async fn change(&self, change: &Change) -> Result<(), Error> {
+        match &change.step {
+            Step::Vote { voters, .. } => self.change_members(ChangeMembers::ReplaceAllVoters(voters.clone())).await,
+            Step::Attach(id) => self.attach(*id).await,
+            Step::Detach(id) => self.detach(*id).await,
+        }
+    }
+
+    async fn change_members(&self, members: ChangeMembers<NodeId, skein_log::Member>) -> Result<(), Error> {
         self.raft().change_membership(members, true).await.map(|_| ()).map_err(|e| Error::Refused(e.to_string()))
     }
 }
@@ -234,7 +251,10 @@ mod tests {
     fn check(members: &[MemberStatus], standing: &[(&str, Health, &str)], expected: Option<&[NodeId]>) {
         let standing =
             standing.iter().map(|(name, health, zone)| ((*name).to_string(), Standing { health: *health, zone: (*zone).into() }));
-        let voters = plan(members, &standing.collect(), 1000).map(|change| change.voters.into_iter().collect::<Vec<_>>());
+        let voters = match plan(members, &standing.collect(), 1000).map(|change| change.step) {
+            Some(Step::Vote { voters, .. }) => Some(voters.into_iter().collect::<Vec<_>>()),
+            _ => None,
+        };
         assert_eq!(voters.as_deref(), expected);
     }
 
@@ -249,6 +269,7 @@ mod tests {
         check(&cluster(1, 2), &[("n3", Health::Silent, "")], None);
         check(&cluster(3, 1), &[], None);
         check(&cluster(3, 4), &[], Some(&[1, 2, 3, 4, 5]));
+        check(&cluster(3, 22), &[], Some(&[1, 2, 3, 4, 5]));
         check(&cluster(3, 5), &[("n4", Health::Silent, "")], Some(&[1, 2, 3, 5, 6]));
     }
 

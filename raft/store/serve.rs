@@ -34,6 +34,7 @@ impl Handle {
                 frames.send(&Answer { response: Some(response) }).await
             }
             Channel::State => self.serve_state(&mut frames).await,
+            Channel::Follow => self.serve_follower(&mut frames).await,
             Channel::Kubelet | Channel::Report => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -63,6 +64,7 @@ impl Handle {
     async fn serve_snapshot(&self, frames: &mut Frames) -> io::Result<()> {
         let header = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let SnapshotHeader { vote, meta } = from_json(&header)?;
+        let _receiving = self.receive();
         let snapshot = SnapshotOf::<Types, _> { meta, snapshot: receive_state(frames).await? };
         let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
         frames.send_bytes(to_json(&response)).await
@@ -109,6 +111,10 @@ impl Handle {
                     Err(_) => Response::NotLeader(true),
                 }
             }
+            Request::Follow(_) => match self.asked_to_follow().await {
+                true => Response::Raft(to_json(&())),
+                false => Response::Failed("nobody is followed yet".into()),
+            },
             Request::Replicated(_) => match self.replicated() {
                 Some(index) => Response::ReadIndex(index),
                 None => Response::NotLeader(true),

@@ -10,7 +10,7 @@ use crate::handle::{Handle, Parts, Raft};
 use crate::network::Network;
 use crate::patience::{self, Patience};
 use crate::writers::Writers;
-use crate::{Error, Peers, agreement, leadership, propose, read, witness};
+use crate::{Error, Peers, agreement, follow, leadership, propose, read, witness};
 
 pub struct Options {
     pub id: NodeId,
@@ -65,6 +65,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         skein_log::spawn(witness::retain(handle.clone()));
     } else {
         skein_log::spawn(agreement::compare_loop(handle.clone()));
+        skein_log::spawn(follow::follow_loop(handle.clone()));
     }
     Ok(handle)
 }

@@ -98,7 +98,10 @@ pub(crate) fn encode_append(request: &AppendEntriesRequest<Types>, pace: u32) ->
 
 /// The request, and the pace of who sent it.
 pub(crate) fn decode_append(frame: Bytes) -> io::Result<(AppendEntriesRequest<Types>, u32)> {
-    let append = Append::decode(frame).map_err(io::Error::other)?;
+    append_of(Append::decode(frame).map_err(io::Error::other)?)
+}
+
+pub(crate) fn append_of(append: Append) -> io::Result<(AppendEntriesRequest<Types>, u32)> {
     let entries = append.entries.into_iter().map(decode_entry).collect::<Result<_, _>>().map_err(io::Error::other)?;
     let request = AppendEntriesRequest {
         vote: from_json(&append.vote)?,

@@ -23,7 +23,7 @@ use skein_store::Handle;
 use tokio::sync::Notify;
 
 pub use lease::{Granted, granted};
-pub use liveness::Reports;
+pub use liveness::{Log, Reports};
 
 /// Asked before a controller's new object is proposed, as the API asks before a client's.
 #[async_trait]

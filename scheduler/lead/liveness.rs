@@ -14,6 +14,16 @@ pub(crate) const TICK_MS: u64 = 100;
 pub struct Reports {
     silent_ticks: Arc<Mutex<BTreeMap<String, u64>>>,
     usage: Arc<Mutex<Usage>>,
+    logs: Arc<Mutex<BTreeMap<String, Log>>>,
+}
+
+/// What a node has of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The last entry that it has applied.
+    pub applied: u64,
+    /// The node that it has it from, where that is not the leader.
+    pub follows: String,
 }
 
 // === impl Reports ===
@@ -28,6 +38,16 @@ impl Reports {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner).observe(node, usage);
     }
 
+    /// What a node has of the log.
+    pub fn has(&self, node: &str, log: Log) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(node.into(), log);
+    }
+
+    /// What each node had of the log when it last reported, while this node leads.
+    pub fn logs(&self) -> BTreeMap<String, Log> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -35,6 +55,7 @@ impl Reports {
     /// A new leader knows nothing yet: every node is given time from now on.
     pub(crate) fn begin(&self) {
         self.lock().clear();
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// A node that should report is counted from now on, if it is not already.

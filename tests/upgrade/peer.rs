@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use prost::Message;
 use skein_object::usage::{Amounts, NodeUsage};
-use skein_peer::{AddMember, Answer, Append, Call, Channel, Grant, LogPosition, NodeReport, Proposed, Request, Response};
+use skein_peer::{
+    AddMember, Answer, Append, Call, Channel, Grant, LogPosition, NodeReport, Offer, Proposed, Relayed, Request, Response, Source,
+};
 
 use crate::command::{command, reply};
 use crate::golden::{check, read};
@@ -15,8 +17,8 @@ fn call(request: Request) -> Call {
 #[test]
 fn messages_are_those_of_protocol_1() {
     assert_eq!(skein_peer::ALPN, b"skein/1");
-    let channels = [Channel::Append, Channel::Call, Channel::Snapshot, Channel::Kubelet, Channel::Report];
-    assert_eq!(channels.map(|channel| channel as u8), [1, 2, 3, 4, 5]);
+    let channels = [Channel::Append, Channel::Call, Channel::Snapshot, Channel::Kubelet, Channel::Report, Channel::State, Channel::Follow];
+    assert_eq!(channels.map(|channel| channel as u8), [1, 2, 3, 4, 5, 6, 7]);
     let json = Bytes::from_static(br#"{"leader_id":{"term":3,"voted_for":2},"committed":false}"#);
     let append = Append {
         vote: json.clone(),
@@ -26,6 +28,10 @@ fn messages_are_those_of_protocol_1() {
         pace: 0,
     };
     check("peer-append-1", &append);
+    let source = Some(Source { way: vec![3, 8], silence_ms: 40 });
+    check("peer-offer-1", &Offer { source: source.clone(), leads: true, is_full: true });
+    check("peer-relayed-append-1", &Relayed { source: source.clone(), append: Some(append), snapshot: None });
+    check("peer-relayed-snapshot-1", &Relayed { source, append: None, snapshot: Some(json.clone()) });
     let requests = [
         ("vote", Request::Vote(json.clone())),
         ("pre-vote", Request::PreVote(json.clone())),
@@ -43,6 +49,7 @@ fn messages_are_those_of_protocol_1() {
             }),
         ),
         ("replicated", Request::Replicated(true)),
+        ("follow", Request::Follow(true)),
         ("authorities", Request::Authorities(true)),
         ("install-keys", Request::InstallKeys(json.clone())),
         ("join", Request::Join(json.clone())),
@@ -66,7 +73,7 @@ fn messages_are_those_of_protocol_1() {
     }
     let usage =
         NodeUsage { time_ms: 1_750_000_000_000, window_ms: 10_000, total: Some(Amounts { cpu_nano: 5, memory_bytes: 6 }), pods: vec![] };
-    check("peer-report-1", &NodeReport { node: "node-1".into(), applied: 18, usage: Some(usage), sent_ns: 0 });
+    check("peer-report-1", &NodeReport { node: "node-1".into(), applied: 18, usage: Some(usage), sent_ns: 0, follows: String::new() });
     check("peer-grant-1", &Grant { sent_ns: 7, applied: 18, age_ns: 9 });
 }
 
@@ -80,6 +87,7 @@ fn what_was_added_is_left_out_where_it_says_nothing() {
     assert_eq!(Call::decode(older.as_slice()), Ok(call(Request::ReadIndex(true))));
     let append = Append { pace: 4, ..Append::default() };
     check("peer-append-1-with-pace", &append);
-    let report = NodeReport { node: "node-1".into(), applied: 18, usage: None, sent_ns: 7 };
+    let report = NodeReport { node: "node-1".into(), applied: 18, usage: None, sent_ns: 7, follows: String::new() };
     check("peer-report-1-with-time", &report);
+    check("peer-report-1-of-a-follower", &NodeReport { follows: "node-2".into(), ..report });
 }
