@@ -20,8 +20,8 @@ Two nodes alone have one voter: the cluster stands still without that one, and g
 as third all three vote, and any one of them may be lost. No more than one witness votes, and only where no other node
 does it as well: one that keeps the state, in a zone where no other voter is.
 
-Elections follow what an answer from a majority takes: where it is below 50 ms, a leader that is silent for 260 to 320 ms
-is replaced; where it is more, that takes as many times longer, up to 50 times.
+Elections follow what an answer from a majority takes: where it is below 25 ms, a leader that is silent for 130 to 160 ms
+is replaced; where it is more, that takes as many times longer, up to 100 times.
 
 A voter that is silent for 10 s, or was away for a second or more three times within 10 minutes, gives its vote to a
 standby that is caught up. Voters are spread over the regions and zones of nodes (`skein up --region --zone`). A leader

@@ -23,17 +23,17 @@ use tokio::time::{Instant, sleep};
 use crate::handle::Raft;
 
 /// What a vote may take at an even pace: openraft gives it the shortest of its election time-outs.
-pub(crate) const VOTE_TIMEOUT: Duration = Duration::from_millis(100);
+pub(crate) const VOTE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Election time-outs of 5 to 8 s; who needs more has no cluster.
-const PACE_MAX: u32 = 50;
+const PACE_MAX: u32 = 100;
 
 /// What was measured or told longer ago than this says nothing any more.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// An answer that stands out counts as four times the usual one, and that is taken to be at least this: what a cut link
 /// or a process that stood still held back is no measure of the next.
-const USUAL_MIN: Duration = Duration::from_millis(25);
+const USUAL_MIN: Duration = Duration::from_micros(12_500);
 const OUTLIER: u32 = 4;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -245,18 +245,18 @@ mod tests {
 
     #[test]
     fn a_rack_needs_no_patience() {
-        check([Answer(2, 2), Answer(3, 4), Answer(2, 30), Nothing(60_000)], &[1, 1, 1, 1]);
+        check([Answer(2, 1), Answer(3, 2), Answer(2, 15), Nothing(60_000)], &[1, 1, 1, 1]);
     }
 
     #[test]
     fn a_vote_that_comes_late_doubles_the_patience_until_one_is_in_time() {
-        let heard = [Late(2, 350), Nothing(400), Late(2, 350), Nothing(400), Answer(2, 350)];
+        let heard = [Late(2, 175), Nothing(400), Late(2, 175), Nothing(400), Answer(2, 175)];
         check(heard, &[2, 2, 4, 4, 11]);
     }
 
     #[test]
     fn what_is_usual_settles_at_twice_the_way() {
-        let heard = [Late(2, 150), Nothing(200)].into_iter().chain((0..20).map(|_| Answer(2, 150)));
+        let heard = [Late(2, 75), Nothing(200)].into_iter().chain((0..20).map(|_| Answer(2, 75)));
         let mut expected = vec![2, 2, 5, 4, 4];
         expected.resize(22, 3);
         check(heard, &expected);
@@ -264,12 +264,12 @@ mod tests {
 
     #[test]
     fn answers_that_a_cut_held_back_together_count_once() {
-        check([Nothing(3000), Late(2, 2900), Late(2, 2700), Late(2, 300), Nothing(10), Answer(2, 5)], &[1, 2, 2, 2, 2, 1]);
+        check([Nothing(3000), Late(2, 1450), Late(2, 1350), Late(2, 150), Nothing(10), Answer(2, 2)], &[1, 2, 2, 2, 2, 1]);
     }
 
     #[test]
     fn the_faster_of_two_peers_makes_the_majority() {
-        check([Late(2, 900), Answer(3, 3), Nothing(400), Late(2, 900)], &[2, 1, 1, 1]);
+        check([Late(2, 450), Answer(3, 1), Nothing(400), Late(2, 450)], &[2, 1, 1, 1]);
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub struct Options {
 }
 
 /// Heartbeats of a LAN. Where links are longer or disks slower, the clock that counts them goes slower (`patience.rs`).
-const HEARTBEAT_MS: u64 = 30;
+const HEARTBEAT_MS: u64 = 40;
 const ELECTION_MS_MIN: u64 = patience::VOTE_TIMEOUT.as_millis() as u64;
-pub(crate) const ELECTION_MS_MAX: u64 = 160;
+pub(crate) const ELECTION_MS_MAX: u64 = 80;
 
 /// Log entries that are kept behind the snapshot, so that a node that was away for a while needs no snapshot.
 pub(crate) const LOG_ENTRIES_KEPT: u64 = 20_000;
