@@ -17,7 +17,7 @@ use skein_object::admission::node_restriction::{self, Attempt};
 use skein_object::admission::policy::{InForce, Violation, seen_by, violations};
 use skein_object::admission::webhook::{Answer, Webhook, named};
 use skein_object::expression::Authorize;
-use skein_object::registry::{Subresource, by_key};
+use skein_object::registry::Subresource;
 use skein_object::status::Cause;
 use skein_object::{Key, Record, Resource, Status, patch};
 use skein_state::State;
@@ -402,8 +402,7 @@ impl Admitter {
     /// What is stored instead of a new object that this user makes, if it is not what it was; `Err` says why it may not be.
     pub async fn admit(&self, user: &str, key: &Key, record: &Record) -> Result<Option<Record>, String> {
         let state = self.0.store.local().state;
-        let served = || self.0.catalog.all(&state).into_iter().find(|resource| resource.stored() == key.resource());
-        let Some(resource) = by_key(key.resource()).cloned().or_else(served) else { return Ok(None) };
+        let Some(resource) = self.0.catalog.stored(&state, key.resource()) else { return Ok(None) };
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"].map(String::from).into();
         let caller = Caller { user: User { name: user.into(), groups, ..User::default() }, warnings: Warnings::default() };
         let action = Action { operation: "CREATE", resource: &resource, kind: None, subresource: "", key, dry_run: false };
@@ -414,7 +413,7 @@ impl Admitter {
             }
             admission.judge(&object, &Value::Null).await.map_err(|status| status.message)?;
         }
-        Author::of_controllers().record(&resource, None, &mut object);
+        Author::of_controllers(None).record(&resource, None, &mut object);
         Ok(Some(resource.record(&object)))
     }
 }

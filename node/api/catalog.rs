@@ -30,6 +30,15 @@ impl Catalog {
         self.of_definition(&format!("{plural}.{group}"), entry).into_iter().find(|r| r.version == version && r.group == group)
     }
 
+    /// A resource in the version that is stored, by the name that its objects are stored under.
+    pub(crate) fn stored(&self, state: &State, name: &str) -> Option<Arc<Resource>> {
+        let of_definition = || {
+            let resources = self.of_definition(name, state.get(&Key::new(DEFINITIONS, "", name))?);
+            resources.into_iter().find(|resource| resource.api_version() == resource.storage_version())
+        };
+        registry::by_key(name).cloned().or_else(of_definition)
+    }
+
     /// All that is served, in the order of discovery.
     pub(crate) fn all(&self, state: &State) -> Vec<Arc<Resource>> {
         let mut all: Vec<Arc<Resource>> = registry::all().to_vec();

@@ -4,18 +4,19 @@
 //! Whoever is elected goes on from what the migration's status says; to write an object anew twice changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use skein_command::{Cause, Write};
 use skein_object::custom::DEFINITIONS;
-use skein_object::{Key, Resource, Status, meta, registry};
+use skein_object::registry::{self, Subresource};
+use skein_object::{Key, Status, meta};
 use skein_state::State;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::verbs::Author;
 use crate::{Context, convert};
 
 const MIGRATIONS: &str = "storageversionmigrations.storagemigration.k8s.io";
@@ -114,7 +115,8 @@ async fn go_on(context: &Context, state: &State, migration: &Value) -> Result<()
 
 /// Writes anew what is there; how many objects that is, or none if it has to wait for the resource.
 async fn migrate(context: &Context, state: &State, migration: &Value, (group, plural): (&str, &str)) -> Result<Option<usize>, Trouble> {
-    let Some(resource) = resource(context, state, group, plural) else {
+    let stored = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
+    let Some(resource) = context.catalog.stored(state, &stored) else {
         let created = migration["metadata"]["creationTimestamp"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
         let is_young = created.is_some_and(|created| Timestamp::now().duration_since(created) < PATIENCE);
         return if is_young { Ok(None) } else { Err(Trouble::Lasting("resource does not exist in discovery".into())) };
@@ -154,16 +156,6 @@ async fn migrate(context: &Context, state: &State, migration: &Value, (group, pl
     Ok(Some(all.len()))
 }
 
-/// In the version that is stored.
-fn resource(context: &Context, state: &State, group: &str, plural: &str) -> Option<Arc<Resource>> {
-    let stored = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
-    let of_definition = || {
-        let all = context.catalog.all(state).into_iter();
-        all.filter(|resource| resource.stored() == stored).find(|resource| resource.api_version() == resource.storage_version())
-    };
-    registry::by_key(&stored).cloned().or_else(of_definition)
-}
-
 fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     let now = meta::time(Timestamp::now());
     json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message})
@@ -173,25 +165,13 @@ fn ended() -> Value {
     condition("Running", "False", "MigrationCompleted", "Migration completed")
 }
 
-fn set(object: &mut Value, condition: &Value) {
-    let conditions = &mut object["status"]["conditions"];
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
-    let Some(conditions) = conditions.as_array_mut() else { return };
-    match conditions.iter_mut().find(|known| known["type"] == condition["type"]) {
-        Some(known) => *known = condition.clone(),
-        None => conditions.push(condition.clone()),
-    }
-}
-
 async fn tell(context: &Context, state: &State, migration: &Value, news: &[Value], revision: Option<&str>) -> Result<(), Status> {
     let mut new = migration.clone();
-    news.iter().for_each(|condition| set(&mut new, condition));
+    news.iter().for_each(|condition| meta::set_condition(&mut new, condition.clone()));
     if let Some(revision) = revision {
         new["status"]["resourceVersion"] = revision.into();
     }
-    write(context, state, &Key::new(MIGRATIONS, "", meta::name(migration)), &new).await
+    write(context, state, &Key::new(MIGRATIONS, "", meta::name(migration)), new).await
 }
 
 /// What a definition says of its migration; once that is done, no other version is stored.
@@ -212,13 +192,15 @@ async fn tell_definition(context: &Context, state: &State, key: &Key, (status, r
         }
     }
     news["observedGeneration"] = generation;
-    set(&mut definition, &news);
-    write(context, state, key, &definition).await
+    meta::set_condition(&mut definition, news);
+    write(context, state, key, definition).await
 }
 
-async fn write(context: &Context, state: &State, key: &Key, object: &Value) -> Result<(), Status> {
+/// Writes what is said of an object in its status.
+async fn write(context: &Context, state: &State, key: &Key, mut object: Value) -> Result<(), Status> {
     let (Some(resource), Some(entry)) = (registry::by_key(key.resource()), state.get(key)) else { return Ok(()) };
-    let write = Write::update(key, entry.revision, &entry.record, &resource.record(object));
+    Author::of_controllers(Some(Subresource::Status)).record(resource, state.show(key).as_ref(), &mut object);
+    let write = Write::update(key, entry.revision, &entry.record, &resource.record(&object));
     // Whoever changed it meanwhile is seen in the next round.
     context.store.propose(write.into()).await.map(drop).map_err(|why| Status::timeout(why.to_string()))
 }

@@ -6,6 +6,8 @@ pub(crate) mod delete;
 mod get;
 pub(crate) mod list;
 mod mutate;
+mod options;
+mod page;
 mod patch;
 mod update;
 mod watch;

@@ -242,3 +242,29 @@ pub fn validate_update(object: &Value, old: &Value, errors: &mut Errors) {
         }
     }
 }
+
+/// Sets one condition of `status.conditions`; its transition time stays while its status does.
+pub fn set_condition(object: &mut Value, mut condition: Value) {
+    let kind = condition["type"].clone();
+    let status = &mut object["status"];
+    if !status.is_object() {
+        *status = json!({});
+    }
+    if !status["conditions"].is_array() {
+        status["conditions"] = json!([]);
+    }
+    let Some(conditions) = status["conditions"].as_array_mut() else { return };
+    match conditions.iter_mut().find(|c| c["type"] == kind) {
+        Some(old) => {
+            if old["status"] == condition["status"] {
+                for time in ["lastTransitionTime", "lastUpdateTime", "lastHeartbeatTime"] {
+                    if let Some(kept) = old.get(time).cloned() {
+                        condition[time] = kept;
+                    }
+                }
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+}

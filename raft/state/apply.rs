@@ -162,6 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_is_what_is_less_what_has_happened_since() {
+        let (x, y) = (Key::new("configmaps", "n", "x"), Key::new("configmaps", "n", "y"));
+        let (old, ..) = at(&namespaced(&State::default()), &command(1, vec![Write::create(&x, record(1))]), 1);
+        let (state, _, changed) = at(&old, &command(2, vec![Write::update(&x, 2, &record(1), &record(2))]), 1);
+        let (state, _, created) = at(&state, &command(3, vec![Write::create(&y, record(1))]), 1);
+        let (state, _, deleted) = at(&state, &command(4, vec![Write::delete(&x, 3)]), 1);
+        let events = [changed, created, deleted].concat();
+        assert_ne!(state.digest(), old.digest());
+        assert_eq!(state.before(events.iter()).digest(), old.digest());
+    }
+
+    #[test]
     fn refuses_what_does_not_hold() {
         let state = namespaced(&State::default());
         let key = Key::new("configmaps", "n", "x");

@@ -116,6 +116,14 @@ impl State {
         self.set(key, Some(entry));
     }
 
+    /// The objects as they were before some changes, the last that happened to them.
+    #[must_use]
+    pub fn before<'a>(&self, changes: impl DoubleEndedIterator<Item = &'a Event>) -> Self {
+        let mut state = self.clone();
+        changes.rev().for_each(|change| state.set(change.key.clone(), change.before.clone()));
+        state
+    }
+
     /// The only way in which an object comes, changes or goes.
     fn set(&mut self, key: Key, entry: Option<Entry>) {
         let after = entry.as_ref().map_or(0, |entry| digest::of(&key, entry));

@@ -19,8 +19,9 @@ use skein_object::selector::Selector;
 use skein_object::{Key, Resource, registry, scale};
 
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, edit_entry, event, event_once, set_condition};
+use crate::write::{Note, edit_entry, event, event_once};
 use crate::{Mint, Outcome};
+use skein_object::meta::set_condition;
 
 pub(crate) use behavior::History;
 

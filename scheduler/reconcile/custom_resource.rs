@@ -12,7 +12,8 @@ use skein_object::{Key, meta};
 use crate::Mint;
 use crate::garbage::without_finalizer;
 use crate::snapshot::Snapshot;
-use crate::write::{delete, edit_entry, set_condition};
+use crate::write::{delete, edit_entry};
+use skein_object::meta::set_condition;
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
     let (Some(entry), Some(resource)) = (snapshot.state.get(key), snapshot.resource(key)) else { return Vec::new() };

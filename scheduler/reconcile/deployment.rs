@@ -13,8 +13,9 @@ use skein_object::selector::Selector;
 use skein_object::{Key, registry};
 
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, create, edit, event, remove, set_condition};
+use crate::write::{Note, create, edit, event, remove};
 use crate::{Mint, Outcome};
+use skein_object::meta::set_condition;
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";

@@ -12,8 +12,9 @@ use skein_state::Event;
 
 use crate::pods_of::{controller_of, is_active, is_ready};
 use crate::snapshot::Snapshot;
-use crate::write::{edit_entry, set_condition};
+use crate::write::edit_entry;
 use crate::{Controller, Mint};
+use skein_object::meta::set_condition;
 
 pub(crate) const BUDGETS: &str = "poddisruptionbudgets.policy";
 

@@ -18,8 +18,9 @@ use skein_object::selector::Selector;
 use self::policy::{Failure, judge};
 use crate::pods_of::{Claimant, Made, Name, claim, is_active, is_finished, is_ready, make_or_tell, phase};
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, edit, event, remove, set_condition};
+use crate::write::{Note, edit, event, remove};
 use crate::{Mint, Outcome};
+use skein_object::meta::set_condition;
 
 /// On a Pod whose end is in its Job's status.
 const COUNTED: &str = "skein.dev/counted-by-job";

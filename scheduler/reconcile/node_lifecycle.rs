@@ -14,8 +14,9 @@ use skein_object::fence::{LEASE_MS, MARGIN_MS, UNREACHABLE, is_fenced};
 use skein_object::{Key, registry};
 
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::{Note, delete, edit, event, remove, set_condition};
+use crate::write::{Note, delete, edit, event, remove};
 use crate::{Mint, Outcome};
+use skein_object::meta::set_condition;
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";

@@ -13,8 +13,9 @@ use skein_object::{Key, Resource, registry};
 use skein_state::Event;
 
 use crate::snapshot::{Snapshot, Stored, owners};
-use crate::write::{Note, create, edit, event, event_once, remove, set_condition};
+use crate::write::{Note, create, edit, event, event_once, remove};
 use crate::{Controller, Mint, Outcome, resource_quota};
+use skein_object::meta::set_condition;
 
 /// At most so many Pods are made in one pass: they are one log entry.
 const BURST: usize = 500;

@@ -11,8 +11,8 @@ use skein_place::{Budget, scheduler};
 
 use crate::disruption::BUDGETS;
 use crate::snapshot::{Snapshot, Stored};
-use crate::write::set_condition;
 use crate::{Mint, Note, event};
+use skein_object::meta::set_condition;
 
 /// How many Pods each disruption budget allows to go now.
 pub fn budgets(snapshot: &Snapshot) -> Vec<Budget> {

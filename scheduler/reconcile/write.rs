@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::{Transaction, Write};
 use skein_object::deletion::{Plan, Wish, plan};
+use skein_object::meta::set_condition;
 use skein_object::{Key, Record, Resource, registry};
 use skein_state::Entry;
 
@@ -130,30 +131,4 @@ pub fn unschedulable(pod: &Stored<Pod>, why: &str, nominated: Option<&str>, mint
             object["status"]["nominatedNodeName"] = node.into();
         }
     })
-}
-
-/// Sets one condition of `status.conditions`; its transition time stays while its status does.
-pub(crate) fn set_condition(object: &mut Value, mut condition: Value) {
-    let kind = condition["type"].clone();
-    let status = &mut object["status"];
-    if !status.is_object() {
-        *status = json!({});
-    }
-    if !status["conditions"].is_array() {
-        status["conditions"] = json!([]);
-    }
-    let Some(conditions) = status["conditions"].as_array_mut() else { return };
-    match conditions.iter_mut().find(|c| c["type"] == kind) {
-        Some(old) => {
-            if old["status"] == condition["status"] {
-                for time in ["lastTransitionTime", "lastUpdateTime", "lastHeartbeatTime"] {
-                    if let Some(kept) = old.get(time).cloned() {
-                        condition[time] = kept;
-                    }
-                }
-            }
-            *old = condition;
-        }
-        None => conditions.push(condition),
-    }
 }

@@ -1,5 +1,7 @@
 //! The API under requests that are wrong, and under kubectl's everyday verbs.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use skein_cluster_tests::Cluster;
 use skein_quic::authority::{new_key, signing_request};
@@ -78,6 +80,27 @@ fn bad_input_gets_kubernetes_words() {
     assert_eq!(cluster.request(1, "GET", "/healthz", None).0, 200);
 }
 
+/// What there was at a revision is told exactly; a list that is read for too long goes on with what there is now.
+fn old_lists_are_told_or_expire(cluster: &Cluster, first: &Value, names: impl Fn(&Value) -> Vec<String>) {
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    let at = |kind: &str| names(&cluster.request(3, "GET", &format!("{maps}?resourceVersion={revision}&{kind}"), None).1);
+    assert_eq!(at("resourceVersionMatch=Exact"), ["a0", "a1", "a2", "a3", "a4"]);
+    assert_eq!(at("resourceVersionMatch=NotOlderThan"), ["a0", "a1", "a2", "a4"]);
+    assert_eq!(at("limit=4"), ["a0", "a1", "a2", "a3"]);
+    let (code, refused) = cluster.request(1, "GET", &format!("{maps}?resourceVersionMatch=Exact"), None);
+    assert_eq!((code, &refused["details"]["kind"]), (422, &json!("ListOptions")));
+
+    let token = first["metadata"]["continue"].as_str().unwrap_or_default();
+    let mut token: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).unwrap_or_default()).unwrap_or_default();
+    token["at"] = json!(1);
+    let follow = |token: &str| cluster.request(2, "GET", &format!("{maps}?limit=5&continue={token}"), None);
+    let (code, expired) = follow(&URL_SAFE_NO_PAD.encode(token.to_string()));
+    assert_eq!((code, &expired["reason"]), (410, &json!("Expired")), "{expired}");
+    let (code, rest) = follow(expired["metadata"]["continue"].as_str().unwrap_or_default());
+    assert_eq!((code, names(&rest)), (200, vec!["a2".into(), "a4".into()]), "{rest}");
+}
+
 /// What the old type needed goes with it, and what stays is what it was.
 fn services_change_their_type(cluster: &Cluster) {
     cluster.kubectl("node-1", &["create", "service", "nodeport", "changing", "--tcp=80"]);
@@ -124,9 +147,12 @@ fn reads_pages_watches_and_patches() {
     assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["a0".into(), "a1".into()], &json!(4)));
     let token = first["metadata"]["continue"].as_str().unwrap_or_default().to_string();
     assert_eq!(cluster.request(2, "DELETE", &format!("{maps}/a3"), None).0, 200);
-    let (_, rest) = cluster.request(1, "GET", &format!("{maps}?limit=5&continue={token}"), None);
-    assert_eq!(names(&rest), ["a2", "a3", "a4"]);
-    assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    for node in 1..=3 {
+        let (_, rest) = cluster.request(node, "GET", &format!("{maps}?limit=5&continue={token}"), None);
+        assert_eq!(names(&rest), ["a2", "a3", "a4"], "node {node} knows what there was");
+        assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    }
+    old_lists_are_told_or_expire(&cluster, &first, names);
     // A patch through any node sees the others' writes.
     for node in 1..=3 {
         let patch = json!({"data": {format!("from{node}"): "x"}}).to_string();

@@ -4,11 +4,12 @@ use http::HeaderMap;
 use http::header::USER_AGENT;
 use jiff::Timestamp;
 use serde_json::Value;
+use skein_object::field::{Errors, Path, Problem};
 use skein_object::managed::{self, Writer};
 use skein_object::registry::Subresource;
-use skein_object::status::{Cause, Details};
 use skein_object::{Resource, Status, meta};
 
+use super::options;
 use crate::route::Target;
 
 /// `FieldManagerMaxLength`.
@@ -28,7 +29,8 @@ impl Author {
         if let Some(name) = named
             && (name.chars().count() > MANAGER_CHARS_MAX || name.chars().any(char::is_control))
         {
-            return Err(refused(&format!("Invalid value: {name:?}: may not be more than {MANAGER_CHARS_MAX} printable characters")));
+            let why = format!("may not be more than {MANAGER_CHARS_MAX} printable characters");
+            return Err(refused(Problem::Invalid(name.into(), why)));
         }
         let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let client: String = agent.split('/').next().unwrap_or_default().chars().take(MANAGER_CHARS_MAX).collect();
@@ -36,15 +38,15 @@ impl Author {
         Ok(Self { manager, subresource: target.subresource, now: meta::time(Timestamp::now()) })
     }
 
-    /// The author of what controllers make.
-    pub(crate) fn of_controllers() -> Self {
-        Self { manager: "kube-controller-manager".into(), subresource: None, now: meta::time(Timestamp::now()) }
+    /// The author of what controllers make, or of what they write to this part of it.
+    pub(crate) fn of_controllers(subresource: Option<Subresource>) -> Self {
+        Self { manager: "kube-controller-manager".into(), subresource, now: meta::time(Timestamp::now()) }
     }
 
     /// The author of an apply, who must say his name.
     pub(super) fn of_apply(target: &Target, headers: &HeaderMap) -> Result<Self, Status> {
         if target.query.get("fieldManager").is_none() {
-            return Err(refused("Required value: is required for apply patch"));
+            return Err(refused(Problem::Required("is required for apply patch".into())));
         }
         Self::of(target, headers)
     }
@@ -73,9 +75,8 @@ impl Author {
     }
 }
 
-fn refused(why: &str) -> Status {
-    let reason = if why.starts_with("Required") { "FieldValueRequired" } else { "FieldValueInvalid" };
-    let cause = Cause { reason: reason.into(), message: why.into(), field: "fieldManager".into() };
-    let about = Details { group: "meta.k8s.io".into(), kind: "PatchOptions".into(), causes: vec![cause], ..Details::default() };
-    Status::failure(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {why}")).about(about)
+fn refused(problem: Problem) -> Status {
+    let mut errors = Errors::default();
+    errors.add(&Path::new("fieldManager"), problem);
+    options::invalid("PatchOptions", &errors)
 }

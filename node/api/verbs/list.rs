@@ -1,18 +1,14 @@
 //! LIST: one consistent snapshot, whole or page by page.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use skein_object::selector::{FieldSelector, Labels, Selector};
 use skein_object::{Key, Resource, Status};
 use skein_state::{Entry, State};
 
-use super::{to_value, view};
+use super::page::Page;
+use super::{options, to_value};
 use crate::negotiate::Form;
 use crate::route::Target;
 use crate::{Body, Context, convert, respond};
@@ -21,13 +17,6 @@ use crate::{Body, Context, convert, respond};
 pub(crate) struct Filter {
     pub(super) labels: Selector,
     pub(super) fields: FieldSelector,
-}
-
-/// Where a page ended: `continue`.
-#[derive(Serialize, Deserialize)]
-struct Continuation {
-    rv: u64,
-    start: String,
 }
 
 // === impl Filter ===
@@ -104,38 +93,31 @@ fn labels_of(entry: &Entry) -> Labels {
 pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let filter = Filter::of(target)?;
     let limit = target.query.number("limit").filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-    let (state, revision, after) = match target.query.get("continue") {
-        Some(token) => resume(token)?,
-        None => {
-            let state = view(context, target).await?.state;
-            let revision = state.revision();
-            (state, revision, None)
-        }
-    };
+    options::of_list(&target.query)?;
+    let here = Page::of(context, target).await?;
+    let state = &here.state;
     let prefix = Key::prefix(target.resource.stored(), &target.namespace);
-    let all = state.range(&prefix, after.as_deref());
+    let all = state.range(&prefix, here.after.as_deref());
     let mut matching: Box<dyn Iterator<Item = (&Key, &Entry)> + Send> = if filter.is_of_version(&target.resource) {
-        Box::new(filter.choose(context, &state, &target.resource, all).await?.into_iter())
+        Box::new(filter.choose(context, state, &target.resource, all).await?.into_iter())
     } else {
         Box::new(all.filter(|(_, entry)| filter.matches(&target.resource, entry)))
     };
     let page: Vec<(&Key, &Entry)> = matching.by_ref().take(limit).collect();
     let remaining = if page.len() == limit { matching.count() } else { 0 };
-    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    let mut metadata = json!({"resourceVersion": here.revision.to_string()});
     if remaining > 0
         && let Some((last, _)) = page.last()
     {
-        let token = Continuation { rv: revision, start: last.to_string() };
-        metadata["continue"] = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default()).into();
+        metadata["continue"] = here.token(last).into();
         if filter.labels.is_everything() && filter.fields.is_everything() {
             metadata["remainingItemCount"] = remaining.into();
         }
-        pins().keep(revision, &state);
     }
     if target.form == Form::Object && target.resource.is_shown_as_stored() {
         return Ok(as_stored(target, &page, &metadata));
     }
-    let objects = convert::shown(context, &state, &target.resource, &page).await?;
+    let objects = convert::shown(context, state, &target.resource, &page).await?;
     Ok(render(&target.resource, target.form, objects, &metadata))
 }
 
@@ -189,65 +171,4 @@ pub(crate) fn item(mut object: Value) -> Value {
         map.shift_remove("apiVersion");
     }
     object
-}
-
-/// The snapshot that a continue token belongs to, or 410 when it is gone.
-fn resume(token: &str) -> Result<(State, u64, Option<String>), Status> {
-    let malformed = || Status::bad_request("continue key is not valid: illegal base64 data");
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| malformed())?;
-    let token: Continuation = serde_json::from_slice(&bytes).map_err(|_| malformed())?;
-    match pins().find(token.rv) {
-        Some(state) => Ok((state, token.rv, Some(token.start))),
-        None => Err(Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-        )),
-    }
-}
-
-/// Snapshots of lists that are being paged through. A state is shared with its neighbours, so one costs what has
-/// changed since.
-struct Pins(Mutex<Vec<(u64, Instant, State)>>);
-
-const PINS_MAX: usize = 64;
-/// etcd's compaction interval under kube-apiserver: clients count on at least this.
-const PIN_LIFETIME: Duration = Duration::from_secs(300);
-
-fn pins() -> &'static Pins {
-    static PINS: Pins = Pins(Mutex::new(Vec::new()));
-    &PINS
-}
-
-impl Pins {
-    fn keep(&self, revision: u64, state: &State) {
-        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.retain(|(known, since, _)| *known != revision && since.elapsed() < PIN_LIFETIME);
-        if pins.len() >= PINS_MAX {
-            pins.remove(0);
-        }
-        pins.push((revision, Instant::now(), state.clone()));
-    }
-
-    fn find(&self, revision: u64) -> Option<State> {
-        let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.iter().find(|(known, ..)| *known == revision).map(|(.., state)| state.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn any_continue_token_is_refused(text in "\\PC{0,40}", revision in any::<i64>(), start in "\\PC{0,12}") {
-            let made = URL_SAFE_NO_PAD.encode(json!({"rv": revision, "start": start}).to_string());
-            for (token, code) in [(&text, 400), (&made, if revision < 0 { 400 } else { 410 })] {
-                prop_assert_eq!(resume(token).map(drop).map_err(|status| status.code), Err(code));
-            }
-        }
-    }
 }

@@ -21,6 +21,7 @@ use skein_store::Topic;
 use tokio::time::Instant;
 
 use super::list::Filter;
+use super::options;
 use super::{at_least, parse_version, view};
 use crate::negotiate::Form;
 use crate::route::Target;
@@ -57,6 +58,7 @@ struct Watcher {
 
 pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let filter = Filter::of(target)?;
+    options::of_watch(&target.query)?;
     let form = target.form;
     let bookmarks = target.query.flag("allowWatchBookmarks");
     let initial_events = target.query.flag("sendInitialEvents");
