@@ -55,6 +55,9 @@ pub struct Plan {
     /// The last node is a witness: it votes, and does nothing else.
     #[serde(default)]
     pub witness: bool,
+    /// No node shares a link with another: what is between them is a router, which knows nothing of Pods.
+    #[serde(default)]
+    pub routed: bool,
 }
 
 /// Which container runtime the nodes have.
@@ -115,6 +118,7 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             witness: false,
+            routed: false,
         }
     }
 
@@ -162,12 +166,16 @@ impl Lab {
         if let Some(built) = self.plan().filter(|built| built.runtime != plan.runtime) {
             bail!("this laboratory runs containers by {:?}: take it down first", built.runtime);
         }
+        ensure!(self.plan().is_none_or(|built| built.routed == plan.routed), "this laboratory has another network: take it down first");
         std::fs::write(self.layout.directory.join(PLAN), serde_json::to_vec(plan)?).context("cannot write the laboratory's plan")?;
         network::ensure_bridge()?;
+        if plan.routed {
+            network::ensure_router()?;
+        }
         for index in 1..=count.max(known) {
             let node = Node::new(index);
             std::fs::create_dir_all(self.node_directory(&node))?;
-            network::ensure_node(&node)?;
+            network::ensure_node(&node, plan.routed)?;
             self.start_node(&node, plan)?;
             if index == 1 {
                 self.wait("the first node", || self.cluster_status().is_ok_and(|s| s["leader"].is_string()))?;
@@ -219,8 +227,9 @@ impl Lab {
 
     pub fn start(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
-        network::ensure_node(&node)?;
-        self.start_node(&node, &self.plan().unwrap_or_else(|| Plan::new(node.index)))
+        let plan = self.plan().unwrap_or_else(|| Plan::new(node.index));
+        network::ensure_node(&node, plan.routed)?;
+        self.start_node(&node, &plan)
     }
 
     pub fn pause(&self, name: &str, scope: Scope) -> Result<()> {

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   Pod eth0 10.244.1.7/32 ── default via 169.254.1.1 ──▶ skp… on the node (answers ARP for it)
-//!   node: 10.244.1.7/32 dev skp…      10.244.2.0/24 via node-2's address      …
+//!   node: 10.244.1.7/32 dev skp…      10.244.2.0/24 via node-2's address, or through a tunnel      …
 //! ```
 //!
-//! [`cni`] is the plugin that the container runtime calls for each Pod; [`policy`] says which packets pass; [`routes`] are the ways to the other nodes'
-//! ranges, which is a stage: nodes must share a link. Tunnels between networks come later.
+//! [`cni`] is the plugin that the container runtime calls for each Pod; [`policy`] says which packets pass; [`routes`] are
+//! the ways to the other nodes' ranges; [`egress`] is the way out.
 
 pub mod cni;
+pub mod egress;
 pub mod policy;
 pub mod routes;
 

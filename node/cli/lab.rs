@@ -33,6 +33,9 @@ pub(crate) enum Verb {
         /// Make the last node a witness, which votes and does nothing else
         #[arg(long)]
         witness: bool,
+        /// Let no node share a link with another: between them is a router, as between regions
+        #[arg(long)]
+        routed: bool,
     },
     /// Stop everything and leave nothing behind
     Down,
@@ -98,13 +101,13 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<i32> {
     let lab = Lab::open(Layout::default())?;
     match verb {
-        Verb::Up { nodes, regions, runtime, insecure_registry, chaos, witness } => {
+        Verb::Up { nodes, regions, runtime, insecure_registry, chaos, witness, routed } => {
             let runtime = match runtime {
                 Engine::Skein => Runtime::Skein,
                 Engine::Containerd => Runtime::Containerd,
             };
             let arguments = chaos.then(|| "--chaos".to_string()).into_iter().collect();
-            let plan = Plan { regions, runtime, insecure_registries: insecure_registry, arguments, witness, ..Plan::new(nodes) };
+            let plan = Plan { regions, runtime, insecure_registries: insecure_registry, arguments, witness, routed, ..Plan::new(nodes) };
             lab.up(&plan)?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }

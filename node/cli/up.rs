@@ -7,13 +7,31 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use skein_daemon::{
-    AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Reserved, Runtime, ShutdownGrace, Token,
+    AuditOptions, ChaosOptions, Ended, ImageGc, LogLimits, OpenIdOptions, Options, Reserved, Runtime, ShutdownGrace, Token, Tunnels,
 };
 use skein_object::quantity::Quantity;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// As Calico names them.
+#[derive(Clone, Copy, ValueEnum)]
+enum VxlanMode {
+    CrossSubnet,
+    Always,
+    Never,
+}
+
+impl From<VxlanMode> for Tunnels {
+    fn from(mode: VxlanMode) -> Self {
+        match mode {
+            VxlanMode::CrossSubnet => Self::CrossSubnet,
+            VxlanMode::Always => Self::Always,
+            VxlanMode::Never => Self::Never,
+        }
+    }
+}
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -48,6 +66,10 @@ pub(crate) struct Arguments {
     /// Where the ClusterIPs of Services come from
     #[arg(long, default_value = "10.96.0.0/16")]
     service_cluster_ip_range: String,
+    /// When packets to other nodes' Pods go through a tunnel (VXLAN, UDP port 4790): to nodes that share no link with this
+    /// one, to all, or never, where routers know the way to Pods
+    #[arg(long, value_enum, default_value = "cross-subnet")]
+    vxlan_mode: VxlanMode,
     /// The socket of another container runtime (CRI v1), as in /run/containerd/containerd.sock [default: Skein's own]
     #[arg(long)]
     container_runtime_endpoint: Option<PathBuf>,
@@ -299,6 +321,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         join,
         witness,
         service_range: arguments.service_cluster_ip_range,
+        tunnels: arguments.vxlan_mode.into(),
         runtime,
         labels,
         logs: LogLimits { bytes_max: arguments.container_log_max_size, files_max: arguments.container_log_max_files.into() },

@@ -26,6 +26,7 @@ mod keeper;
 mod kept;
 mod kubelets;
 mod peers;
+mod pod_network;
 mod policies;
 mod recover;
 mod renewal;
@@ -52,6 +53,7 @@ pub use recover::{Remains, Standing, Voter};
 pub use run::{Ended, run};
 pub use skein_api::{AuditOptions, OpenIdOptions};
 pub use skein_kubelet::{Amount, Eviction, ImageGc, LogLimits, Reserved, ShutdownGrace, Signal, Threshold};
+pub use skein_pod::routes::Tunnels;
 pub use token::Token;
 
 /// How a node is started.
@@ -75,6 +77,8 @@ pub struct Options {
     pub witness: Option<String>,
     pub service_range: String,
     pub runtime: Runtime,
+    /// When packets to other nodes' Pods go through a tunnel.
+    pub tunnels: Tunnels,
     /// Labels that the Node gets when it registers.
     pub labels: Vec<(String, String)>,
     pub logs: LogLimits,

@@ -28,8 +28,8 @@ use crate::renewal::{Renewal, RenewalRequest};
 use crate::rotation::{self, Wish};
 use crate::thread::Thread;
 use crate::{
-    Error, Options, account_secrets, balanced, companion, disk, found, handover, host_ports, join, peers, policies, report, sealing,
-    services, signer, tokens, told,
+    Error, Options, account_secrets, balanced, companion, disk, found, handover, host_ports, join, peers, pod_network, policies, report,
+    sealing, services, signer, tokens, told,
 };
 
 /// How a node's run ended.
@@ -181,6 +181,7 @@ impl Base {
         tokio::spawn(services::run(store.clone(), node.name.clone(), SocketAddr::new(options.address, options.dns_port)));
         tokio::spawn(balanced::run(store.clone(), node.name.clone(), options.address));
         tokio::spawn(host_ports::run(store.clone(), kubelet.addresses.clone()));
+        tokio::spawn(pod_network::run(store.clone(), node.name.clone(), options.tunnels));
         tokio::spawn(policies::run(store.clone(), kubelet.addresses.clone()));
         tokio::spawn(skein_kubelet::run((*kubelet).clone(), store.clone()));
         info!(node = %node.name, api = %SocketAddr::new(options.address, options.api_port), "the node is up");

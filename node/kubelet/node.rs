@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use skein_command::Write;
 use skein_cri as v1;
 use skein_object::{Key, meta, registry};
-use skein_pod::routes::{self, Routes};
 use skein_store::Handle as Store;
 use tracing::{info, warn};
 
@@ -19,6 +17,8 @@ use crate::summary::Disk;
 use crate::{Error, Options, csi, machine, write};
 
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How often a node says that its conditions hold where nothing is new: kubelet's five minutes, and a little less.
+const HEARTBEAT: SignedDuration = SignedDuration::from_secs(240);
 /// Pods that a node takes at most: kubelet's default.
 const PODS_MAX: u32 = 110;
 /// As kubelet shows them (`nodeStatusMaxImages`, `MaxNamesPerImageInNodeStatus`).
@@ -27,7 +27,6 @@ const IMAGE_NAMES_MAX: usize = 5;
 const IMAGES_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(options: Options, store: Store, runtime: Runtime) {
-    let mut routes = Routes::new();
     let mut configured = String::new();
     let mut offer = Offer::default();
     loop {
@@ -35,7 +34,6 @@ pub(crate) async fn run(options: Options, store: Store, runtime: Runtime) {
             tracing::debug!(%why, "the Node object waits");
         }
         configure_network(&options, &store, &mut configured);
-        update_routes(&options, &store, &mut routes);
         tokio::select! {
             () = options.csi.changed.notified() => {}
             () = tokio::time::sleep(INTERVAL) => {}
@@ -148,14 +146,18 @@ fn new_node(options: &Options) -> Write {
 }
 
 fn status(options: &Options, old: &Value, ready: bool, version: &str) -> Value {
-    let now = meta::time(Timestamp::now());
+    let at = Timestamp::now();
+    let now = meta::time(at);
     let known = old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let said = known.iter().filter_map(|c| c["lastHeartbeatTime"].as_str()?.parse::<Timestamp>().ok()).max();
+    let is_due = said.is_some_and(|said| at.duration_since(said) >= HEARTBEAT);
     let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
         let status = if holds { "True" } else { "False" };
         let before = known.iter().find(|c| c["type"] == kind && c["status"] == status);
         let time = |field: &str| before.map_or_else(|| now.clone().into(), |c| c[field].clone());
+        let heartbeat = if is_due { now.clone().into() } else { time("lastHeartbeatTime") };
         json!({"type": kind, "status": status, "reason": reason, "message": message,
-            "lastHeartbeatTime": time("lastHeartbeatTime"), "lastTransitionTime": time("lastTransitionTime")})
+            "lastHeartbeatTime": heartbeat, "lastTransitionTime": time("lastTransitionTime")})
     };
     let pressed = |kind: &str, short: [&str; 2], enough: [&str; 2]| {
         let holds = options.pressure.holds(kind);
@@ -213,25 +215,6 @@ fn configure_network(options: &Options, store: &Store, configured: &mut String) 
     match write() {
         Ok(()) => *configured = range,
         Err(why) => warn!(%why, path = %path.display(), "cannot write the CNI configuration"),
-    }
-}
-
-fn update_routes(options: &Options, store: &Store, current: &mut Routes) {
-    let view = store.local();
-    let mut wanted = Routes::new();
-    for (key, entry) in view.state.range("nodes/", None) {
-        let Some(node) = entry.record.typed::<Node>(entry.revision).filter(|_| key.name() != options.name) else { continue };
-        let addresses = node.status.and_then(|s| s.addresses).unwrap_or_default();
-        let address = addresses.into_iter().find(|a| a.type_ == "InternalIP").map(|a| a.address);
-        if let Some((range, address)) = node.spec.and_then(|s| s.pod_cidr).zip(address) {
-            wanted.insert(range, address);
-        }
-    }
-    if wanted != *current {
-        match routes::update(current, &wanted) {
-            Ok(()) => *current = wanted,
-            Err(why) => warn!(%why, "cannot set the routes to other nodes' Pods"),
-        }
     }
 }
 
