@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use skein_invariant::{Change, Observation};
+use skein_lead::Reports;
 use skein_log::{Clock, Host, Member, NodeId, Storage, hosted};
 use skein_state::Event;
-use skein_store::{Handle, Options};
+use skein_store::{Absences, Handle, MemberStatus, Options, Standing};
 use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
@@ -24,6 +25,10 @@ use crate::recorder::{Recorder, digest};
 const INTERVAL: Duration = Duration::from_millis(500);
 /// How often whole logs are compared; a leader's also when it is elected.
 const LOG_INTERVAL: Duration = Duration::from_secs(4);
+
+/// A voter that is away for so long is replaced: less than the daemon waits, so that it happens.
+const GRACE_MS: u64 = 3_000;
+const ZONES: u64 = 3;
 
 /// A full disk lasts less than this many intervals.
 const STARTS_MAX: usize = 100;
@@ -154,11 +159,11 @@ impl Cluster {
         let started = hosted(Arc::clone(&host), skein_store::start(Options { id, storage, peers, is_witness })).await;
         let Ok(handle) = started else { return false };
         let reports = leading::start(&host, (id, member(id).name), &handle, (&self.network, &node.machine));
-        let running = Running { process, store: handle.clone(), reports, machine: Arc::clone(&node.machine) };
+        let running = Running { process, store: handle.clone(), reports: reports.clone(), machine: Arc::clone(&node.machine) };
         *node.process() = Some(running.clone());
         self.network.attach(id, Some(running));
         if !is_witness {
-            tokio::spawn(hosted(Arc::clone(&host), promote(handle.clone())));
+            tokio::spawn(hosted(Arc::clone(&host), keep_members(handle.clone(), reports)));
             tokio::spawn(hosted(Arc::clone(&host), step_aside(handle.clone())));
             let kubelet = Kubelet::new(id, member(id).name, handle.clone(), Arc::clone(&node.machine));
             tokio::spawn(hosted(host, kubelet.run()));
@@ -260,10 +265,23 @@ fn member(id: NodeId) -> Member {
 }
 
 /// What the daemon's keeper does, without its keys.
-async fn promote(handle: Handle) {
+async fn keep_members(handle: Handle, reports: Reports) {
+    let mut absences = Absences::with_grace(GRACE_MS);
     loop {
         sleep(INTERVAL).await;
-        if let Some(change) = handle.planned_change(&std::collections::BTreeMap::new()) {
+        if !handle.leadership().is_self {
+            absences = Absences::with_grace(GRACE_MS);
+            continue;
+        }
+        let silent_ms = reports.silent_ms();
+        absences.observe(&silent_ms, Instant::now());
+        let standing = |member: MemberStatus| {
+            let name = member.member.name;
+            let health = absences.health(&name, silent_ms.get(&name).copied().unwrap_or(0));
+            (name, Standing { health, zone: format!("region/{}", member.id % ZONES) })
+        };
+        let standing = handle.members().into_iter().map(standing).collect();
+        if let Some(change) = handle.planned_change(&standing) {
             let _ = handle.change(&change).await;
         }
     }
@@ -335,7 +353,8 @@ async fn logs(cluster: Cluster, node: NodeId, handle: Handle) {
     loop {
         sleep(LOG_INTERVAL).await;
         cluster.recorder.observe(&Observation::Log { node, log: cluster.log(node) });
-        let voters = handle.members().into_iter().filter(|m| m.role.votes());
-        cluster.recorder.observe(&Observation::Voters { node, voters: voters.map(|m| m.id).collect() });
+        for voters in handle.voter_sets() {
+            cluster.recorder.observe(&Observation::Voters { node, voters: voters.into_iter().collect() });
+        }
     }
 }

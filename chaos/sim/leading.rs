@@ -16,10 +16,10 @@ use crate::machine::Machine;
 use crate::network::{Network, Running};
 
 /// As often as the daemon's.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Each report of so many asks for a lease.
-const GRANTS: u32 = 10;
+const GRANTS: u32 = 5;
 
 /// As the daemon's.
 const CATCH_UP: Duration = Duration::from_secs(1);

@@ -70,14 +70,21 @@ pub struct Endpoint {
 struct Inner {
     endpoint: quinn::Endpoint,
     client: RwLock<quinn::ClientConfig>,
-    connections: Mutex<HashMap<String, quinn::Connection>>,
-    /// Who has refused this node's certificate, and when.
-    refused: Mutex<HashMap<String, Instant>>,
+    peers: Mutex<HashMap<String, Peer>>,
     epoch: u64,
     /// The newest epoch that a peer has closed a connection for.
     superseded: watch::Sender<Option<u64>>,
-    /// The connection that each peer has towards us.
-    accepted: Mutex<HashMap<String, quinn::Connection>>,
+}
+
+/// What there is between this node and another.
+#[derive(Default)]
+struct Peer {
+    /// The connection that this node has opened.
+    ours: Option<quinn::Connection>,
+    /// The one that the peer has opened.
+    theirs: Option<quinn::Connection>,
+    /// When the peer has refused this node's certificate.
+    refused: Option<Instant>,
 }
 
 // === impl Endpoint ===
@@ -96,11 +103,9 @@ impl Endpoint {
         let inner = Arc::new(Inner {
             endpoint,
             client: RwLock::new(client),
-            connections: Mutex::default(),
-            refused: Mutex::default(),
+            peers: Mutex::default(),
             epoch: options.epoch,
             superseded: watch::channel(None).0,
-            accepted: Mutex::default(),
         });
         let (sender, incoming) = mpsc::channel(INCOMING_QUEUE);
         tokio::spawn(accept_loop(Arc::clone(&inner), sender));
@@ -132,7 +137,7 @@ impl Endpoint {
         let transport = Arc::new(transport());
         self.inner.endpoint.set_server_config(Some(server_config(identity, self.inner.epoch, Arc::clone(&transport))?));
         *self.inner.client.write().unwrap_or_else(PoisonError::into_inner) = client_config(identity, self.inner.epoch, transport)?;
-        self.inner.refused().clear();
+        self.inner.peers().values_mut().for_each(|peer| peer.refused = None);
         Ok(())
     }
 
@@ -155,13 +160,14 @@ impl Endpoint {
     }
 
     async fn connection(&self, peer: &str, address: &str) -> Result<quinn::Connection, Error> {
-        let known = self.inner.lock().get(peer).filter(|c| c.close_reason().is_none()).cloned();
-        if let Some(connection) = known {
-            return Ok(connection);
-        }
         let unreachable = |why: String| Error::Unreachable { peer: peer.into(), address: address.into(), why };
-        if self.inner.refused().get(peer).is_some_and(|at| at.elapsed() < REFUSED_PAUSE) {
-            return Err(unreachable("it has just refused this node's certificate".into()));
+        if let Some(known) = self.inner.peers().get(peer) {
+            if let Some(connection) = known.ours.as_ref().filter(|ours| ours.close_reason().is_none()) {
+                return Ok(connection.clone());
+            }
+            if known.refused.is_some_and(|at| at.elapsed() < REFUSED_PAUSE) {
+                return Err(unreachable("it has just refused this node's certificate".into()));
+            }
         }
         let target: SocketAddr = address.parse().map_err(|e| unreachable(format!("{e}")))?;
         let client = self.inner.client.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -173,34 +179,43 @@ impl Endpoint {
         if !self.inner.is_of_this_epoch(&connection) {
             return Err(unreachable("it is of an older epoch of the cluster".into()));
         }
-        self.inner.lock().insert(peer.into(), connection.clone());
+        self.inner.peers().entry(peer.into()).or_default().ours = Some(connection.clone());
         let (inner, watched, peer) = (Arc::clone(&self.inner), connection.clone(), peer.to_string());
         tokio::spawn(async move {
             let why = watched.closed().await;
             inner.ended(&why);
             if matches!(&why, quinn::ConnectionError::ConnectionClosed(close) if CRYPTO_ERRORS.contains(&close.error_code.into())) {
                 debug!(%peer, %why, "this node's certificate is not believed");
-                inner.refused().insert(peer, Instant::now());
+                inner.peers().entry(peer).or_default().refused = Some(Instant::now());
             }
         });
         Ok(connection)
     }
 
     fn forget(&self, peer: &str, connection: &quinn::Connection) {
-        let mut connections = self.inner.lock();
-        if connections.get(peer).is_some_and(|c| c.stable_id() == connection.stable_id()) {
-            connections.remove(peer);
+        if let Some(known) = self.inner.peers().get_mut(peer) {
+            known.ours.take_if(|ours| ours.stable_id() == connection.stable_id());
         }
     }
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, quinn::Connection>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Peer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refused(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes note of a connection that a peer has opened.
+    fn accepted(&self, peer: &str, connection: &quinn::Connection) {
+        let mut peers = self.peers();
+        let known = peers.entry(peer.into()).or_default();
+        let before = known.theirs.replace(connection.clone());
+        // A peer that connects while its last connection seems open has restarted or moved: what we hold towards it is
+        // dead too, and nothing else would tell before the idle timeout.
+        if before.is_some_and(|old| old.close_reason().is_none())
+            && let Some(ours) = known.ours.take()
+        {
+            ours.close(0u32.into(), b"peer reconnected");
+        }
     }
 
     /// Whether the peer is, as the handshake's protocol says; it is told if not.
@@ -246,14 +261,7 @@ async fn serve(inner: &Inner, connection: quinn::Connection, sender: mpsc::Sende
         connection.close(1u32.into(), b"not a node of this cluster");
         return;
     };
-    // A peer that connects while its last connection seems open has restarted or moved: what we hold towards it is
-    // dead too, and nothing else would tell before the idle timeout.
-    let before = inner.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.clone(), connection.clone());
-    if before.is_some_and(|old| old.close_reason().is_none())
-        && let Some(old) = inner.lock().remove(&peer)
-    {
-        old.close(0u32.into(), b"peer reconnected");
-    }
+    inner.accepted(&peer, &connection);
     loop {
         let (send, mut recv) = match connection.accept_bi().await {
             Ok(stream) => stream,

@@ -1,10 +1,10 @@
 //! What the leader does for the membership: it watches how nodes fare, gives new voters the cluster's keys, then their
 //! vote, lets the region lead that writes most, and says why.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use skein_store::{Change, Handle, Health, Member, NodeId, Standing, Step, Successor};
+use skein_store::{Absences, Change, Handle, Member, NodeId, Standing, Step, Successor};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -14,14 +14,6 @@ use crate::told;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A voter may be away for so long before another votes instead.
-pub(crate) const GRACE_MS: u64 = 10_000;
-
-/// Who falls silent for longer than this so often within the window flaps, and is well again when the window has passed.
-const ABSENCE_MS: u64 = 1_000;
-const ABSENCES: usize = 3;
-const WINDOW: Duration = Duration::from_secs(600);
-
 /// So long after it was given, a key is not for a vote that is about to come.
 pub(crate) const KEY_UNUSED: Duration = Duration::from_secs(600);
 
@@ -30,40 +22,6 @@ pub(crate) const KEY_UNUSED: Duration = Duration::from_secs(600);
 pub(crate) struct Keys {
     pub(crate) authority_certificate: String,
     pub(crate) authority_key: String,
-}
-
-/// When each node went away, as far as this leader has seen it.
-#[derive(Default)]
-struct Absences {
-    away: BTreeSet<String>,
-    since: BTreeMap<String, VecDeque<Instant>>,
-}
-
-// === impl Absences ===
-
-impl Absences {
-    fn observe(&mut self, silent_ms: &BTreeMap<String, u64>, now: Instant) {
-        for (node, silent) in silent_ms {
-            if *silent < ABSENCE_MS {
-                self.away.remove(node);
-            } else if self.away.insert(node.clone()) {
-                self.since.entry(node.clone()).or_default().push_back(now);
-            }
-        }
-        for times in self.since.values_mut() {
-            times.retain(|time| now.duration_since(*time) < WINDOW);
-        }
-    }
-
-    fn health(&self, node: &str, silent_ms: u64) -> Health {
-        if silent_ms >= GRACE_MS {
-            Health::Silent
-        } else if self.since.get(node).is_some_and(|times| times.len() >= ABSENCES) {
-            Health::Flapping
-        } else {
-            Health::Good
-        }
-    }
 }
 
 pub(crate) async fn run(cluster: Endpoints, founder: bool) {
@@ -160,31 +118,5 @@ async fn tell(store: &Handle, change: &Change) {
     };
     for member in concerned.into_iter().filter_map(|id| store.member(id)) {
         told::about_node(store, &member.name, reason, &change.why).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_who_is_away_from_who_flaps() {
-        let begin = Instant::now();
-        let mut absences = Absences::default();
-        let mut observe = |silent: u64, second: u64| {
-            let silent_ms = BTreeMap::from([("a".to_string(), silent)]);
-            absences.observe(&silent_ms, begin + Duration::from_secs(second));
-            absences.health("a", silent)
-        };
-        assert_eq!(observe(0, 0), Health::Good);
-        assert_eq!(observe(2_000, 10), Health::Good);
-        assert_eq!(observe(11_000, 20), Health::Silent);
-        assert_eq!(observe(0, 30), Health::Good);
-        assert_eq!(observe(1_500, 40), Health::Good);
-        assert_eq!(observe(0, 50), Health::Good);
-        assert_eq!(observe(1_500, 60), Health::Flapping);
-        assert_eq!(observe(0, 70), Health::Flapping);
-        // Ten minutes after the first absence it is forgotten.
-        assert_eq!(observe(0, 620), Health::Good);
     }
 }

@@ -1,4 +1,4 @@
-//! Every node tells the leader that it lives, ten times a second, on one long-lived stream, and is answered that its lease
+//! Every node tells the leader that it lives, five times a second, on one long-lived stream, and is answered that its lease
 //! goes on (`skein_lead::granted`).
 
 use std::time::Duration;
@@ -14,7 +14,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// A stream that takes nothing for so long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// So long a node that lags behind the leader is waited for; the next grant says where the leader is then.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -75,7 +78,7 @@ pub(crate) async fn send(store: Handle, endpoint: Endpoint, source: Source, repo
         let usage = news.as_deref().cloned();
         let sent_ns = lease.as_ref().map_or(0, |_| u64::try_from(since_boot().as_nanos()).unwrap_or(0));
         let report = NodeReport { node: name.clone(), applied: store.local().applied, usage, sent_ns, follows: store.follows() };
-        if !matches!(tokio::time::timeout(INTERVAL * 5, write(&mut open.send, &report)).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(WRITE_TIMEOUT, write(&mut open.send, &report)).await, Ok(Ok(()))) {
             line = None;
         } else if let Some(news) = news {
             told = news.time_ms;

@@ -17,13 +17,13 @@ use skein_peer::{Request, Response};
 use skein_quic::Authority;
 use skein_quic::authority::keys_of;
 use skein_state::{Entry, State};
-use skein_store::Member;
+use skein_store::{GRACE_MS, Member};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::authorities::{self, Authorities, Follower, Phase};
 use crate::cluster::Endpoints;
-use crate::keeper::{GRACE_MS, KEY_UNUSED, Keys};
+use crate::keeper::{KEY_UNUSED, Keys};
 use crate::{Error, cluster_keys, renewal, sealing, told};
 
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -124,8 +124,12 @@ impl Handle {
         let is_direct = self.direct_silence() <= self.leader_silence();
         let mut way = through.filter(|_| !is_direct && !self.leadership().is_self).unwrap_or_default();
         way.push(self.id());
-        let silence = if self.leadership().is_self { Duration::ZERO } else { self.leader_silence() };
-        Source { way, silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX) }
+        let silence_ms = match self.leadership().is_self {
+            true => Some(0),
+            // Since its start, a node may have heard of nobody yet.
+            false => self.has_heard().then(|| u64::try_from(self.leader_silence().as_millis()).ok()).flatten(),
+        };
+        Source { way, silence_ms: silence_ms.unwrap_or(u64::MAX) }
     }
 
     /// The name of the node that this one follows; empty where it follows none but the leader.

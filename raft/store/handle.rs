@@ -323,6 +323,10 @@ impl Handle {
         Duration::from_millis(self.since_begin_ms().saturating_sub(heard_ms.load(Ordering::Relaxed)))
     }
 
+    pub(crate) fn has_heard(&self) -> bool {
+        self.inner.leader_heard_ms.load(Ordering::Relaxed) > 0
+    }
+
     /// How long ago the leader was heard of; since this node's start, if it never was.
     pub(crate) fn leader_silence(&self) -> Duration {
         self.silence_since(&self.inner.leader_heard_ms)

@@ -36,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use handle::{Handle, MemberStatus, Role};
 pub use leadership::Leadership;
-pub use membership::{Change, Health, LAG_ENTRIES_MAX, Standing, Step, plan};
+pub use membership::{Absences, Change, GRACE_MS, Health, LAG_ENTRIES_MAX, Standing, Step, plan};
 pub use replicas::REPLICAS;
 pub use skein_log::{Ended, Member, NodeId, Storage, Survivor, Topic, View, found_with, survivor};
 pub use start::{Options, start};

@@ -10,6 +10,7 @@
 //! A few more have the log from the leader, without a vote: the standbys, who may get one (`standbys.rs`). All other nodes
 //! are replicas, outside Raft's membership, and follow each other (`follow.rs`).
 
+mod absences;
 mod standbys;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use skein_log::{NodeId, Types};
 
 use crate::{Error, Handle, MemberStatus, Role};
+pub use absences::{Absences, GRACE_MS};
 
 /// A learner is caught up when it lacks at most this many entries.
 pub const LAG_ENTRIES_MAX: u64 = 200;
@@ -213,6 +215,11 @@ impl Handle {
             return None;
         }
         plan(&self.members(), standing, metrics.last_log_index.unwrap_or(0))
+    }
+
+    /// Whose majorities decide: one set of voters, or two in the middle of a change.
+    pub fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
+        self.raft().metrics().borrow_watched().membership_config.membership().get_joint_config().clone()
     }
 
     /// Makes a change; whoever loses his vote goes on following.

@@ -1,18 +1,24 @@
 //! KubeSchedulerConfiguration as it is written down, and what is wrong with it.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
+use skein_object::field::{Errors, Path, Problem};
 use skein_object::names::qualified_name;
 
 use super::{DEFAULT, Profile, Strategy, Weighted, Weights};
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
+
+/// How full a node should be.
+const LEAST: &str = "LeastAllocated";
+const MOST: &str = "MostAllocated";
+const RATIO: &str = "RequestedToCapacityRatio";
 
 /// Filters that a profile may do without.
 const FILTERS: [&str; 8] = [
@@ -132,7 +138,7 @@ struct ScoringStrategy {
 #[serde(deny_unknown_fields)]
 struct ResourceSpec {
     name: String,
-    weight: Option<i128>,
+    weight: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -145,8 +151,8 @@ struct Ratio {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Point {
-    utilization: i128,
-    score: i128,
+    utilization: i64,
+    score: i64,
 }
 
 #[derive(Default, Deserialize)]
@@ -183,55 +189,61 @@ pub(super) fn profiles(yaml: &str) -> Result<Vec<Profile>, String> {
             given.kind, given.api_version
         ));
     }
+    let (mut errors, root) = (Errors::default(), Path::default());
     if given.extenders.is_some_and(|extenders| !extenders.is_empty()) {
-        return Err("extenders: Forbidden: this scheduler asks no extenders".into());
+        errors.forbidden(&root.child("extenders"), "this scheduler asks no extenders");
     }
-    percentage("percentageOfNodesToScore", given.percentage_of_nodes_to_score)?;
+    percentage(&root, given.percentage_of_nodes_to_score, &mut errors);
     let mut profiles: Vec<Profile> = Vec::new();
     for (at, given) in given.profiles.unwrap_or_default().into_iter().enumerate() {
-        let path = format!("profiles[{at}]");
-        let profile = profile(&path, given)?;
+        let path = root.child("profiles").index(at);
+        let profile = profile(&path, given, &mut errors)?;
         if let Some(before) = profiles.iter().position(|known| known.name == profile.name) {
-            return Err(format!("{path}.schedulerName: Duplicate value: \"profiles[{before}].schedulerName\""));
+            errors.duplicate(&path.child("schedulerName"), format!("profiles[{before}].schedulerName"));
         }
         profiles.push(profile);
     }
     // Without any, the one that every cluster has.
-    Ok(if profiles.is_empty() { vec![Profile::default()] } else { profiles })
+    let profiles = if profiles.is_empty() { vec![Profile::default()] } else { profiles };
+    if errors.is_empty() { Ok(profiles) } else { Err(errors.to_string()) }
 }
 
-fn profile(path: &str, given: Given) -> Result<Profile, String> {
+fn profile(path: &Path, given: Given, errors: &mut Errors) -> Result<Profile, String> {
     let name = given.scheduler_name.unwrap_or_else(|| DEFAULT.into());
     if name.is_empty() {
-        return Err(format!("{path}.schedulerName: Required value"));
+        errors.required(&path.child("schedulerName"), "");
     }
-    percentage(&format!("{path}.percentageOfNodesToScore"), given.percentage_of_nodes_to_score)?;
+    percentage(path, given.percentage_of_nodes_to_score, errors);
     let mut profile = Profile { name, ..Profile::default() };
-    given.plugins.unwrap_or_default().apply(&format!("{path}.plugins"), &mut profile)?;
+    given.plugins.unwrap_or_default().apply(&path.child("plugins"), &mut profile, errors);
     let mut seen = BTreeSet::new();
     for (at, config) in given.plugin_config.unwrap_or_default().into_iter().enumerate() {
-        let path = format!("{path}.pluginConfig[{at}]");
+        let path = path.child("pluginConfig").index(at);
         if !seen.insert(config.name.clone()) {
-            return Err(format!("{path}: Duplicate value: \"{}\"", config.name));
+            errors.duplicate(&path, config.name.as_str());
         }
-        configure(&path, config, &mut profile)?;
+        configure(&path, config, &mut profile, errors)?;
     }
     Ok(profile)
 }
 
-fn percentage(path: &str, given: Option<i64>) -> Result<(), String> {
-    within(path, given.unwrap_or(0), 0..=100, "[0-100]")
+fn percentage(path: &Path, given: Option<i64>, errors: &mut Errors) {
+    within(&path.child("percentageOfNodesToScore"), given.unwrap_or(0), 0..=100, "[0-100]", errors);
 }
 
-fn within<T: PartialOrd + Display>(path: &str, value: T, range: std::ops::RangeInclusive<T>, shown: &str) -> Result<(), String> {
-    if range.contains(&value) { Ok(()) } else { Err(format!("{path}: Invalid value: {value}: not in valid range {shown}")) }
+/// Whether a value is in its range, which errors show like this.
+fn within(path: &Path, value: i64, range: RangeInclusive<i64>, shown: &str, errors: &mut Errors) {
+    if !range.contains(&value) {
+        errors.invalid(path, value, &format!("not in valid range {shown}"));
+    }
 }
 
 // === impl Plugins ===
 
 impl Plugins {
-    fn apply(&self, path: &str, profile: &mut Profile) -> Result<(), String> {
-        let sets = [
+    /// By the names of the extension points.
+    fn sets(&self) -> [(&'static str, &PluginSet); 13] {
+        [
             ("multiPoint", &self.multi_point),
             ("preEnqueue", &self.pre_enqueue),
             ("queueSort", &self.queue_sort),
@@ -245,18 +257,21 @@ impl Plugins {
             ("preBind", &self.pre_bind),
             ("bind", &self.bind),
             ("postBind", &self.post_bind),
-        ];
-        for (point, set) in sets {
+        ]
+    }
+
+    fn apply(&self, path: &Path, profile: &mut Profile, errors: &mut Errors) {
+        for (point, set) in self.sets() {
             let (filters, scores) = (matches!(point, "multiPoint" | "filter"), matches!(point, "multiPoint" | "score"));
             let preempts = matches!(point, "multiPoint" | "postFilter");
             for (at, plugin) in set.disabled.iter().enumerate() {
-                let path = format!("{path}.{point}.disabled[{at}].name");
+                let path = path.child(point).child("disabled").index(at).child("name");
                 let named = |name: &str| plugin.name == "*" || plugin.name == name;
                 if plugin.name != "*" {
-                    known(&path, &plugin.name)?;
+                    known(&path, &plugin.name, errors);
                 }
-                if filters && plugin.name != "*" && plugin.name.starts_with("Volume") {
-                    return Err(format!("{path}: Forbidden: a Pod goes only where its volumes can be"));
+                if filters && plugin.name.starts_with("Volume") {
+                    errors.forbidden(&path, "a Pod goes only where its volumes can be");
                 }
                 if filters {
                     profile.without.extend(FILTERS.iter().filter(|name| named(name)));
@@ -269,10 +284,10 @@ impl Plugins {
                 }
             }
             for (at, plugin) in set.enabled.iter().enumerate() {
-                let path = format!("{path}.{point}.enabled[{at}]");
-                known(&format!("{path}.name"), &plugin.name)?;
+                let path = path.child(point).child("enabled").index(at);
+                known(&path.child("name"), &plugin.name, errors);
                 let weight = plugin.weight.unwrap_or(0);
-                within(&format!("{path}.weight"), weight, 0..=i64::from(i32::MAX), "[0, 2147483647]")?;
+                within(&path.child("weight"), weight, 0..=i64::from(i32::MAX), "[0, 2147483647]", errors);
                 if filters {
                     profile.without.remove(plugin.name.as_str());
                 }
@@ -285,7 +300,6 @@ impl Plugins {
                 profile.preempts |= preempts && plugin.name == "DefaultPreemption";
             }
         }
-        Ok(())
     }
 }
 
@@ -304,172 +318,172 @@ impl Weights {
     }
 }
 
-fn known(path: &str, name: &str) -> Result<(), String> {
-    if FILTERS.contains(&name) || OTHERS.contains(&name) {
-        Ok(())
-    } else {
-        Err(format!("{path}: Invalid value: \"{name}\": plugin does not exist"))
+fn known(path: &Path, name: &str, errors: &mut Errors) {
+    if !FILTERS.contains(&name) && !OTHERS.contains(&name) {
+        errors.invalid(path, name, "plugin does not exist");
     }
 }
 
-fn configure(path: &str, config: PluginConfig, profile: &mut Profile) -> Result<(), String> {
-    known(&format!("{path}.name"), &config.name)?;
+fn configure(path: &Path, config: PluginConfig, profile: &mut Profile, errors: &mut Errors) -> Result<(), String> {
+    known(&path.child("name"), &config.name, errors);
     let PluginConfig { name, args } = config;
-    let path = format!("{path}.args");
+    let path = path.child("args");
     match name.as_str() {
-        "NodeResourcesFit" => fit(&path, decoded(&path, &name, args)?, profile),
-        "NodeResourcesBalancedAllocation" => balance(&path, decoded(&path, &name, args)?, profile),
+        "NodeResourcesFit" => fit(&path, decoded(&path, &name, args, errors)?, profile, errors),
+        "NodeResourcesBalancedAllocation" => balance(&path, decoded(&path, &name, args, errors)?, profile, errors),
         "InterPodAffinity" => {
-            let args: PodAffinityArgs = decoded(&path, &name, args)?;
-            let weight = args.hard_pod_affinity_weight.unwrap_or(1);
-            within(&format!("{path}.hardPodAffinityWeight"), weight, 0..=100, "[0, 100]")?;
+            let args: PodAffinityArgs = decoded(&path, &name, args, errors)?;
+            profile.hard_affinity_weight = args.hard_pod_affinity_weight.unwrap_or(1);
+            within(&path.child("hardPodAffinityWeight"), profile.hard_affinity_weight, 0..=100, "[0, 100]", errors);
             if args.ignore_preferred_terms_of_existing_pods {
-                return Err(format!("{path}.ignorePreferredTermsOfExistingPods: Forbidden: what other Pods prefer counts here"));
+                errors.forbidden(&path.child("ignorePreferredTermsOfExistingPods"), "what other Pods prefer counts here");
             }
-            profile.hard_affinity_weight = weight;
-            Ok(())
         }
         "NodeAffinity" => {
-            let args: NodeAffinityArgs = decoded(&path, &name, args)?;
+            let args: NodeAffinityArgs = decoded(&path, &name, args, errors)?;
             profile.added_affinity = args.added_affinity.unwrap_or_default();
-            Ok(())
         }
-        "PodTopologySpread" => spread(&path, decoded(&path, &name, args)?, profile),
+        "PodTopologySpread" => spread(&path, decoded(&path, &name, args, errors)?, profile, errors),
         // Their arguments change nothing here: how many nodes are looked at, and how long volumes are waited for.
-        _ => Ok(()),
-    }
-}
-
-/// Arguments of a plugin, whose kind may be stated.
-fn decoded<T: DeserializeOwned + Default>(path: &str, plugin: &str, mut args: Value) -> Result<T, String> {
-    let Some(fields) = args.as_object_mut() else { return Ok(T::default()) };
-    let (version, kind) = (fields.shift_remove("apiVersion"), fields.shift_remove("kind"));
-    let expected = format!("{plugin}Args");
-    if version.is_some_and(|version| version != API_VERSION) || kind.is_some_and(|kind| kind != expected.as_str()) {
-        return Err(format!("{path}: Invalid value: has to match plugin args: {expected} of {API_VERSION}"));
-    }
-    serde_json::from_value(args).map_err(|why| format!("{path}: strict decoding error: {why}"))
-}
-
-fn fit(path: &str, args: FitArgs, profile: &mut Profile) -> Result<(), String> {
-    for (at, name) in args.ignored_resources.iter().enumerate() {
-        label_name(&format!("{path}.ignoredResources[{at}]"), name)?;
-    }
-    for (at, group) in args.ignored_resource_groups.iter().enumerate() {
-        let path = format!("{path}.ignoredResourceGroups[{at}]");
-        if group.contains('/') {
-            return Err(format!("{path}: Invalid value: \"{group}\": resource group name can't contain '/'"));
-        }
-        label_name(&path, group)?;
-    }
-    profile.ignored_resources = args.ignored_resources.into_iter().collect();
-    profile.ignored_groups = args.ignored_resource_groups.into_iter().collect();
-    let Some(given) = args.scoring_strategy else { return Ok(()) };
-    let path = format!("{path}.scoringStrategy");
-    for (at, resource) in given.resources.iter().enumerate() {
-        let weight = resource.weight.unwrap_or(1);
-        if !(1..=100).contains(&weight) {
-            let why = format!("resource weight of {} not in valid range (0, 100]", resource.name);
-            return Err(format!("{path}.resources[{at}].weight: Invalid value: {weight}: {why}"));
-        }
-    }
-    let ratio = format!("{path}.requestedToCapacityRatio");
-    profile.strategy = match (given.kind.as_deref().unwrap_or("LeastAllocated"), given.requested_to_capacity_ratio) {
-        ("RequestedToCapacityRatio", None) => {
-            return Err(format!("{ratio}: Required value: must be specified when type is RequestedToCapacityRatio"));
-        }
-        ("RequestedToCapacityRatio", Some(given)) => Strategy::RequestedToCapacityRatio(shape(&format!("{ratio}.shape"), &given.shape)?),
-        (_, Some(_)) => return Err(format!("{ratio}: Forbidden: must be nil when type is not RequestedToCapacityRatio")),
-        ("LeastAllocated", None) => Strategy::LeastAllocated,
-        ("MostAllocated", None) => Strategy::MostAllocated,
-        (other, None) => {
-            let supported = "supported values: \"LeastAllocated\", \"MostAllocated\", \"RequestedToCapacityRatio\"";
-            return Err(format!("{path}.type: Unsupported value: \"{other}\": {supported}"));
-        }
-    };
-    if !given.resources.is_empty() {
-        let weighted = given.resources.into_iter().map(|resource| Weighted { name: resource.name, weight: resource.weight.unwrap_or(1) });
-        profile.scored = weighted.collect();
+        _ => {}
     }
     Ok(())
 }
 
-fn label_name(path: &str, name: &str) -> Result<(), String> {
-    qualified_name(name).map_err(|why| format!("{path}: Invalid value: \"{name}\": {why}"))
+/// Arguments of a plugin, whose kind may be stated.
+fn decoded<T: DeserializeOwned + Default>(path: &Path, plugin: &str, mut args: Value, errors: &mut Errors) -> Result<T, String> {
+    let Some(fields) = args.as_object_mut() else { return Ok(T::default()) };
+    let (version, kind) = (fields.shift_remove("apiVersion"), fields.shift_remove("kind"));
+    let expected = format!("{plugin}Args");
+    if version.is_some_and(|version| version != API_VERSION) || kind.is_some_and(|kind| kind != expected.as_str()) {
+        errors.add(path, Problem::Omitted(format!("has to match plugin args: {expected} of {API_VERSION}")));
+        return Ok(T::default());
+    }
+    serde_json::from_value(args).map_err(|why| format!("{path}: strict decoding error: {why}"))
 }
 
-fn shape(path: &str, points: &[Point]) -> Result<Vec<(i128, i128)>, String> {
+fn fit(path: &Path, args: FitArgs, profile: &mut Profile, errors: &mut Errors) {
+    for (at, name) in args.ignored_resources.iter().enumerate() {
+        errors.judge(&path.child("ignoredResources").index(at), name.as_str(), qualified_name(name));
+    }
+    for (at, group) in args.ignored_resource_groups.iter().enumerate() {
+        let path = path.child("ignoredResourceGroups").index(at);
+        if group.contains('/') {
+            errors.invalid(&path, group.as_str(), "resource group name can't contain '/'");
+        } else {
+            errors.judge(&path, group.as_str(), qualified_name(group));
+        }
+    }
+    profile.ignored_resources = args.ignored_resources.into_iter().collect();
+    profile.ignored_groups = args.ignored_resource_groups.into_iter().collect();
+    let Some(given) = args.scoring_strategy else { return };
+    let path = path.child("scoringStrategy");
+    for (at, resource) in given.resources.iter().enumerate() {
+        let weight = resource.weight.unwrap_or(1);
+        if !(1..=100).contains(&weight) {
+            let why = format!("resource weight of {} not in valid range (0, 100]", resource.name);
+            errors.invalid(&path.child("resources").index(at).child("weight"), weight, &why);
+        }
+    }
+    profile.strategy = strategy(&path, given.kind.as_deref().unwrap_or(LEAST), given.requested_to_capacity_ratio, errors);
+    if !given.resources.is_empty() {
+        let weighted =
+            given.resources.into_iter().map(|resource| Weighted { name: resource.name, weight: resource.weight.unwrap_or(1).into() });
+        profile.scored = weighted.collect();
+    }
+}
+
+fn strategy(path: &Path, kind: &str, ratio: Option<Ratio>, errors: &mut Errors) -> Strategy {
+    let at = path.child("requestedToCapacityRatio");
+    match (kind, &ratio) {
+        (RATIO, None) => errors.required(&at, &format!("must be specified when type is {RATIO}")),
+        (RATIO, Some(_)) | (_, None) => {}
+        (_, Some(_)) => errors.forbidden(&at, &format!("must be nil when type is not {RATIO}")),
+    }
+    match kind {
+        RATIO => Strategy::RequestedToCapacityRatio(ratio.map(|ratio| shape(&at.child("shape"), &ratio.shape, errors)).unwrap_or_default()),
+        LEAST => Strategy::LeastAllocated,
+        MOST => Strategy::MostAllocated,
+        other => {
+            errors.unsupported(&path.child("type"), other, &[LEAST, MOST, RATIO]);
+            Strategy::LeastAllocated
+        }
+    }
+}
+
+fn shape(path: &Path, points: &[Point], errors: &mut Errors) -> Vec<(i128, i128)> {
     if points.is_empty() {
-        return Err(format!("{path}: Required value: at least one point must be specified"));
+        errors.required(path, "at least one point must be specified");
     }
     for (at, point) in points.iter().enumerate() {
-        let path = format!("{path}[{at}]");
+        let path = path.index(at);
         if at > 0 && points[at - 1].utilization >= point.utilization {
-            return Err(format!("{path}.utilization: Invalid value: {}: values must be sorted in increasing order", point.utilization));
+            errors.invalid(&path.child("utilization"), point.utilization, "values must be sorted in increasing order");
         }
-        within(&format!("{path}.utilization"), point.utilization, 0..=100, "[0, 100]")?;
-        within(&format!("{path}.score"), point.score, 0..=10, "[0, 10]")?;
+        within(&path.child("utilization"), point.utilization, 0..=100, "[0, 100]", errors);
+        within(&path.child("score"), point.score, 0..=10, "[0, 10]", errors);
     }
-    Ok(points.iter().map(|point| (point.utilization, point.score)).collect())
+    points.iter().map(|point| (point.utilization.into(), point.score.into())).collect()
 }
 
-fn balance(path: &str, args: BalanceArgs, profile: &mut Profile) -> Result<(), String> {
+fn balance(path: &Path, args: BalanceArgs, profile: &mut Profile, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for (at, resource) in args.resources.iter().enumerate() {
-        let path = format!("{path}.resources[{at}]");
+        let path = path.child("resources").index(at);
         if !seen.insert(&resource.name) {
-            return Err(format!("{path}.name: Duplicate value: \"{}\"", resource.name));
+            errors.duplicate(&path.child("name"), resource.name.as_str());
         }
         let weight = resource.weight.unwrap_or(1);
         if weight != 1 {
-            return Err(format!("{path}.weight: Invalid value: {weight}: must be 1"));
+            errors.invalid(&path.child("weight"), weight, "must be 1");
         }
     }
     if !args.resources.is_empty() {
         profile.balanced = args.resources.into_iter().map(|resource| resource.name).collect();
     }
-    Ok(())
 }
 
-fn spread(path: &str, args: SpreadArgs, profile: &mut Profile) -> Result<(), String> {
+fn spread(path: &Path, args: SpreadArgs, profile: &mut Profile, errors: &mut Errors) {
     let constraints = args.default_constraints;
-    let of = |kind: &str| format!("{path}.defaultingType: {kind}");
+    let kind = path.child("defaultingType");
     match args.defaulting_type.as_deref().unwrap_or("System") {
-        "System" if constraints.is_empty() => return Ok(()),
-        "System" => return Err(of("Invalid value: \"System\": when .defaultConstraints are not empty")),
+        "System" if constraints.is_empty() => return,
+        "System" => return errors.invalid(&kind, "System", "when .defaultConstraints are not empty"),
         "List" => {}
-        other => return Err(of(&format!("Unsupported value: \"{other}\": supported values: \"List\", \"System\""))),
+        other => return errors.unsupported(&kind, other, &["List", "System"]),
     }
     for (at, constraint) in constraints.iter().enumerate() {
-        let path = format!("{path}.defaultConstraints[{at}]");
-        if constraint.max_skew <= 0 {
-            return Err(format!("{path}.maxSkew: Invalid value: {}: not in valid range (0, inf)", constraint.max_skew));
-        }
-        if constraint.topology_key.is_empty() {
-            return Err(format!("{path}.topologyKey: Required value: can not be empty"));
-        }
-        label_name(&format!("{path}.topologyKey"), &constraint.topology_key)?;
-        match constraint.when_unsatisfiable.as_str() {
-            "DoNotSchedule" | "ScheduleAnyway" => {}
-            "" => return Err(format!("{path}.whenUnsatisfiable: Required value: can not be empty")),
-            other => {
-                let supported = "supported values: \"DoNotSchedule\", \"ScheduleAnyway\"";
-                return Err(format!("{path}.whenUnsatisfiable: Unsupported value: \"{other}\": {supported}"));
-            }
-        }
-        if constraint.label_selector.is_some() {
-            return Err(format!("{path}.labelSelector: Forbidden: constraint must not define a selector, as they deduced for each pod"));
-        }
+        let path = path.child("defaultConstraints").index(at);
+        default_constraint(&path, constraint, errors);
         let same = |other: &TopologySpreadConstraint| {
             (&other.topology_key, &other.when_unsatisfiable) == (&constraint.topology_key, &constraint.when_unsatisfiable)
         };
         if constraints[..at].iter().any(same) {
-            let pair = format!("{{{}, {}}}", constraint.topology_key, constraint.when_unsatisfiable);
-            return Err(format!("{path}: Duplicate value: \"{pair}\""));
+            errors.duplicate(&path, format!("{{{}, {}}}", constraint.topology_key, constraint.when_unsatisfiable));
         }
     }
     profile.spread = Some(constraints);
-    Ok(())
+}
+
+fn default_constraint(path: &Path, constraint: &TopologySpreadConstraint, errors: &mut Errors) {
+    if constraint.max_skew <= 0 {
+        errors.invalid(&path.child("maxSkew"), constraint.max_skew, "not in valid range (0, inf)");
+    }
+    let key = path.child("topologyKey");
+    if constraint.topology_key.is_empty() {
+        errors.required(&key, "can not be empty");
+    } else {
+        errors.judge(&key, constraint.topology_key.as_str(), qualified_name(&constraint.topology_key));
+    }
+    let action = path.child("whenUnsatisfiable");
+    match constraint.when_unsatisfiable.as_str() {
+        "DoNotSchedule" | "ScheduleAnyway" => {}
+        "" => errors.required(&action, "can not be empty"),
+        other => errors.unsupported(&action, other, &["DoNotSchedule", "ScheduleAnyway"]),
+    }
+    if constraint.label_selector.is_some() {
+        errors.forbidden(&path.child("labelSelector"), "constraint must not define a selector, as they deduced for each pod");
+    }
 }
 
 #[cfg(test)]
@@ -527,6 +541,10 @@ mod tests {
         let check = |rest: &str, expected: &str| check(rest, Err(expected));
         check("profiles: [{}, {}]", "profiles[1].schedulerName: Duplicate value: \"profiles[0].schedulerName\"");
         check("profiles: [{schedulerName: ''}]", "profiles[0].schedulerName: Required value");
+        check(
+            "percentageOfNodesToScore: -1\nextenders: [{urlPrefix: x}]",
+            "[extenders: Forbidden: this scheduler asks no extenders, percentageOfNodesToScore: Invalid value: -1: not in valid range [0-100]]",
+        );
         check("percentageOfNodesToScore: 101", "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]");
         check("extenders: [{urlPrefix: x}]", "extenders: Forbidden: this scheduler asks no extenders");
         check(
