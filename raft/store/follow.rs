@@ -17,14 +17,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesResponse;
-use openraft::type_config::alias::SnapshotOf;
-use skein_log::{Member, NodeId, Types};
+use skein_log::{Member, NodeId};
 use skein_peer::{Channel, LogPosition, Offer, Relayed, Source};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::network::SnapshotHeader;
 use crate::relay::BEAT;
-use crate::wire::{Frames, append_of, from_json, receive_state};
+use crate::wire::{Frames, append_of};
 use crate::{Handle, Role};
 
 /// A node that hears nothing of the leader itself for so long looks for another to follow.
@@ -147,7 +145,8 @@ impl Handle {
     }
 
     fn wants_to_follow(&self) -> bool {
-        let metrics = self.raft().metrics().borrow_watched().clone();
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
         if membership.voter_ids().any(|voter| voter == self.id()) || self.is_receiving() {
             return false;
@@ -217,12 +216,6 @@ impl Handle {
             frames.send_bytes(bytes::Bytes::new()).await?;
         }
         Ok(())
-    }
-
-    async fn take_snapshot(&self, header: &[u8], frames: &mut Frames) -> io::Result<()> {
-        let SnapshotHeader { vote, meta } = from_json(header)?;
-        let snapshot = SnapshotOf::<Types, _> { meta, snapshot: receive_state(frames).await? };
-        self.raft().install_full_snapshot(vote, snapshot).await.map(drop).map_err(io::Error::other)
     }
 }
 

@@ -392,7 +392,7 @@ impl Handle {
 
     pub fn member(&self, id: NodeId) -> Option<Member> {
         let of_raft = self.inner.raft.metrics().borrow_watched().membership_config.get_node(&id).cloned();
-        of_raft.or_else(|| replicas::all(&self.local().state).into_iter().find(|replica| replica.id == id).map(|replica| replica.member))
+        of_raft.or_else(|| replicas::find(&self.local().state, id).map(|replica| replica.member))
     }
 
     /// Makes this node the only voter of a new cluster.

@@ -94,11 +94,16 @@ pub(crate) fn channel() -> (watch::Sender<Standing>, watch::Receiver<Standing>) 
 /// Tells of what has changed, until Raft ends.
 pub(crate) async fn follow(id: NodeId, raft: Raft, standings: watch::Sender<Standing>) {
     let mut metrics = raft.metrics();
+    let mut known_membership = None;
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
-            // Whoever does not vote needs no clock for elections and heartbeats.
-            raft.runtime_config().tick(metrics.membership_config.voter_ids().any(|voter| voter == id));
+            let membership = Some(*metrics.membership_config.log_id());
+            if membership != known_membership {
+                known_membership = membership;
+                // Whoever does not vote needs no clock for elections and heartbeats.
+                raft.runtime_config().tick(metrics.membership_config.voter_ids().any(|voter| voter == id));
+            }
             let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
             Standing { leadership: Leadership::of(id, &metrics), failure }
         };

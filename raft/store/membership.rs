@@ -112,6 +112,12 @@ impl<'a> Cluster<'a> {
         self.standing.get(&member.member.name).map_or("", |standing| standing.zone.as_str())
     }
 
+    /// How many in a node's zone vote, or have just been chosen.
+    fn crowd(&self, member: &MemberStatus, chosen: &[&MemberStatus]) -> usize {
+        let zone = self.zone(member);
+        self.voters().chain(chosen.iter().copied()).filter(|other| self.zone(other) == zone).count()
+    }
+
     /// Nodes that could vote at once, those of zones with the fewest voters first, and a witness last of these.
     fn candidates(&self, without: Option<NodeId>) -> Vec<&'a MemberStatus> {
         let has_witness = self.voters().any(|m| m.is_witness() && Some(m.id) != without);
@@ -131,12 +137,8 @@ impl<'a> Cluster<'a> {
         let mut chosen: Vec<&MemberStatus> = Vec::new();
         let mut left = self.candidates(None);
         while current + chosen.len() < wanted && !left.is_empty() {
-            // Each of the new ones counts for its zone as well.
-            let crowd = |m: &&MemberStatus| {
-                let zone = self.zone(m);
-                self.voters().chain(chosen.iter().copied()).filter(|other| self.zone(other) == zone).count()
-            };
-            let at = (0..left.len()).min_by_key(|at| (crowd(&left[*at]), left[*at].is_witness(), left[*at].id))?;
+            let crowd = |m: &MemberStatus| self.crowd(m, &chosen);
+            let at = (0..left.len()).min_by_key(|at| (crowd(left[*at]), left[*at].is_witness(), left[*at].id))?;
             let next = left.remove(at);
             left.retain(|other| !(next.is_witness() && other.is_witness()));
             chosen.push(next);

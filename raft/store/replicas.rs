@@ -40,6 +40,10 @@ pub(crate) fn all(state: &State) -> Vec<Replica> {
     state.range(&format!("{REPLICAS}/"), None).filter_map(replica).collect()
 }
 
+pub(crate) fn find(state: &State, id: NodeId) -> Option<Replica> {
+    all(state).into_iter().find(|replica| replica.id == id)
+}
+
 /// The write after which the state knows it.
 pub(crate) fn known(id: NodeId, member: &Member) -> Write {
     let kept = Kept { id, address: member.address.clone() };

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::pin;
 
 use futures::{SinkExt, StreamExt};
-use openraft::raft::{AppendEntriesResponse, VoteRequest};
+use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteRequest};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::vote::RaftLeaderId;
 use skein_log::{Member, NodeId, Types};
@@ -63,11 +63,16 @@ impl Handle {
 
     async fn serve_snapshot(&self, frames: &mut Frames) -> io::Result<()> {
         let header = frames.next_bytes().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let SnapshotHeader { vote, meta } = from_json(&header)?;
         let _receiving = self.receive();
-        let snapshot = SnapshotOf::<Types, _> { meta, snapshot: receive_state(frames).await? };
-        let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        let response = self.take_snapshot(&header, frames).await?;
         frames.send_bytes(to_json(&response)).await
+    }
+
+    /// Puts the state that follows a header in the place of this node's.
+    pub(crate) async fn take_snapshot(&self, header: &[u8], frames: &mut Frames) -> io::Result<SnapshotResponse<Types>> {
+        let SnapshotHeader { vote, meta } = from_json(header)?;
+        let snapshot = SnapshotOf::<Types, _> { meta, snapshot: receive_state(frames).await? };
+        self.raft().install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)
     }
 
     /// A vote that a candidate asks for, whose clock goes at this pace.

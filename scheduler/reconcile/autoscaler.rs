@@ -15,13 +15,13 @@ use k8s_openapi::api::autoscaling::v2::{CrossVersionObjectReference, HorizontalP
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::Transaction;
+use skein_object::meta::set_condition;
 use skein_object::selector::Selector;
 use skein_object::{Key, Resource, registry, scale};
 
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit_entry, event, event_once};
 use crate::{Mint, Outcome};
-use skein_object::meta::set_condition;
 
 pub(crate) use behavior::History;
 

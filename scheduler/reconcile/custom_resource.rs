@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::custom::{self, DEFINITIONS};
 use skein_object::deletion::{CUSTOM_RESOURCE_CLEANUP as CLEANUP, Wish};
+use skein_object::meta::set_condition;
 use skein_object::{Key, meta};
 
 use crate::Mint;
 use crate::garbage::without_finalizer;
 use crate::snapshot::Snapshot;
 use crate::write::{delete, edit_entry};
-use skein_object::meta::set_condition;
 
 pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
     let (Some(entry), Some(resource)) = (snapshot.state.get(key), snapshot.resource(key)) else { return Vec::new() };

@@ -9,13 +9,13 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 use skein_command::Transaction;
+use skein_object::meta::set_condition;
 use skein_object::selector::Selector;
 use skein_object::{Key, registry};
 
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, edit, event, remove};
 use crate::{Mint, Outcome};
-use skein_object::meta::set_condition;
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";

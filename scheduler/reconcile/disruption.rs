@@ -6,6 +6,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 use skein_command::Transaction;
+use skein_object::meta::set_condition;
 use skein_object::selector::Selector;
 use skein_object::{Key, registry};
 use skein_state::Event;
@@ -14,7 +15,6 @@ use crate::pods_of::{controller_of, is_active, is_ready};
 use crate::snapshot::Snapshot;
 use crate::write::edit_entry;
 use crate::{Controller, Mint};
-use skein_object::meta::set_condition;
 
 pub(crate) const BUDGETS: &str = "poddisruptionbudgets.policy";
 

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 use skein_command::Transaction;
+use skein_object::meta::set_condition;
 use skein_object::{Key, meta, registry};
 
 use crate::Mint;
 use crate::snapshot::Snapshot;
 use crate::write::edit_entry;
-use skein_object::meta::set_condition;
 
 pub(crate) const SCHEMAS: &str = "flowschemas.flowcontrol.apiserver.k8s.io";
 pub(crate) const LEVELS: &str = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::Key;
+use skein_object::meta::set_condition;
 use skein_object::selector::Selector;
 
 use self::policy::{Failure, judge};
@@ -20,7 +21,6 @@ use crate::pods_of::{Claimant, Made, Name, claim, is_active, is_finished, is_rea
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, edit, event, remove};
 use crate::{Mint, Outcome};
-use skein_object::meta::set_condition;
 
 /// On a Pod whose end is in its Job's status.
 const COUNTED: &str = "skein.dev/counted-by-job";

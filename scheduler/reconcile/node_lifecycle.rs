@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use skein_command::{Transaction, Write};
 use skein_object::deletion::Wish;
 use skein_object::fence::{LEASE_MS, MARGIN_MS, UNREACHABLE, is_fenced};
+use skein_object::meta::set_condition;
 use skein_object::{Key, registry};
 
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, delete, edit, event, remove};
 use crate::{Mint, Outcome};
-use skein_object::meta::set_condition;
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";

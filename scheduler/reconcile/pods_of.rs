@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use skein_command::Transaction;
 use skein_object::admission::{self, Surroundings};
+use skein_object::meta::set_condition;
 use skein_object::selector::Selector;
 use skein_object::{Key, Resource, registry};
 use skein_state::Event;
@@ -15,7 +16,6 @@ use skein_state::Event;
 use crate::snapshot::{Snapshot, Stored, owners};
 use crate::write::{Note, create, edit, event, event_once, remove};
 use crate::{Controller, Mint, Outcome, resource_quota};
-use skein_object::meta::set_condition;
 
 /// At most so many Pods are made in one pass: they are one log entry.
 const BURST: usize = 500;

@@ -5,6 +5,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::json;
 use skein_command::{Transaction, Write};
 use skein_object::deletion::{Plan, Wish, plan};
+use skein_object::meta::set_condition;
 use skein_object::selector::Selector;
 use skein_object::{Key, Record, registry};
 use skein_place::{Budget, scheduler};
@@ -12,7 +13,6 @@ use skein_place::{Budget, scheduler};
 use crate::disruption::BUDGETS;
 use crate::snapshot::{Snapshot, Stored};
 use crate::{Mint, Note, event};
-use skein_object::meta::set_condition;
 
 /// How many Pods each disruption budget allows to go now.
 pub fn budgets(snapshot: &Snapshot) -> Vec<Budget> {

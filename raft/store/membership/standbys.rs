@@ -17,7 +17,7 @@ use skein_log::NodeId;
 use skein_peer::{Request, Response};
 use tokio::time::timeout;
 
-use super::{Change, Cluster, Health, LAG_ENTRIES_MAX, Step};
+use super::{Change, Cluster, Health, LAG_ENTRIES_MAX, Standing, Step};
 use crate::follow::FOLLOWS_WITHIN;
 use crate::{Error, Handle, MemberStatus, Role, replicas};
 
@@ -46,7 +46,7 @@ impl<'a> Cluster<'a> {
     }
 
     fn region(&self, member: &MemberStatus) -> &'a str {
-        self.zone(member).split('/').next().unwrap_or_default()
+        self.standing.get(&member.member.name).map_or("", Standing::region)
     }
 
     /// Who should be standbys: of nodes that are alike those that are it already.
@@ -55,10 +55,7 @@ impl<'a> Cluster<'a> {
         let mut left: Vec<&MemberStatus> = self.members.iter().filter(may).collect();
         let mut chosen: Vec<&MemberStatus> = Vec::new();
         while !left.is_empty() {
-            let crowd = |m: &MemberStatus| {
-                let zone = self.zone(m);
-                self.voters().chain(chosen.iter().copied()).filter(|other| self.zone(other) == zone).count()
-            };
+            let crowd = |m: &MemberStatus| self.crowd(m, &chosen);
             let Some(at) = (0..left.len()).min_by_key(|at| (crowd(left[*at]), left[*at].role == Role::Replica, left[*at].id)) else {
                 break;
             };
@@ -76,7 +73,7 @@ impl<'a> Cluster<'a> {
 
 impl Handle {
     pub(super) async fn attach(&self, id: NodeId) -> Result<(), Error> {
-        let replica = replicas::all(&self.local().state).into_iter().find(|replica| replica.id == id);
+        let replica = replicas::find(&self.local().state, id);
         let replica = replica.ok_or_else(|| Error::Refused(format!("node {id} is no replica")))?;
         let added = self.raft().add_learner(id, replica.member.clone(), false).await;
         added.map_err(|why| Error::Refused(why.to_string()))?;
@@ -90,7 +87,7 @@ impl Handle {
             return Err(Error::Refused(format!("{} follows nobody else yet", member.name)));
         }
         self.propose_as_leader(replicas::known(id, &member)).await?;
-        if !replicas::all(&self.local().state).iter().any(|replica| replica.id == id) {
+        if replicas::find(&self.local().state, id).is_none() {
             return Err(Error::Refused(format!("the state does not know {}", member.name)));
         }
         self.change_members(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await
@@ -108,7 +105,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::membership::{Standing, plan};
+    use crate::membership::plan;
 
     /// Nodes by role (`L`eader, `V`oter, `S`tandby, `R`eplica) and zone, numbered from 1; a small letter is a silent node.
     fn check(nodes: &[(char, &str)], expected: Option<Step>) {
