@@ -1,19 +1,29 @@
 #!/usr/bin/env bash
-# Makes what drives a cluster with other clients than kubectl, once. Prints a line for each language: its name, and the
+# Makes what drives a cluster with other clients than kubectl, once. Prints a line for each: its name, and the
 # beginning of a command.
 set -euo pipefail
 cache=${SKEIN_CACHE:-/var/cache/skein} kubernetes=37.0.2 node=24.19.0
 here=$(cd "$(dirname "$0")" && pwd)
 version_of() { cat "$@" | sha256sum | cut -c1-16; }
 
-command -v go >/dev/null || { echo "Go (1.26) is missing, which the client in Go needs" >&2; exit 1; }
-program=$cache/client-go-$(version_of "$here"/go/*)
-if [ ! -x "$program" ]; then
-  echo "building a client with client-go, once: a minute" >&2
-  rm -f "$cache"/client-go-*
-  (cd "$here/go" && go build -o "$program.new" . && mv "$program.new" "$program") >&2
-fi
+command -v go >/dev/null || { echo "Go (1.26) is missing, which the clients in Go need" >&2; exit 1; }
+# go_program NAME FOLDER PACKAGE HOW-LONG: builds what is not there yet, and says where it is.
+go_program() {
+  program=$cache/client-$1-$(version_of "$here/$2"/go.* $(find "$here/$2" -name '*.go'))
+  if [ ! -x "$program" ]; then
+    echo "building a client ($1), once: $4" >&2
+    rm -f "$cache/client-$1"-*
+    (cd "$here/$2" && go build -o "$program.new" "$3" && mv "$program.new" "$program") >&2
+  fi
+}
+go_program go go . "a minute"
 echo "go $program"
+go_program operator operator . "a minute"
+echo "operator $program"
+go_program helm-3 helm helm.sh/helm/v3/cmd/helm "2 minutes"
+echo "helm-3 $here/helm/client.sh $program"
+go_program helm-4 helm helm.sh/helm/v4/cmd/helm "a minute"
+echo "helm-4 $here/helm/client.sh $program"
 
 program=$cache/client-rust-$(version_of "$here"/rust/*)
 if [ ! -x "$program" ]; then
