@@ -47,7 +47,7 @@ fn environment() -> &'static Arc<Env> {
     static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
         let mut env = Env::stdlib();
-        for extension in [cel::extensions::strings, cel::extensions::lists, library::lists, library::formats] {
+        for extension in [cel::extensions::strings, cel::extensions::lists, library::lists, library::formats, library::pairs] {
             env.add_extension(extension).expect("the extensions fit the standard library");
         }
         Arc::new(env)
@@ -186,8 +186,24 @@ pub fn to_json(value: &Cel) -> Option<Value> {
 /// inside another.
 pub(crate) fn cost(source: &str, value: &Value) -> u64 {
     // What compares each element with each other is two.
-    const MACROS: &[&str] =
-        &[".all(", ".exists(", ".exists_one(", ".map(", ".filter(", ".sort(", ".sortBy(", ".flatten(", ".distinct(", ".distinct("];
+    const MACROS: &[&str] = &[
+        ".all(",
+        ".exists(",
+        ".exists_one(",
+        ".existsOne(",
+        ".map(",
+        ".filter(",
+        ".sort(",
+        ".sortBy(",
+        ".flatten(",
+        ".distinct(",
+        ".distinct(",
+        ".transformList(",
+        ".transformMap(",
+        ".transformMap(",
+        ".transformMapEntry(",
+        ".transformMapEntry(",
+    ];
     let macros = u32::try_from(MACROS.iter().map(|m| source.matches(m).count()).sum::<usize>()).unwrap_or(u32::MAX);
     let made = source.split("lists.range(").skip(1).map(|argument| numbers(argument, value)).fold(0, u64::saturating_add);
     fn elements(value: &Value) -> u64 {
@@ -248,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn two_variables_are_two_simple_names() {
+        let refused = |source: &str, words: &str| {
+            let why = compile(source).err().unwrap_or_default();
+            assert!(why.contains(words), "{source}: {why}");
+        };
+        refused("[1].all(i, i, true)", "duplicate variable name: i");
+        refused("[1].transformList(i.a, v, v)", "argument must be a simple name");
+        refused("[1].transformMap(i, v.a, v)", "argument must be a simple name");
+        let twice = compile("[1, 2].transformMapEntry(i, v, {'a': v})").expect("it compiles");
+        let failed = |why: &str| why.contains("insert failed: key a already exists");
+        assert!(matches!(evaluate(&twice, &[]), Err(Failure::Failed(why)) if failed(&why)));
+        assert_eq!(undeclared("{'a': 1}.transformMap(k, v, v + w)", &[]).map(|why| why.contains("'w'")), Some(true));
+    }
+
+    #[test]
     fn has_kubernetes_functions() {
         let check = |source: &str, expected: Value| {
             let program = compile(source).expect("it compiles");
@@ -292,6 +323,14 @@ mod tests {
         check("format.labelValue().validate('-').orValue([]).size() + format.uri().validate('/a').orValue([]).size()", json!(1));
         check("[format.byte().validate('AA=='), format.date().validate('2021-01-01')].all(o, !o.hasValue())", json!(true));
         check("[format.datetime().validate('2021-01-01'), format.byte().validate('A')].all(o, o.hasValue())", json!(true));
+        check("{'a': 1, 'b': 2}.all(k, v, k in self.tags && v < 3) && [4, 5].all(i, v, v == i + 4)", json!(true));
+        check("self.tags.exists(i, v, i == 1 && v == 'b') && !self.tags.existsOne(i, v, i >= 0)", json!(true));
+        check("[1, 2, 3].transformList(i, v, i > 0, i * v)", json!([2, 6]));
+        check("{'b': [1], 'a': [2, 3]}.transformList(k, v, v.transformList(i, w, k + string(i + w)))", json!([["a2", "a4"], ["b1"]]));
+        check("self.tags.transformMap(i, v, i > 0, v + '!')", json!({"1": "b!"}));
+        check("{'x': 1, 'y': 2}.transformMap(k, v, v * 2)", json!({"x": 2, "y": 4}));
+        check("self.tags.transformMapEntry(i, v, {v: i}) == {'a': 0, 'b': 1}", json!(true));
+        check("[1, 2].all(i, v, 1 / (i - 1) < 0 || v == 2)", json!(true));
         check("semver('01.02.03', true).minor() == 2 && !isSemver('v1.0') && !isSemver('Three') && isSemver('1.0.0-rc.1')", json!(true));
     }
 }

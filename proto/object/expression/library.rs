@@ -14,6 +14,7 @@ macro_rules! named {
 pub(super) mod authorizer;
 mod format;
 mod lists;
+mod pairs;
 mod version;
 
 use std::cmp::Ordering;
@@ -29,6 +30,7 @@ use version::Semver;
 
 pub(super) use format::extension as formats;
 pub(super) use lists::extension as lists;
+pub(super) use pairs::extension as pairs;
 
 use crate::quantity;
 
