@@ -6,7 +6,7 @@ skein=$1 minutes=$2 seed=${3:-$(date +%s)}
 experiment=$(dirname "$0")/soak.yaml
 trap '"$skein" lab down' EXIT
 "$skein" lab down
-"$skein" lab up --nodes 5
+"$skein" lab up --nodes 5 --disk-mib 1024
 end=$(($(date +%s) + minutes * 60)) rounds=0 lost=0
 while [ "$(date +%s)" -lt "$end" ]; do
   echo "round $((rounds + 1)), seed $seed"

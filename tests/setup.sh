@@ -16,6 +16,7 @@ need runc runc
 need nft nftables
 need ip iproute2
 need nsenter util-linux
+need mkfs.ext4 e2fsprogs
 need curl curl
 need openssl openssl
 need nginx nginx-light

@@ -12,7 +12,10 @@
 //! Everything it makes is found again by name, so that each verb works after a crash of any other, and `down` leaves
 //! nothing behind. Addresses are from RFC 2544's range for benchmarks, which nobody routes.
 
+mod ailment;
+mod clock;
 mod containerd;
+mod disk;
 pub mod image;
 mod links;
 mod network;
@@ -27,6 +30,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use ailment::{Ailment, Course};
 use links::Links;
 pub use links::Shape;
 
@@ -58,6 +62,9 @@ pub struct Plan {
     /// No node shares a link with another: what is between them is a router, which knows nothing of Pods.
     #[serde(default)]
     pub routed: bool,
+    /// Each node has a disk of its own, of so many MiB.
+    #[serde(default)]
+    pub disk_mib: Option<u64>,
 }
 
 /// Which container runtime the nodes have.
@@ -119,6 +126,7 @@ impl Plan {
             environment: Vec::new(),
             witness: false,
             routed: false,
+            disk_mib: None,
         }
     }
 
@@ -174,7 +182,7 @@ impl Lab {
         }
         for index in 1..=count.max(known) {
             let node = Node::new(index);
-            std::fs::create_dir_all(self.node_directory(&node))?;
+            self.ensure_directory(&node, plan)?;
             network::ensure_node(&node, plan.routed)?;
             self.start_node(&node, plan)?;
             if index == 1 {
@@ -193,7 +201,9 @@ impl Lab {
     /// Stops everything and leaves nothing behind.
     pub fn down(&self) -> Result<()> {
         for node in self.nodes()? {
+            self.cure_all(&node.name)?;
             self.stop_machine(&node)?;
+            process::unmount(&self.node_directory(&node));
             process::remove_cgroups(&node);
             network::remove_node(&node);
             // Leases outlive their daemon, for the monitors.
@@ -228,8 +238,51 @@ impl Lab {
     pub fn start(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
         let plan = self.plan().unwrap_or_else(|| Plan::new(node.index));
+        self.ensure_directory(&node, &plan)?;
         network::ensure_node(&node, plan.routed)?;
         self.start_node(&node, &plan)
+    }
+
+    /// Where the node keeps everything: on a disk of its own, if it is to have one.
+    fn ensure_directory(&self, node: &Node, plan: &Plan) -> Result<()> {
+        let directory = self.node_directory(node);
+        std::fs::create_dir_all(&directory)?;
+        match plan.disk_mib {
+            Some(mib) => disk::ensure(&self.layout.directory.join(format!("{}.disk", node.name)), mib, &directory),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a node's daemon suffer, until it is cured.
+    pub fn afflict(&self, name: &str, ailment: Ailment) -> Result<()> {
+        let node = self.node(name)?;
+        let directory = self.node_directory(&node);
+        let is_own = disk::is_mounted(&directory)?;
+        ensure!(is_own || ailment != Ailment::FullDisk, "{name} has no disk of its own to fill: skein lab up --disk-mib");
+        self.cure(name, ailment)?;
+        let pid = process::daemon(&directory).context("the node's daemon does not run")?;
+        let course = Course::plan(ailment, pid, &directory.join("data"))?;
+        // How it is cured is known before it is ill.
+        std::fs::write(self.course(name, ailment), serde_json::to_vec(&course)?).context("cannot write down how it is cured")?;
+        course.begin()
+    }
+
+    /// Ends an ailment of this sort, if the node has it.
+    pub fn cure(&self, name: &str, ailment: Ailment) -> Result<()> {
+        let path = self.course(name, ailment);
+        let Ok(bytes) = std::fs::read(&path) else { return Ok(()) };
+        // What cannot be read was not written to its end, so nothing has been done.
+        serde_json::from_slice(&bytes).map_or(Ok(()), |course: Course| course.end())?;
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    pub fn cure_all(&self, name: &str) -> Result<()> {
+        let all = [Ailment::SlowDisk { writes_per_second: 1 }, Ailment::FullDisk, Ailment::Clock { seconds: 0 }];
+        all.into_iter().try_for_each(|ailment| self.cure(name, ailment))
+    }
+
+    fn course(&self, name: &str, ailment: Ailment) -> PathBuf {
+        self.layout.directory.join(format!("{name}.{}", ailment.name()))
     }
 
     pub fn pause(&self, name: &str, scope: Scope) -> Result<()> {

@@ -182,6 +182,11 @@ fn remove_tree(group: &Path) {
     let _ = std::fs::remove_dir(group);
 }
 
+/// Unmounts what is mounted there, if anything is.
+pub(crate) fn unmount(point: &Path) {
+    let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+}
+
 /// Unmounts everything below a directory, the deepest first.
 pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;

@@ -97,6 +97,8 @@ impl Ground for Agents<'_> {
             duration_ms: u64::try_from(fault.duration.as_millis()).unwrap_or(u64::MAX),
             delay_ms: shape.delay_ms,
             lost_permille: shape.lost_permille,
+            writes_per_second: fault.writes_per_second,
+            time_offset_seconds: fault.time_offset,
             apart_from: if fault.kind.is_of_network() { self.addresses(others)? } else { Vec::new() },
         };
         self.resources.create(FAULTS, &self.object(&name, &order))?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skein_lab::Shape;
+use skein_lab::{Ailment, Shape};
 
 const API_VERSION: &str = "chaos.skein.dev/v1alpha1";
 const KIND: &str = "ChaosExperiment";
@@ -96,6 +96,12 @@ pub struct Fault {
     /// Of `links`: how many packets of a thousand are lost.
     #[serde(default)]
     pub(crate) lost_permille: u32,
+    /// Of `slowDisk`.
+    #[serde(default)]
+    pub(crate) writes_per_second: u64,
+    /// Of `shiftClock`: by how much the clock is ahead, or behind: `1h`, `-30s`.
+    #[serde(default, deserialize_with = "maybe_offset")]
+    pub(crate) time_offset: i64,
     /// Of faults of the network: only links to these are hit.
     #[serde(default)]
     pub(crate) from: Target,
@@ -117,6 +123,12 @@ pub enum Kind {
     Deafen,
     /// Its links are long or lossy.
     Links,
+    /// The daemon's disk takes only so many writes a second.
+    SlowDisk,
+    /// Nothing more fits on the disk that has the daemon's data.
+    FillDisk,
+    /// The daemon's wall clock leaps.
+    ShiftClock,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -190,6 +202,16 @@ fn span<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D
     parse_span(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration like 500ms, 30s or 5m")))
 }
 
+/// Seconds, of a span with or without a sign.
+fn maybe_offset<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let (sign, rest) = text.strip_prefix('-').map_or((1, text.as_str()), |rest| (-1, rest));
+    let seconds = parse_span(rest).and_then(|span| i64::try_from(span.as_secs()).ok()).filter(|seconds| *seconds > 0);
+    seconds
+        .map(|seconds| sign * seconds)
+        .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no offset of a clock like 1h or -30s")))
+}
+
 fn maybe_span<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     span(deserializer).map(Some)
 }
@@ -212,6 +234,10 @@ impl Fault {
         let delay_ms = self.delay.map_or(0, |delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         Shape { delay_ms, jitter_ms: delay_ms / 10, lost_permille: self.lost_permille }
     }
+
+    pub(crate) fn ailment(&self) -> Option<Ailment> {
+        self.kind.ailment(self.writes_per_second, self.time_offset)
+    }
 }
 
 // === impl Kind ===
@@ -227,6 +253,19 @@ impl Kind {
             Self::Partition => "partition",
             Self::Deafen => "deafen",
             Self::Links => "links",
+            Self::SlowDisk => "slowDisk",
+            Self::FillDisk => "fillDisk",
+            Self::ShiftClock => "shiftClock",
+        }
+    }
+
+    /// What a daemon's machine suffers from while it lasts.
+    pub(crate) fn ailment(self, writes_per_second: u64, seconds: i64) -> Option<Ailment> {
+        match self {
+            Self::SlowDisk => Some(Ailment::SlowDisk { writes_per_second }),
+            Self::FillDisk => Some(Ailment::FullDisk),
+            Self::ShiftClock => Some(Ailment::Clock { seconds }),
+            _ => None,
         }
     }
 
@@ -294,6 +333,12 @@ impl Experiment {
                     return invalid(&field, "at most 1000 of a thousand packets can be lost, and none takes longer than 10s");
                 }
                 Kind::Links => {}
+                kind if (kind == Kind::SlowDisk) != (fault.writes_per_second > 0) => {
+                    return invalid(&field, "slowDisk needs `writesPerSecond`, and no other has it");
+                }
+                kind if (kind == Kind::ShiftClock) != (fault.time_offset != 0) => {
+                    return invalid(&field, "shiftClock needs `timeOffset`, and no other has it");
+                }
                 _ if shape != Shape::default() => return invalid(&field, "`delay` and `lostPermille` are for `links`"),
                 _ => {}
             }
@@ -351,6 +396,12 @@ spec:
         check(|text| text.replace("killDaemon", "links, delay: 100ms"), "");
         check(|text| text.replace("killDaemon", "links, lostPermille: 2000"), "at most 1000 of a thousand");
         check(|text| text.replace("killDaemon", "killDaemon, delay: 1s"), "are for `links`");
+        check(|text| text.replace("killDaemon", "slowDisk"), "slowDisk needs `writesPerSecond`");
+        check(|text| text.replace("killDaemon", "slowDisk, writesPerSecond: 20"), "");
+        check(|text| text.replace("killDaemon", "killDaemon, timeOffset: 1h"), "shiftClock needs `timeOffset`, and no other");
+        check(|text| text.replace("killDaemon", "shiftClock, timeOffset: -1h"), "");
+        check(|text| text.replace("killDaemon", "shiftClock, timeOffset: later"), "is no offset of a clock");
+        check(|text| text.replace("killDaemon", "fillDisk"), "");
         check(|text| text.replace("killDaemon", "killPod"), "killPod needs `target.pod`");
         check(|text| text.replace("killDaemon", "killPod").replace("role: leader", "pod: {selector: app=web}"), "");
         check(|text| text.replace("killDaemon", "partition, from: {zone: a}"), "");

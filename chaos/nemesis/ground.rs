@@ -22,6 +22,7 @@ pub fn heal(lab: &Lab) -> Result<()> {
         let name = node["name"].as_str().unwrap_or_default();
         // Of a node that is not paused there is nothing to resume.
         let _ = lab.resume(name, Scope::Machine);
+        lab.cure_all(name)?;
         lab.start(name)?;
     }
     Ok(())
@@ -41,6 +42,7 @@ impl Ground for Lab {
             Kind::Links => self.shape(&apart, fault.shape()),
             Kind::Deafen => self.deafen(node, others),
             Kind::KillPod => Err(anyhow!("a Pod is no node")),
+            Kind::SlowDisk | Kind::FillDisk | Kind::ShiftClock => fault.ailment().map_or(Ok(()), |ailment| self.afflict(node, ailment)),
         };
         begun.map_err(|why| format!("{why:#}"))
     }
@@ -53,6 +55,7 @@ impl Ground for Lab {
             Kind::Partition | Kind::Deafen => self.heal(),
             Kind::Links => self.smooth(),
             Kind::KillPod => Ok(()),
+            Kind::SlowDisk | Kind::FillDisk | Kind::ShiftClock => kind.ailment(1, 0).map_or(Ok(()), |ailment| self.cure(node, ailment)),
         };
         undone.map_err(|why| format!("{why:#}"))
     }

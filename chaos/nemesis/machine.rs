@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use skein_lab::Course;
 
 use crate::experiment::Kind;
 
@@ -48,6 +49,10 @@ pub(crate) struct Order {
     pub(crate) delay_ms: u64,
     #[serde(default)]
     pub(crate) lost_permille: u32,
+    #[serde(default)]
+    pub(crate) writes_per_second: u64,
+    #[serde(default)]
+    pub(crate) time_offset_seconds: i64,
     /// Addresses and ranges of those from whom the node is cut off, or far away.
     #[serde(default)]
     pub(crate) apart_from: Vec<String>,
@@ -62,6 +67,9 @@ struct Record {
     daemon: Option<Daemon>,
     /// The links that were made long.
     devices: Vec<String>,
+    /// What its disk or its clock suffers from.
+    #[serde(default)]
+    course: Option<Course>,
 }
 
 /// A daemon, as it was started.
@@ -77,7 +85,7 @@ struct Daemon {
 
 /// Writes down that a fault is to be made.
 pub(crate) fn write_down(path: &Path, data: &Path, order: &Order) -> Result<()> {
-    save(path, &Record { order: order.clone(), data: data.into(), daemon: None, devices: Vec::new() })
+    save(path, &Record { order: order.clone(), data: data.into(), daemon: None, devices: Vec::new(), course: None })
 }
 
 /// Makes the fault of a record and ends it; what has gone wrong is said, and then nothing is left of it.
@@ -129,6 +137,14 @@ fn begin(path: &Path, record: &mut Record) -> Result<()> {
                 None => Ok(()),
             }
         }
+        Kind::SlowDisk | Kind::FillDisk | Kind::ShiftClock => {
+            let pid = running(&record.data).context("no daemon runs here")?;
+            let ailment = order.kind.ailment(order.writes_per_second, order.time_offset_seconds);
+            let course = Course::plan(ailment.context("an ailment")?, pid, &record.data)?;
+            record.course = Some(course.clone());
+            save(path, record)?;
+            course.begin()
+        }
         Kind::KillMachine | Kind::PauseMachine | Kind::KillPod => {
             bail!("an agent makes faults of its daemon and its network; machines die in the laboratory (skein chaos run)")
         }
@@ -148,6 +164,7 @@ fn undo(record: &Record) -> Result<()> {
             }
             feed("nft", &["-f", "-"], &no_table())
         }
+        (Kind::SlowDisk | Kind::FillDisk | Kind::ShiftClock, _) => record.course.as_ref().map_or(Ok(()), Course::end),
         _ => Ok(()),
     }
 }
@@ -317,6 +334,8 @@ mod tests {
             duration_ms: 1,
             delay_ms: 0,
             lost_permille,
+            writes_per_second: 0,
+            time_offset_seconds: 0,
             apart_from: vec!["192.0.2.1".into(), "10.1.0.0/24".into(), "2001:db8::1".into()],
         };
         let check = |kind, lost, lines: &[&str], none: &str| {

@@ -101,6 +101,8 @@ mod tests {
             duration: Duration::from_secs(duration),
             delay: None,
             lost_permille: 0,
+            writes_per_second: 0,
+            time_offset: 0,
             from: Target::default(),
         };
         Spec {

@@ -23,9 +23,12 @@ const EXAMPLE: &str = r#"An experiment, in YAML or JSON:
     seed: 7                      # one seed is one plan
     duration: 1m                 # for how long faults come
     target: {role: leader}       # also: node, region, zone, pod; role: leader, voter, standby, replica
-    faults:                      # killMachine, killDaemon, pauseMachine, pauseDaemon, killPod, partition, deafen, links
+    faults:                      # killMachine, killDaemon, pauseMachine, pauseDaemon, killPod, partition, deafen, links,
+                                 # slowDisk, fillDisk, shiftClock
     - {type: killDaemon, every: 10s, duration: 2s}
     - {type: links, every: 20s, duration: 5s, delay: 100ms, lostPermille: 10}
+    - {type: slowDisk, every: 20s, duration: 5s, writesPerSecond: 20}
+    - {type: shiftClock, every: 20s, duration: 5s, timeOffset: -5m}
     - {type: partition, every: 20s, duration: 5s, from: {zone: b}}      # only links to zone b
     steadyState:                 # what must hold
     - {type: linearizability, clients: 4, keys: 4}

@@ -36,6 +36,9 @@ pub(crate) enum Verb {
         /// Let no node share a link with another: between them is a router, as between regions
         #[arg(long)]
         routed: bool,
+        /// Give each node a disk of its own, of so many MiB, which can be filled
+        #[arg(long, value_name = "MIB")]
+        disk_mib: Option<u64>,
     },
     /// Stop everything and leave nothing behind
     Down,
@@ -101,13 +104,14 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<i32> {
     let lab = Lab::open(Layout::default())?;
     match verb {
-        Verb::Up { nodes, regions, runtime, insecure_registry, chaos, witness, routed } => {
+        Verb::Up { nodes, regions, runtime, insecure_registry, chaos, witness, routed, disk_mib } => {
             let runtime = match runtime {
                 Engine::Skein => Runtime::Skein,
                 Engine::Containerd => Runtime::Containerd,
             };
             let arguments = chaos.then(|| "--chaos".to_string()).into_iter().collect();
-            let plan = Plan { regions, runtime, insecure_registries: insecure_registry, arguments, witness, routed, ..Plan::new(nodes) };
+            let plan =
+                Plan { regions, runtime, insecure_registries: insecure_registry, arguments, witness, routed, disk_mib, ..Plan::new(nodes) };
             lab.up(&plan)?;
             println!("export KUBECONFIG={}", lab.kubeconfig(None)?.display());
         }

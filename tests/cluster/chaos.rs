@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use skein_cluster_tests::{BUSYBOX, Cluster, program};
-use skein_lab::{Plan, Scope, Shape};
+use skein_lab::{Ailment, Plan, Scope, Shape};
 
 fn experiment(cluster: &Cluster, spec: &str) -> String {
     let path = cluster.directory().join("experiment.yaml");
@@ -28,7 +28,7 @@ fn report(output: &Output) -> Value {
 
 #[test]
 fn experiments_say_what_held_and_undo_what_they_did() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::build(&Plan { disk_mib: Some(1024), ..Plan::new(3) });
     cluster.load_busybox();
     cluster.apply(
         "node-1",
@@ -46,6 +46,9 @@ fn experiments_say_what_held_and_undo_what_they_did() {
   - {type: partition, every: 10s, duration: 1s}
   - {type: deafen, every: 11s, duration: 1s}
   - {type: links, every: 9s, duration: 2s, delay: 50ms, lostPermille: 20}
+  - {type: slowDisk, every: 9s, duration: 2s, writesPerSecond: 20}
+  - {type: fillDisk, every: 12s, duration: 1s}
+  - {type: shiftClock, every: 8s, duration: 2s, timeOffset: -5m}
   steadyState:
   - {type: linearizability, clients: 6, keys: 3}
   - {type: available, within: 10s}
@@ -58,11 +61,11 @@ fn experiments_say_what_held_and_undo_what_they_did() {
     assert!(output.status.success() && found["verdict"] == "Passed", "{found:#}");
     assert!(found["load"]["acknowledged"].as_u64().is_some_and(|count| count > 200), "{found:#}");
     let timeline = found["timeline"].to_string();
-    let happened = ["killDaemon", "pauseDaemon", "partition", "deafen", "links"]
+    let happened = ["killDaemon", "pauseDaemon", "partition", "deafen", "links", "slowDisk", "fillDisk", "shiftClock"]
         .iter()
         .filter(|fault| timeline.contains(&format!("{fault} hits")))
         .count();
-    assert!(happened >= 3, "{found:#}");
+    assert!(happened >= 5, "{found:#}");
 
     // What does not hold is named.
     let spec = "
@@ -120,6 +123,8 @@ fn experiments_are_objects_and_faults_end_without_who_asked_for_them() {
   - {type: partition, every: 9s, duration: 2s}
   - {type: deafen, every: 10s, duration: 1s}
   - {type: links, every: 8s, duration: 2s, lostPermille: 50}
+  - {type: slowDisk, every: 9s, duration: 2s, writesPerSecond: 20}
+  - {type: shiftClock, every: 9s, duration: 2s, timeOffset: 1h}
   steadyState:
   - {type: linearizability, clients: 4, keys: 3}
   - {type: available, within: 10s}
@@ -196,6 +201,62 @@ fn experiments_are_objects_and_faults_end_without_who_asked_for_them() {
         let status = cluster.status("node-2");
         let nodes = status["nodes"].as_array()?;
         (status["quorum"] == true && nodes.iter().all(|node| node["ready"] == true)).then_some(())
+    });
+}
+
+#[test]
+fn disks_get_slow_and_full_and_clocks_leap_for_one_node_alone() {
+    let cluster = Cluster::build(&Plan { disk_mib: Some(1024), ..Plan::new(3) });
+    let seconds = |arguments: &[&str]| -> i64 {
+        let output = Command::new("date").arg("+%s").args(arguments).output().expect("date can be run");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("seconds")
+    };
+    let made_at = |node: usize, name: &str| {
+        let body = serde_json::json!({"metadata": {"name": name}}).to_string();
+        let (_, made) = cluster.request(node, "POST", "/api/v1/namespaces/default/configmaps", Some(&body));
+        let made = made["metadata"]["creationTimestamp"].as_str().unwrap_or_else(|| panic!("{made}"));
+        seconds(&["--date", made])
+    };
+    let now = || seconds(&[]);
+    let lab = &cluster.lab;
+    for minutes in [120, -5] {
+        lab.afflict("node-2", Ailment::Clock { seconds: minutes * 60 }).expect("a clock can leap");
+        let is_off_by = |node: usize, name: &str, minutes: i64| {
+            let (before, made) = (now(), made_at(node, name));
+            let off = made - before - minutes * 60;
+            assert!((-1..10).contains(&off), "{name}: {off} seconds");
+        };
+        is_off_by(2, &format!("shifted{minutes}"), minutes);
+        is_off_by(1, &format!("beside{minutes}"), 0);
+        lab.cure("node-2", Ailment::Clock { seconds: 0 }).expect("a clock can be set");
+        is_off_by(2, &format!("after{minutes}"), 0);
+    }
+
+    // A leader whose disk is slow lets another lead.
+    let leader = cluster.leader("node-1");
+    lab.afflict(&leader, Ailment::SlowDisk { writes_per_second: 1 }).expect("a disk can be slow");
+    let asked = if leader == "node-1" { 2 } else { 1 };
+    let mut written = 0;
+    cluster.until("another leads", || {
+        written += 1;
+        made_at(asked, &format!("slow-{written}"));
+        (cluster.status(&format!("node-{asked}"))["leader"].as_str()? != leader).then_some(())
+    });
+    lab.cure_all(&leader).expect("a disk can be fast again");
+
+    lab.afflict("node-3", Ailment::FullDisk).expect("a disk can be filled");
+    // RocksDB has made room for its log beforehand, for so much at the most.
+    let value = "x".repeat(100_000);
+    cluster.until("node 3's store says that it has stopped", || {
+        let body = serde_json::json!({"metadata": {"name": format!("filled-{written}")}, "data": {"v": value}}).to_string();
+        assert_eq!(cluster.request(1, "POST", "/api/v1/namespaces/default/configmaps", Some(&body)).0, 201);
+        written += 1;
+        cluster.status("node-3")["failure"].as_str().map(|why| assert!(why.to_lowercase().contains("no space"), "{why}"))
+    });
+    lab.cure_all("node-3").expect("a disk can be emptied");
+    cluster.until("node 3 has it all", || {
+        let last = format!("/api/v1/namespaces/default/configmaps/filled-{}", written - 1);
+        (cluster.request(3, "GET", &last, None).0 == 200).then_some(())
     });
 }
 
