@@ -85,6 +85,12 @@ fn back_up(path: &str, storage: &StorageServer) -> (u64, String) {
     cluster.kubectl("node-1", &["create", "secret", "generic", "kept", "--from-literal=key=hidden"]);
     cluster.kubectl("node-2", &["create", "deployment", "web", "--image", BUSYBOX, "--replicas=3", "--", "sleep", "3600"]);
     cluster.kubectl("node-2", &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    // More than is sent to storage at once.
+    let value = "x".repeat(100_000);
+    for number in 0..110 {
+        let body = format!(r#"{{"metadata": {{"name": "large-{number}"}}, "data": {{"value": "{value}"}}}}"#);
+        assert_eq!(cluster.request(1, "POST", "/api/v1/namespaces/default/configmaps", Some(&body)).0, 201);
+    }
     let kubeconfig = cluster.lab.kubeconfig(None).expect("a kubeconfig").display().to_string();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let made = std::thread::scope(|scope| {
@@ -121,6 +127,7 @@ fn back_up(path: &str, storage: &StorageServer) -> (u64, String) {
     let kept = skein_with(storage, storage_server::SECRET, &create);
     assert!(kept.status.success() && text(&kept).starts_with(OBJECT), "{}", text(&kept));
     let object = storage.object("/backups/nightly/the%20cluster").expect("the object is there");
+    assert!(object.len() > 10 << 20 && storage.parts() == 0, "{} bytes, sent in parts", object.len());
     assert!(object.starts_with(b"SKEIN-BACKUP 1\n") && !object.windows(6).any(|bytes| bytes == b"hidden"), "it is sealed");
     (revision, cluster.kubectl("node-3", &["get", "secret", "kept", "-o", "jsonpath={.data.key}"]))
 }

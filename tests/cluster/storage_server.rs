@@ -41,6 +41,11 @@ impl StorageServer {
     pub fn object(&self, path: &str) -> Option<Vec<u8>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
+
+    /// How many parts are there that nobody has put together.
+    pub fn parts(&self) -> usize {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).keys().filter(|name| name.contains('#')).count()
+    }
 }
 
 fn serve(stream: &TcpStream, objects: &Objects) -> std::io::Result<()> {
@@ -63,10 +68,32 @@ fn serve(stream: &TcpStream, objects: &Objects) -> std::io::Result<()> {
     let mut body = vec![0; length];
     from.read_exact(&mut body)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let parameter = |name: &str| query.split('&').find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
+    let (is_begun, upload, part) = (parameter("uploads").is_some(), parameter("uploadId"), parameter("partNumber"));
     let mut objects = objects.lock().unwrap_or_else(PoisonError::into_inner);
     let error = |code: &str, message: &str| format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>").into_bytes();
     let (code, answer) = match (is_signed(method, path, query, &host), method) {
         (false, _) => (403, error("SignatureDoesNotMatch", "The request signature we calculated does not match.")),
+        // Each second part is asked for twice.
+        (true, "PUT") if part == Some("2") && objects.insert("stumbled".into(), Vec::new()).is_none() => {
+            (503, error("SlowDown", "Please reduce your request rate."))
+        }
+        (true, "PUT") if upload.is_some() => {
+            objects.insert(part_name(path, upload, part), body);
+            (200, Vec::new())
+        }
+        (true, "POST") if is_begun => (200, result("InitiateMultipartUpload", "<UploadId>one</UploadId>")),
+        (true, "POST") => {
+            let numbers = (1..).map(|number: u16| part_name(path, upload, Some(&number.to_string())));
+            let parts: Vec<Vec<u8>> = numbers.map_while(|name| objects.remove(&name)).collect();
+            let listed = String::from_utf8_lossy(&body).matches("<PartNumber>").count();
+            if parts.is_empty() || listed != parts.len() {
+                (200, error("InvalidPart", "One or more of the specified parts could not be found."))
+            } else {
+                objects.insert(path.into(), parts.concat());
+                (200, result("CompleteMultipartUpload", "<ETag>\"whole\"</ETag>"))
+            }
+        }
         (true, "PUT") => {
             objects.insert(path.into(), body);
             (200, Vec::new())
@@ -77,8 +104,18 @@ fn serve(stream: &TcpStream, objects: &Objects) -> std::io::Result<()> {
         },
     };
     let mut to = stream;
-    to.write_all(format!("HTTP/1.1 {code} -\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len()).as_bytes())?;
+    to.write_all(
+        format!("HTTP/1.1 {code} -\r\ncontent-length: {}\r\netag: \"a part\"\r\nconnection: close\r\n\r\n", answer.len()).as_bytes(),
+    )?;
     to.write_all(&answer)
+}
+
+fn part_name(path: &str, upload: Option<&str>, part: Option<&str>) -> String {
+    format!("{path}#{}/{}", upload.unwrap_or_default(), part.unwrap_or_default())
+}
+
+fn result(of: &str, inside: &str) -> Vec<u8> {
+    format!("<{of}Result xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{inside}</{of}Result>").into_bytes()
 }
 
 fn is_signed(method: &str, path: &str, query: &str, host: &str) -> bool {
