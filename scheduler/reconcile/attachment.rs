@@ -2,15 +2,17 @@
 //! (`pkg/controller/volume/attachdetach`). A driver's attacher does it.
 //!
 //! - **Invariant:** a volume for one node only is not attached to a second before it has been detached from the first.
-//! - **Invariant:** nothing is detached that the node says is in use, unless the node is said to be out of service.
+//! - **Invariant:** nothing is detached that the node says is in use, unless the node is said to be out of service, or has
+//!   been lost for six minutes and no Pod there needs it: then whoever used it is known to be dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use serde_json::json;
-use skein_command::Transaction;
+use skein_command::{Transaction, Write};
 use skein_object::deletion::Wish;
+use skein_object::fence::UNREACHABLE;
 use skein_object::volume::{ATTACHMENTS, DRIVERS, LOCAL, attachment_name, unique_name};
 use skein_object::{Key, registry};
 use skein_state::Event;
@@ -19,10 +21,12 @@ use crate::claim::{CLAIMS, VOLUMES, claims_of, typed};
 use crate::pods_of::is_finished;
 use crate::snapshot::{Snapshot, Stored};
 use crate::write::{Note, create, delete, event_once};
-use crate::{Controller, Mint};
+use crate::{Controller, Mint, Outcome};
 
 const COMPONENT: &str = "attachdetach-controller";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// How long a lost node may take to come back and unmount (`maxWaitForUnmountDuration`).
+const UNMOUNT_S: u64 = 360;
 
 /// A volume that Pods on a node need attached.
 struct Wanted<'a> {
@@ -33,12 +37,22 @@ struct Wanted<'a> {
     pods: Vec<&'a Stored<Pod>>,
 }
 
+/// What a node still has, for all that is known.
+#[derive(Default)]
+struct Held<'a> {
+    volumes: BTreeSet<String>,
+    /// For how long, where that ends by itself.
+    rest_s: Option<u64>,
+    /// The node as it must still be when something is taken from it.
+    lost: Option<&'a Stored<Node>>,
+}
+
 /// Attaches and detaches what one node's Pods need and need no more.
-pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<Transaction> {
+pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Outcome {
     let node = key.name();
     let wanted = snapshot.nodes.get(key).map(|_| wanted(snapshot, node)).unwrap_or_default();
     let existing = attachments(snapshot);
-    let mut transactions = Vec::new();
+    let (mut transactions, mut again_ms) = (Vec::new(), None);
     for (volume, wanted) in &wanted {
         let name = attachment_name(&wanted.handle, &wanted.driver, node);
         match existing.get(&name) {
@@ -46,7 +60,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
             None => transactions.extend(attach(snapshot, node, (volume, wanted), &existing, mint)),
         }
     }
-    let used = in_use(snapshot, key);
+    let held = held(snapshot, key, mint);
     for (attachment_key, attachment) in existing.values().filter(|(_, attachment)| attachment.spec.node_name == node) {
         if !is_own(attachment_key.name()) {
             continue;
@@ -55,14 +69,21 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
         let volume = spec.source.persistent_volume_name.as_deref().unwrap_or_default();
         let is_needed = wanted.contains_key(volume);
         let handle = volume_source(snapshot, volume).map(|(_, handle, _)| handle).unwrap_or_default();
-        if is_needed || used.contains(&unique_name(&spec.attacher, &handle)) {
+        if is_needed {
+            continue;
+        }
+        if held.volumes.contains(&unique_name(&spec.attacher, &handle)) {
+            again_ms = held.rest_s.map(|rest| rest * 1000);
             continue;
         }
         let Some(entry) = snapshot.state.get(attachment_key) else { continue };
         let resource = registry::by_key(ATTACHMENTS).expect("the registry has VolumeAttachments");
-        transactions.extend(delete(resource, attachment_key, entry, &Wish::default(), mint));
+        transactions.extend(delete(resource, attachment_key, entry, &Wish::default(), mint).map(|mut transaction| {
+            transaction.writes.extend(held.lost.map(|node| Write::unchanged(key, node.revision)));
+            transaction
+        }));
     }
-    transactions
+    Outcome { transactions, again_ms }
 }
 
 fn attach(
@@ -172,12 +193,22 @@ fn attachments(snapshot: &Snapshot) -> BTreeMap<String, (Key, VolumeAttachment)>
     all.filter_map(|(key, entry)| Some((key.name().to_string(), (key.clone(), typed::<VolumeAttachment>(entry)?)))).collect()
 }
 
-/// What must stay attached. Of a node that is gone, or said to be out of service, nothing.
-fn in_use(snapshot: &Snapshot, key: &Key) -> BTreeSet<String> {
-    let Some(node) = snapshot.nodes.get(key) else { return BTreeSet::new() };
-    let is_out = |node: &Node| node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|taint| taint.key == OUT_OF_SERVICE);
-    let used = node.object.status.as_ref().and_then(|s| s.volumes_in_use.clone()).filter(|_| !is_out(&node.object));
-    used.unwrap_or_default().into_iter().collect()
+/// A node that is gone, or said to be out of service, has nothing; one that is lost has what it had for a while.
+fn held<'a>(snapshot: &'a Snapshot, key: &Key, mint: &Mint) -> Held<'a> {
+    let Some(node) = snapshot.nodes.get(key) else { return Held::default() };
+    let taint = |key: &str| node.object.spec.iter().flat_map(|s| s.taints.iter().flatten()).find(|taint| taint.key == key);
+    if taint(OUT_OF_SERVICE).is_some() {
+        return Held::default();
+    }
+    let volumes = node.object.status.as_ref().and_then(|s| s.volumes_in_use.clone()).unwrap_or_default().into_iter().collect();
+    let Some(since) = taint(UNREACHABLE).and_then(|taint| taint.time_added.as_ref()) else {
+        return Held { volumes, ..Held::default() };
+    };
+    let lost_s = u64::try_from(mint.now.as_second() - since.0.as_second()).unwrap_or(0);
+    match UNMOUNT_S.checked_sub(lost_s).filter(|rest| *rest > 0) {
+        Some(rest) => Held { volumes, rest_s: Some(rest), lost: None },
+        None => Held { lost: Some(node), ..Held::default() },
+    }
 }
 
 /// The nodes that must look: where the Pod is, or all where the volume's Pods are.
@@ -205,5 +236,61 @@ pub(crate) fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller,
             users.filter_map(|pod| pod.object.spec.as_ref()?.node_name.as_deref().map(work)).collect()
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+    use skein_object::Record;
+    use skein_state::{Entry, State};
+
+    use super::*;
+    use crate::Liveness;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn node(taints: &Value) -> Value {
+        json!({"metadata": {"name": "n"}, "spec": {"taints": taints}, "status": {"volumesInUse": [unique_name("d.example.com", "h")]}})
+    }
+
+    fn lost_for(seconds: i64) -> Value {
+        let since = jiff::Timestamp::from_second(NOW - seconds).expect("a time").to_string();
+        json!([{"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": since}])
+    }
+
+    /// An attached volume that the node says is in use, and no Pod: how many transactions come of it, and when it is looked at
+    /// again.
+    fn check(node: &Value, expected: (usize, Option<u64>)) {
+        let volume = json!({"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": "d.example.com", "volumeHandle": "h"}}});
+        let name = attachment_name("h", "d.example.com", "n");
+        let attachment = json!({"metadata": {"name": name, "uid": "u"}, "spec": {"attacher": "d.example.com", "nodeName": "n",
+            "source": {"persistentVolumeName": "v"}}, "status": {"attached": true}});
+        let mut state = State::default();
+        for (key, object) in
+            [(Key::new("nodes", "", "n"), node), (Key::new(VOLUMES, "", "v"), &volume), (Key::new(ATTACHMENTS, "", &name), &attachment)]
+        {
+            state.restore(key, Entry { revision: 5, record: Arc::new(Record::from_value(object)) });
+        }
+        let mut mint = Mint::new(jiff::Timestamp::from_second(NOW).expect("a time"), 1, Liveness::default());
+        let key = Key::new("nodes", "", "n");
+        let outcome = reconcile(&Snapshot::of(&state), &key, &mut mint);
+        assert_eq!((outcome.transactions.len(), outcome.again_ms), expected, "{node}");
+        let is_lost = node.to_string().contains(UNREACHABLE);
+        for transaction in outcome.transactions.iter().filter(|_| is_lost) {
+            assert!(transaction.writes.contains(&Write::unchanged(&key, 5)), "the node is still lost");
+        }
+    }
+
+    #[test]
+    fn a_lost_node_keeps_a_volume_for_six_minutes() {
+        check(&node(&json!([])), (0, None));
+        check(&node(&json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}])), (1, None));
+        check(&node(&lost_for(10)), (0, Some(350_000)));
+        check(&node(&lost_for(360)), (1, None));
+        check(&node(&lost_for(-5)), (0, Some(360_000)));
     }
 }

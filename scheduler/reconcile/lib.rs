@@ -181,7 +181,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::ResourceQuota => resource_quota::reconcile(snapshot, key).into(),
         Controller::NodeServices => node_services::reconcile(snapshot, key, mint).into(),
         Controller::AttributesClass => attributes_class::reconcile(snapshot, key).into(),
-        Controller::Attachment => attachment::reconcile(snapshot, key, mint).into(),
+        Controller::Attachment => attachment::reconcile(snapshot, key, mint),
         Controller::EphemeralVolume => ephemeral_volume::reconcile(snapshot, key, mint).into(),
         Controller::TaintEviction => taint_eviction::reconcile(snapshot, key, mint),
         Controller::StatefulSet => stateful_set::reconcile(snapshot, key, mint),
