@@ -2,6 +2,7 @@
 //! their versions, as they are or by the webhook of their definition.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use serde_json::Value;
 use skein_object::custom::conversion::{Conversion, TIMEOUT_SECONDS};
@@ -9,6 +10,7 @@ use skein_object::{Key, Record, Resource, Status, cipher};
 use skein_state::{Entry, State};
 
 use crate::body::OBJECT_BYTES_MAX;
+use crate::negotiate::Media;
 use crate::{Context, call, status};
 
 /// Objects as a resource shows them.
@@ -61,6 +63,7 @@ pub(crate) async fn stored(
     (key, old): (&Key, Option<&Record>),
     object: &Value,
 ) -> Result<Record, Status> {
+    let begin = Instant::now();
     let record = match resource.conversion() {
         Some(conversion) if resource.storage_version() != resource.api_version() => {
             let desired = resource.storage_version();
@@ -70,6 +73,7 @@ pub(crate) async fn stored(
         }
         _ => resource.record(object),
     };
+    context.metrics.encoded(Media::Json, 1, begin);
     let size = record.size();
     if size > OBJECT_BYTES_MAX {
         return Err(Status::too_large(format!("Request is too large: the object has {size} bytes, the limit is {OBJECT_BYTES_MAX}")));

@@ -1,7 +1,7 @@
 //! `/metrics`: what this node's API has done, in Prometheus' format, under Kubernetes' names where there are any.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Response;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use skein_store::Handle;
 
 use crate::fairness::{Fairness, Standing};
+use crate::negotiate::Media;
 use crate::{Body, respond};
 
 /// The limits of `apiserver_request_duration_seconds`, a part of Kubernetes'.
@@ -51,6 +52,11 @@ struct Refused {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Encoding {
+    encoding: &'static str,
+}
+
 /// The counters of one API.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -60,6 +66,8 @@ pub(crate) struct Metrics {
     executing: Family<Level, Gauge>,
     waiting: Family<Level, Gauge>,
     refused: Family<Refused, Counter>,
+    encodings: Family<Encoding, Counter>,
+    encoding_seconds: Family<Encoding, Counter<f64, AtomicU64>>,
     leads: Gauge,
     term: Gauge<f64, AtomicU64>,
     pace: Gauge<i64>,
@@ -83,6 +91,8 @@ impl Default for Metrics {
             executing: Family::default(),
             waiting: Family::default(),
             refused: Family::default(),
+            encodings: Family::default(),
+            encoding_seconds: Family::default(),
             leads: Gauge::default(),
             term: Gauge::default(),
             pace: Gauge::default(),
@@ -100,6 +110,12 @@ impl Default for Metrics {
         registry.register("apiserver_flowcontrol_current_executing_seats", "Seats taken now", metrics.executing.clone());
         registry.register("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait for a seat", metrics.waiting.clone());
         registry.register("apiserver_flowcontrol_rejected_requests", "Requests that got no seat", metrics.refused.clone());
+        registry.register(
+            "skein_api_encoded_objects",
+            "Objects that were encoded to be stored, for watchers, or not in JSON; others are copies of bytes",
+            metrics.encodings.clone(),
+        );
+        registry.register("skein_api_encoding_seconds", "How long that took", metrics.encoding_seconds.clone());
         registry.register("skein_raft_leads", "Whether this node leads", metrics.leads.clone());
         registry.register("skein_raft_term", "The Raft term that this node knows", metrics.term.clone());
         registry.register(
@@ -123,6 +139,13 @@ impl Metrics {
         if asked.verb != "watch" {
             self.durations.get_or_create(asked).observe(took.as_secs_f64());
         }
+    }
+
+    /// Objects that were encoded since then.
+    pub(crate) fn encoded(&self, media: Media, objects: usize, begin: Instant) {
+        let encoding = Encoding { encoding: media.name() };
+        self.encodings.get_or_create(&encoding).inc_by(objects as u64);
+        self.encoding_seconds.get_or_create(&encoding).inc_by(begin.elapsed().as_secs_f64());
     }
 
     /// All of it, as it is now.

@@ -1,18 +1,20 @@
 //! What a client wants answers to look like, by its `Accept` header (RFC 9110, section 12.5.1), as apiserver reads it.
 //!
-//! Everything is answered in JSON; what wants YAML or protobuf is turned into that on its way out.
+//! Everything is answered in JSON; what wants YAML or protobuf is turned into that on its way out. Only a watch makes its
+//! events itself, once for all who watch.
+
+use std::time::Instant;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use http_body_util::BodyExt;
 use serde_json::Value;
 use skein_object::registry::Serving;
 use skein_object::table::Include;
 use skein_object::{Resource, Status};
 
+use crate::metrics::Metrics;
 use crate::{Body, respond};
 
 const JSON: &str = "application/json";
@@ -42,6 +44,10 @@ struct Range<'a> {
     is_meta: bool,
     stream: Option<&'a str>,
 }
+
+/// How many objects an answer holds, where it is not one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Objects(pub(crate) usize);
 
 /// The first range that can be served, of those that the client likes best.
 pub(crate) fn accepted(headers: &HeaderMap, resource: &Resource, include: Option<&str>, is_watch: bool) -> Result<(Media, Form), Status> {
@@ -121,16 +127,37 @@ impl<'a> Range<'a> {
 // === impl Media ===
 
 impl Media {
-    /// An answer in JSON, as this.
-    pub(crate) async fn encode(self, response: Response<Body>, is_watch: bool) -> Result<Response<Body>, Status> {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Yaml => "yaml",
+            Self::Protobuf => "protobuf",
+        }
+    }
+
+    /// What a watch says that it is.
+    pub(crate) fn of_watch(self) -> &'static str {
+        if self == Self::Protobuf { skein_protobuf::WATCH_CONTENT_TYPE } else { JSON }
+    }
+
+    /// An event of a watch, which is a line of JSON, as this.
+    pub(crate) fn event(self, line: Bytes) -> Result<Bytes, Status> {
+        match self {
+            Self::Protobuf => skein_protobuf::event_from_json(&line).map(Bytes::from).map_err(Status::internal),
+            Self::Json | Self::Yaml => Ok(line),
+        }
+    }
+
+    /// An answer in JSON, as this; one that is in another encoding already stays so.
+    pub(crate) async fn encode(self, response: Response<Body>, metrics: &Metrics) -> Result<Response<Body>, Status> {
         let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == JSON);
         match self {
             Self::Json => Ok(response),
             _ if !is_json => Ok(response),
-            Self::Protobuf if is_watch && response.status().is_success() => Ok(events(response)),
             Self::Yaml | Self::Protobuf => {
                 let (mut head, body) = response.into_parts();
                 let content = body.collect().await.map_err(Status::internal)?.to_bytes();
+                let begin = Instant::now();
                 let encoded = match self {
                     Self::Yaml => yaml(&content)?,
                     _ => match skein_protobuf::from_json(&content) {
@@ -140,6 +167,7 @@ impl Media {
                         Err(why) => return Err(Status::internal(why)),
                     },
                 };
+                metrics.encoded(self, head.extensions.get().map_or(1, |Objects(count)| *count), begin);
                 head.headers.remove(CONTENT_LENGTH);
                 head.headers
                     .insert(CONTENT_TYPE, HeaderValue::from_static(if self == Self::Yaml { YAML } else { skein_protobuf::CONTENT_TYPE }));
@@ -152,20 +180,6 @@ impl Media {
 fn yaml(json: &[u8]) -> Result<Vec<u8>, Status> {
     let value: Value = serde_json::from_slice(json).map_err(Status::internal)?;
     serde_yaml_ng::to_string(&value).map(String::into_bytes).map_err(Status::internal)
-}
-
-/// A watch's events. Each frame of the stream holds whole lines.
-fn events(response: Response<Body>) -> Response<Body> {
-    let (mut head, body) = response.into_parts();
-    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(skein_protobuf::WATCH_CONTENT_TYPE));
-    let frames = body.into_data_stream().map(|data| {
-        let mut out = Vec::new();
-        for line in data?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            out.extend(skein_protobuf::event_from_json(line).map_err(std::io::Error::other)?);
-        }
-        Ok(Frame::data(Bytes::from(out)))
-    });
-    Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames)))
 }
 
 #[cfg(test)]

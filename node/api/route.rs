@@ -42,6 +42,8 @@ pub(crate) struct Target {
     pub(crate) caller: Caller,
     /// What the answer's objects look like.
     pub(crate) form: Form,
+    /// How they are encoded.
+    pub(crate) media: Media,
 }
 
 /// Query parameters, decoded.
@@ -211,6 +213,7 @@ fn target(
         consistency,
         caller,
         form: Form::Object,
+        media: Media::Json,
     })
 }
 
@@ -263,7 +266,7 @@ async fn serve_resource(context: Context, mut target: Target, mut request: Reque
         Some(Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy) => Media::Json,
         _ => {
             let (media, form) = negotiate::accepted(request.headers(), &target.resource, target.query.get("includeObject"), is_watch)?;
-            target.form = form;
+            (target.form, target.media) = (form, media);
             media
         }
     };
@@ -281,7 +284,7 @@ async fn serve_resource(context: Context, mut target: Target, mut request: Reque
     let answer = verbs::serve(verb, context, target, request).await;
     // A refusal has warnings too.
     let response = answer.unwrap_or_else(|status| respond::status(&status));
-    let response = media.encode(response, is_watch).await?;
+    let response = media.encode(response, &metrics).await?;
     metrics.answered(&asked, response.status().as_u16(), begin.elapsed());
     let response = match websocket {
         Some(websocket) if response.status().is_success() => websocket.carry(response),

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
@@ -33,8 +33,10 @@ enum Framing {
     Binary,
     /// The same, for clients that take text alone.
     Base64,
-    /// An event of a watch.
+    /// An event of a watch in JSON, which ends with a line.
     Line,
+    /// One in protobuf, which begins with its length.
+    Length,
 }
 
 // === impl Websocket ===
@@ -52,13 +54,15 @@ impl Websocket {
 
     /// Answers that it will be so, and sends the response's body message by message.
     pub(crate) fn carry(self, response: Response<Body>) -> Response<Body> {
+        let is_protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == skein_protobuf::WATCH_CONTENT_TYPE);
+        let framing = if is_protobuf { Framing::Length } else { self.framing };
         let mut switched = Response::new(respond::full(""));
         *switched.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         handshake(&self.accept, self.protocol.as_deref(), switched.headers_mut());
         tokio::spawn(async move {
             if let Ok(client) = self.client.await {
                 let socket = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
-                send(socket, response.into_body(), self.framing).await;
+                send(socket, response.into_body(), framing).await;
             }
         });
         switched
@@ -108,7 +112,7 @@ async fn send<C: AsyncRead + AsyncWrite + Unpin>(client: WebSocketStream<C>, mut
     let gone = async { while source.next().await.is_some_and(|message| message.is_ok_and(|message| !message.is_close())) {} };
     let sent = async {
         // Bytes begin with a message that is empty, as Kubernetes' do.
-        let begin = (framing != Framing::Line).then(|| message(framing, b""));
+        let begin = matches!(framing, Framing::Binary | Framing::Base64).then(|| message(framing, b""));
         if let Some(begin) = begin
             && sink.send(begin).await.is_err()
         {
@@ -131,15 +135,25 @@ async fn send<C: AsyncRead + AsyncWrite + Unpin>(client: WebSocketStream<C>, mut
 }
 
 fn messages(framing: Framing, bytes: &[u8]) -> Vec<Message> {
-    if framing != Framing::Line {
-        return vec![message(framing, bytes)];
+    match framing {
+        Framing::Binary | Framing::Base64 => vec![message(framing, bytes)],
+        Framing::Line => bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| message(framing, line)).collect(),
+        Framing::Length => {
+            let mut rest = bytes;
+            std::iter::from_fn(|| {
+                let (length, after) = rest.split_first_chunk::<4>()?;
+                let (event, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+                rest = after;
+                Some(message(framing, event))
+            })
+            .collect()
+        }
     }
-    bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| message(framing, line)).collect()
 }
 
 fn message(framing: Framing, bytes: &[u8]) -> Message {
     match framing {
-        Framing::Binary => Message::binary(Bytes::copy_from_slice(bytes)),
+        Framing::Binary | Framing::Length => Message::binary(Bytes::copy_from_slice(bytes)),
         Framing::Base64 => Message::text(STANDARD.encode(bytes)),
         Framing::Line => Message::text(String::from_utf8_lossy(bytes).into_owned()),
     }
@@ -168,6 +182,9 @@ mod tests {
     #[test]
     fn an_event_is_a_message() {
         assert_eq!(messages(Framing::Line, b"{1}\n{2}\n"), [Message::text("{1}"), Message::text("{2}")]);
+        let binary = |bytes: &[u8]| Message::binary(bytes.to_vec());
+        assert_eq!(messages(Framing::Length, b"\0\0\0\x01a\0\0\0\x02\nc"), [binary(b"a"), binary(b"\nc")]);
+        assert_eq!(messages(Framing::Length, b"\0\0\0\x09a"), [], "a piece is none");
         assert_eq!(messages(Framing::Base64, b"a\nb"), [Message::text("YQpi")]);
         assert_eq!(messages(Framing::Binary, b"a\nb"), [Message::binary(b"a\nb".to_vec())]);
     }

@@ -127,6 +127,15 @@ impl Multiplexed {
         Ok((code, response.into_body().collect().await?.to_bytes()))
     }
 
+    /// What is answered in this encoding.
+    pub(crate) async fn read(&mut self, path: &str, accept: &str) -> Result<Bytes> {
+        let request = http::Request::get(format!("https://{}{path}", self.address)).header("accept", accept).body(Full::default())?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        ensure!(response.status().is_success(), "{path}: {}", response.status());
+        Ok(response.into_body().collect().await?.to_bytes())
+    }
+
     /// The events of a watch that has begun.
     pub(crate) async fn watch(&self, path: &str) -> Result<Incoming> {
         let uri = format!("https://{}{path}", self.address);

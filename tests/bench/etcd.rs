@@ -116,7 +116,7 @@ impl Etcd {
     fn used(&self) -> Used {
         let ticks = self.members.iter().map(|member| cpu_ticks(member.id().into())).sum();
         let syncs = CLIENT_PORTS.iter().map(|port| metric(&metrics(*port), "etcd_disk_wal_fsync_duration_seconds_count")).sum();
-        Used { ticks, syncs }
+        Used { ticks, syncs, ..Used::default() }
     }
 
     pub(crate) async fn puts(&self, clients: usize, duration: Duration) -> Result<Load> {

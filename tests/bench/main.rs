@@ -6,6 +6,7 @@ mod client;
 mod etcd;
 mod measure;
 mod scheduler;
+mod services;
 mod state;
 
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ struct Arguments {
 const WATCHERS: usize = 1000;
 /// Writes that all of them see, one after the other.
 const WRITES: usize = 50;
+/// What a new leader has to look at.
+const DEPLOYMENTS: usize = 10_000;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -102,8 +105,14 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         lab.down()?;
         return runtime.block_on(beside(arguments));
     }
+    runtime.block_on(measure::fill_lists(&credentials))?;
+    for (name, accept) in [("JSON", "application/json"), ("protobuf", "application/vnd.kubernetes.protobuf")] {
+        let duration = Duration::from_secs(arguments.seconds);
+        row(&format!("{} Pods listed, {name}", measure::LISTED), runtime.block_on(measure::lists(lab, &credentials, accept, duration))?);
+    }
     let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
     times("Pod created -> Running, Skein's runtime", started);
+    runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row))?;
     let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
     let gaps = runtime.block_on(measure::leader_losses(lab, &credentials, arguments.rounds))?;
     times("leader killed -> next write", gaps);
@@ -111,6 +120,8 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     times("leader stopped in order -> longest without a write", gaps);
     let replaced = runtime.block_on(measure::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
     times("node killed -> its Pod Running elsewhere", replaced);
+    let reconciled = runtime.block_on(measure::reconciles(lab, &credentials, DEPLOYMENTS, arguments.rounds.min(5)))?;
+    times(&format!("leader killed -> {DEPLOYMENTS} Deployments looked at"), reconciled);
     println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
     println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
     lab.down()?;
@@ -142,7 +153,10 @@ async fn beside(arguments: &Arguments) -> Result<()> {
 }
 
 fn heading() {
-    println!("{:<46} {:>12} {:>10} {:>10} {:>10} {:>12} {:>8}", "", "per second", "p50 ms", "p99 ms", "max ms", "CPU us each", "syncs");
+    println!(
+        "{:<46} {:>12} {:>10} {:>10} {:>10} {:>12} {:>8} {:>14}",
+        "", "per second", "p50 ms", "p99 ms", "max ms", "CPU us each", "syncs", "encoded"
+    );
 }
 
 fn times(what: &str, latencies: Vec<Duration>) {
@@ -150,7 +164,7 @@ fn times(what: &str, latencies: Vec<Duration>) {
 }
 
 fn row(what: &str, load: Load) {
-    let Load { per_second, mut latencies, cpu_micros, syncs } = load;
+    let Load { per_second, mut latencies, cpu_micros, syncs, encoded, encoding_percent } = load;
     latencies.sort();
     let at = |share: f64| {
         let index = (latencies.len().saturating_sub(1)) as f64 * share;
@@ -158,8 +172,10 @@ fn row(what: &str, load: Load) {
     };
     let shown = |number: f64| if number > 0.0 { format!("{number:.0}") } else { "-".into() };
     let (rate, cpu) = (shown(per_second), shown(cpu_micros));
-    let syncs = if syncs > 0.0 { format!("{syncs:.2}") } else { "-".into() };
-    println!("{what:<46} {rate:>12} {:>10.1} {:>10.1} {:>10.1} {cpu:>12} {syncs:>8}", at(0.5), at(0.99), at(1.0));
+    let part = |number: f64| if number > 0.0 { format!("{number:.2}") } else { "-".into() };
+    let syncs = part(syncs);
+    let encoded = if encoded > 0.0 { format!("{encoded:.2} ({encoding_percent:.0} %)") } else { "-".into() };
+    println!("{what:<46} {rate:>12} {:>10.1} {:>10.1} {:>10.1} {cpu:>12} {syncs:>8} {encoded:>14}", at(0.5), at(0.99), at(1.0));
 }
 
 fn load_image(lab: &Lab) -> Result<()> {

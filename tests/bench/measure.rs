@@ -16,6 +16,11 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 /// Clients share connections, as those of one program do.
 pub(crate) const CONNECTIONS_MAX: usize = 96;
+/// Pods in a list, and who reads it.
+pub(crate) const LISTED: usize = 10_000;
+const LISTERS: usize = 6;
+/// Who makes many objects at once.
+const MAKERS: usize = 48;
 /// A cluster may take this long to be itself again after a fault.
 const RECOVERY: Duration = Duration::from_secs(60);
 /// For so long after a leader was stopped it is seen whether writes go on.
@@ -32,14 +37,20 @@ pub(crate) struct Load {
     pub(crate) cpu_micros: f64,
     /// How often all servers together synced their logs for one.
     pub(crate) syncs: f64,
+    /// How often they encoded an object for one, instead of copying its bytes.
+    pub(crate) encoded: f64,
+    /// What of the processor's time that took, in hundredths.
+    pub(crate) encoding_percent: f64,
 }
 
 /// What servers have used so far.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Used {
     /// Of the processor, in hundredths of a second, as Linux counts it.
     pub(crate) ticks: u64,
     pub(crate) syncs: u64,
+    pub(crate) encoded: u64,
+    pub(crate) encoding_seconds: f64,
 }
 
 /// Events on their way from a write to many watchers. A cheap clone.
@@ -70,8 +81,10 @@ impl Load {
     /// With what the servers used for it.
     pub(crate) fn with(self, before: Used, after: Used) -> Self {
         let operations = self.latencies.len().max(1) as f64;
-        let ticks = after.ticks - before.ticks;
-        Self { cpu_micros: ticks as f64 * 10_000.0 / operations, syncs: (after.syncs - before.syncs) as f64 / operations, ..self }
+        let each = |before: u64, after: u64| (after - before) as f64 / operations;
+        let cpu_micros = each(before.ticks, after.ticks) * 10_000.0;
+        let encoding_percent = (after.encoding_seconds - before.encoding_seconds) * 1e8 / (cpu_micros * operations).max(1.0);
+        Self { cpu_micros, syncs: each(before.syncs, after.syncs), encoded: each(before.encoded, after.encoded), encoding_percent, ..self }
     }
 }
 
@@ -194,14 +207,102 @@ pub(crate) async fn reads(lab: &Lab, credentials: &Credentials, clients: usize, 
     Ok(load.with(before, used(lab, credentials).await?))
 }
 
+/// Clients that list so many Pods, from the replicas, again and again.
+pub(crate) async fn lists(lab: &Lab, credentials: &Credentials, accept: &'static str, duration: Duration) -> Result<Load> {
+    let before = used(lab, credentials).await?;
+    let shared = shared(credentials, LISTERS).await?;
+    let list = move |mut client: Multiplexed| async move {
+        let bytes = client.read("/api/v1/namespaces/listed/pods?resourceVersion=0", accept).await?;
+        ensure!(bytes.len() > LISTED * 100, "a list of {} bytes", bytes.len());
+        Ok(client)
+    };
+    let load = gather(LISTERS, duration, |index| shared[index].clone(), list).await?;
+    Ok(load.with(before, used(lab, credentials).await?))
+}
+
+/// Makes the Pods that are listed: none is ever placed.
+pub(crate) async fn fill_lists(credentials: &Credentials) -> Result<()> {
+    make_namespace(credentials, "listed").await?;
+    let pod = |number: usize| {
+        let labels = json!({"app": "listed", "pod-template-hash": "5d4f8c7b9"});
+        let container = json!({"name": "c", "image": "registry.example.com/app:1", "resources": {"requests": {"cpu": "100m"}}});
+        json!({"metadata": {"name": format!("listed-{number}"), "labels": labels},
+            "spec": {"schedulingGates": [{"name": "example.com/never"}], "containers": [container]}})
+    };
+    make_many(credentials, "/api/v1/namespaces/listed/pods", LISTED, pod).await
+}
+
+async fn make_namespace(credentials: &Credentials, name: &str) -> Result<()> {
+    let namespace = json!({"metadata": {"name": name}}).to_string();
+    credentials.client(1).send("POST", "/api/v1/namespaces", &namespace).await?;
+    // The CA's copy and the ServiceAccount come into the namespace by themselves.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// Makes so many objects, through all nodes.
+pub(crate) async fn make_many(credentials: &Credentials, path: &'static str, count: usize, object: impl Fn(usize) -> Value) -> Result<()> {
+    let mut left: Vec<String> = (0..count).map(|number| object(number).to_string()).collect();
+    let shared = shared(credentials, MAKERS).await?;
+    let share = left.len().div_ceil(MAKERS);
+    let mut tasks = Vec::new();
+    for mut client in shared {
+        let own = left.split_off(left.len().saturating_sub(share));
+        tasks.push(tokio::spawn(async move {
+            for body in own {
+                let (code, answer) = client.send("POST", path, body).await?;
+                ensure!(code == 201, "{}", String::from_utf8_lossy(&answer));
+            }
+            Ok(())
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
+}
+
+/// Kills the leader's daemon where there are so many Deployments; the time until the next one has looked at them all, so that
+/// it makes a ReplicaSet of a new one, too.
+pub(crate) async fn reconciles(lab: &Lab, credentials: &Credentials, deployments: usize, rounds: usize) -> Result<Vec<Duration>> {
+    make_namespace(credentials, "reconciled").await?;
+    let path = "/apis/apps/v1/namespaces/reconciled/deployments";
+    let deployment = |name: &str| {
+        let template = json!({"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "none"}]}});
+        json!({"metadata": {"name": name}, "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": template}})
+    };
+    make_many(credentials, path, deployments, |number| deployment(&format!("many-{number}"))).await?;
+    let mut times = Vec::new();
+    for round in 0..=rounds {
+        let leader = leader(credentials).await?;
+        let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+        let mut client = credentials.client(survivor);
+        let begin = Instant::now();
+        // The first time they are only waited for.
+        if round > 0 {
+            lab.kill(&leader, Scope::Daemon)?;
+        }
+        let name = format!("after-{round}");
+        let body = deployment(&name).to_string();
+        while !matches!(client.send("POST", path, &body).await, Ok((201 | 409, _))) {}
+        while get(&mut client, &format!("{path}/{name}?resourceVersion=0")).await?["status"]["observedGeneration"] != 1 {
+            ensure!(begin.elapsed() < RECOVERY, "the Deployment of round {round} is not looked at");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        if round > 0 {
+            times.push(begin.elapsed());
+            lab.start(&leader)?;
+            all_ready(credentials, survivor).await?;
+        }
+    }
+    Ok(times)
+}
+
 /// So many writes, each seen by so many watchers of all nodes.
 pub(crate) async fn fan_out(lab: &Lab, credentials: &Credentials, watchers: usize, writes: usize) -> Result<Load> {
     let mut client = credentials.client(1);
-    let namespace = json!({"metadata": {"name": "watched"}}).to_string();
-    client.send("POST", "/api/v1/namespaces", &namespace).await?;
+    make_namespace(credentials, "watched").await?;
     let maps = "/api/v1/namespaces/watched/configmaps";
-    // The CA's copy comes into the namespace by itself.
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let version = get(&mut client, maps).await?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
     let path = format!("{maps}?watch=1&resourceVersion={version}");
     let arrivals = Arrivals::new(watchers, writes);
@@ -350,18 +451,27 @@ fn pids(lab: &Lab) -> Result<Vec<i64>> {
 }
 
 async fn used(lab: &Lab, credentials: &Credentials) -> Result<Used> {
-    let mut syncs = 0;
+    let (mut syncs, mut encoded, mut encoding_seconds) = (0, 0, 0.0);
     for node in 1..=3 {
         let (_, text) = credentials.client(node).send("GET", "/metrics", "").await?;
-        syncs += metric(&String::from_utf8_lossy(&text), "skein_log_syncs_total");
+        let text = String::from_utf8_lossy(&text);
+        syncs += metric(&text, "skein_log_syncs_total");
+        for encoding in ["json", "protobuf"] {
+            let of = |name: &str| format!("skein_api_{name}_total{{encoding=\"{encoding}\"}}");
+            encoded += metric(&text, &of("encoded_objects"));
+            encoding_seconds += number(&text, &of("encoding_seconds"));
+        }
     }
-    Ok(Used { ticks: ticks(lab)?, syncs })
+    Ok(Used { ticks: ticks(lab)?, syncs, encoded, encoding_seconds })
 }
 
 /// A number in Prometheus' text format, 0 where it is not there.
 pub(crate) fn metric(text: &str, name: &str) -> u64 {
-    let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
-    values.sum::<f64>() as u64
+    number(text, name) as u64
+}
+
+fn number(text: &str, name: &str) -> f64 {
+    text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok()).sum()
 }
 
 /// What the daemons have used of the processor, in hundredths of a second.

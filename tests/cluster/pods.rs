@@ -119,6 +119,8 @@ fn containers_find_what_their_pod_says(runtime: Runtime) {
     let path = "/api/v1/namespaces/default/pods?watch=1&fieldSelector=metadata.name%3Dsays-nothing&timeoutSeconds=1";
     let seen = cluster.websocket(3, path, "any");
     assert!(seen.contains("101 Switching Protocols") && seen.contains(r#"{"type":"ADDED","object":{"#), "{seen}");
+    let seen = cluster.websocket(3, path, "any\r\nAccept: application/vnd.kubernetes.protobuf;stream=watch");
+    assert!(seen.contains("ADDED") && seen.contains("k8s\0") && !seen.contains("\"type\""), "{seen}");
     cluster.kubectl("node-1", &["create", "rolebinding", "looks", "--clusterrole=view", "--serviceaccount=default:default"]);
     let token = URL_SAFE_NO_PAD.encode(cluster.kubectl("node-2", &["create", "token", "default"]).trim());
     let bearer = format!("base64url.bearer.authorization.k8s.io.{token}");

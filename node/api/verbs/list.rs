@@ -9,7 +9,7 @@ use skein_state::{Entry, State};
 
 use super::page::Page;
 use super::{options, to_value};
-use crate::negotiate::Form;
+use crate::negotiate::{Form, Objects};
 use crate::route::Target;
 use crate::{Body, Context, convert, respond};
 
@@ -114,11 +114,14 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
             metadata["remainingItemCount"] = remaining.into();
         }
     }
-    if target.form == Form::Object && target.resource.is_shown_as_stored() {
-        return Ok(as_stored(target, &page, &metadata));
-    }
-    let objects = convert::shown(context, state, &target.resource, &page).await?;
-    Ok(render(&target.resource, target.form, objects, &metadata))
+    let mut response = if target.form == Form::Object && target.resource.is_shown_as_stored() {
+        as_stored(target, &page, &metadata)
+    } else {
+        let objects = convert::shown(context, state, &target.resource, &page).await?;
+        render(&target.resource, target.form, objects, &metadata)
+    };
+    response.extensions_mut().insert(Objects(page.len()));
+    Ok(response)
 }
 
 /// The bytes as they rest.

@@ -1,4 +1,4 @@
-//! WATCH: the events of a resource from a revision on, as a stream of JSON documents.
+//! WATCH: the events of a resource from a revision on, as a stream of documents.
 //!
 //! A watcher is a cursor into the node's history. It wakes when something has happened to its resource, reads a batch,
 //! writes it to its client and comes back; while the client is slow the cursor waits, and once the history has moved past
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::list::Filter;
 use super::options;
 use super::{at_least, parse_version, view};
-use crate::negotiate::Form;
+use crate::negotiate::{Form, Media};
 use crate::route::Target;
 use crate::{Body, Context, convert, status};
 
@@ -46,6 +46,7 @@ struct Watcher {
     prefix: String,
     filter: Filter,
     form: Form,
+    media: Media,
     bookmarks: bool,
     /// Everything up to this revision has been written.
     cursor: u64,
@@ -59,7 +60,7 @@ struct Watcher {
 pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response<Body>, Status> {
     let filter = Filter::of(target)?;
     options::of_watch(&target.query)?;
-    let form = target.form;
+    let (form, media) = (target.form, target.media);
     let bookmarks = target.query.flag("allowWatchBookmarks");
     let initial_events = target.query.flag("sendInitialEvents");
     let (cursor, initial) = match target.query.get("resourceVersion") {
@@ -76,11 +77,11 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
             let prefix = Key::prefix(target.resource.stored(), &target.namespace);
             let all = filter.choose(context, &view.state, &target.resource, view.state.range(&prefix, None)).await?;
             let all: Vec<Seen> = all.into_iter().map(|(key, entry)| ("ADDED", key.clone(), entry.clone())).collect();
-            let mut out = encode(context, &target.resource, form, &all).await?.concat();
+            let mut out = encode(context, &target.resource, (form, media), &all).await?.concat();
             let revision = view.state.revision();
             if initial_events && bookmarks {
                 let annotations = json!({"annotations": {INITIAL_EVENTS_END: "true"}});
-                write_event(&mut out, "BOOKMARK", &bookmark(&target.resource, form, revision, &annotations));
+                out.extend(media.event(line("BOOKMARK", &bookmark(&target.resource, form, revision, &annotations)))?);
             }
             (revision, Some(Bytes::from(out)))
         }
@@ -94,6 +95,7 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
         prefix: Key::prefix(target.resource.stored(), &target.namespace),
         filter,
         form,
+        media,
         bookmarks,
         cursor,
         deadline: now + seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs),
@@ -106,7 +108,7 @@ pub(super) async fn serve(context: &Context, target: &Target) -> Result<Response
         Some((Ok(Frame::data(bytes)), watcher))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed());
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media.of_watch()));
     Ok(response)
 }
 
@@ -155,17 +157,18 @@ impl Watcher {
             return None;
         }
         self.next_bookmark = now + BOOKMARK_INTERVAL;
-        let mut out = Vec::new();
-        write_event(&mut out, "BOOKMARK", &bookmark(&self.resource, self.form, self.cursor, &json!({})));
-        Some(out.into())
+        let line = line("BOOKMARK", &bookmark(&self.resource, self.form, self.cursor, &json!({})));
+        match self.media.event(line) {
+            Ok(bookmark) => Some(bookmark),
+            Err(status) => Some(self.fail(&status)),
+        }
     }
 
     /// The last that the client hears.
     fn fail(&mut self, status: &Status) -> Bytes {
         self.ended = true;
-        let mut out = Vec::new();
-        write_event(&mut out, "ERROR", &serde_json::to_value(status).unwrap_or_default());
-        out.into()
+        let line = line("ERROR", &serde_json::to_value(status).unwrap_or_default());
+        self.media.event(line).unwrap_or_default()
     }
 
     /// What the client is told of events, in one piece.
@@ -180,14 +183,14 @@ impl Watcher {
             };
             seen.extend(self::seen(event, before, after));
         }
-        let key = |seen: &Seen| encoded::Key::of(seen.2.revision, seen.0, &self.resource, self.form);
+        let key = |seen: &Seen| encoded::Key::of(seen.2.revision, seen.0, &self.resource, (self.form, self.media));
         let mut lines: Vec<Option<Bytes>> = seen.iter().map(|one| self.context.encoded.get(&key(one)?)).collect();
         let missing: Vec<usize> = (0..seen.len()).filter(|at| lines[*at].is_none()).collect();
         let fresh = if missing.is_empty() {
             Vec::new()
         } else {
             let unknown: Vec<Seen> = missing.iter().map(|at| seen[*at].clone()).collect();
-            encode(&self.context, &self.resource, self.form, &unknown).await?
+            encode(&self.context, &self.resource, (self.form, self.media), &unknown).await?
         };
         for (at, line) in missing.into_iter().zip(fresh) {
             if let Some(key) = key(&seen[at]) {
@@ -222,22 +225,33 @@ fn seen(event: &Event, before: Option<&Entry>, after: Option<&Entry>) -> Option<
     Some((kind, event.key.clone(), Entry { revision: event.revision, ..entry.clone() }))
 }
 
-/// Events as lines of JSON.
-async fn encode(context: &Context, resource: &Resource, form: Form, seen: &[Seen]) -> Result<Vec<Bytes>, Status> {
-    let line = |event: &str, object: &[u8]| [b"{\"type\":\"", event.as_bytes(), b"\",\"object\":", object, b"}\n"].concat().into();
-    if form == Form::Object && resource.is_shown_as_stored() {
+/// Events as the client takes them: made here, and nowhere else.
+async fn encode(context: &Context, resource: &Resource, (form, media): (Form, Media), seen: &[Seen]) -> Result<Vec<Bytes>, Status> {
+    let begin = std::time::Instant::now();
+    let is_as_stored = form == Form::Object && resource.is_shown_as_stored();
+    let lines: Vec<Bytes> = if is_as_stored {
         let version = resource.api_version();
-        let as_stored = |(event, _, entry): &Seen| line(event, &entry.record.to_json(&version, resource.kind, entry.revision));
-        return Ok(seen.iter().map(as_stored).collect());
+        let as_stored = |(event, _, entry): &Seen| framed(event, &entry.record.to_json(&version, resource.kind, entry.revision));
+        seen.iter().map(as_stored).collect()
+    } else {
+        let entries: Vec<(&Key, &Entry)> = seen.iter().map(|(_, key, entry)| (key, entry)).collect();
+        let objects = convert::shown(context, &context.store.local().state, resource, &entries).await?;
+        let rendered = objects.into_iter().map(|object| form.render(resource, object).to_string());
+        seen.iter().zip(rendered).map(|((event, ..), object)| framed(event, object.as_bytes())).collect()
+    };
+    let encoded = lines.into_iter().map(|line| media.event(line)).collect();
+    if !is_as_stored || media != Media::Json {
+        context.metrics.encoded(media, seen.len(), begin);
     }
-    let entries: Vec<(&Key, &Entry)> = seen.iter().map(|(_, key, entry)| (key, entry)).collect();
-    let objects = convert::shown(context, &context.store.local().state, resource, &entries).await?;
-    let rendered = objects.into_iter().map(|object| form.render(resource, object).to_string());
-    Ok(seen.iter().zip(rendered).map(|((event, ..), object)| line(event, object.as_bytes())).collect())
+    encoded
 }
 
-fn write_event(out: &mut Vec<u8>, kind: &str, object: &Value) {
-    out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").as_bytes());
+fn line(event: &str, object: &Value) -> Bytes {
+    framed(event, object.to_string().as_bytes())
+}
+
+fn framed(event: &str, object: &[u8]) -> Bytes {
+    [b"{\"type\":\"", event.as_bytes(), b"\",\"object\":", object, b"}\n"].concat().into()
 }
 
 fn bookmark(resource: &Resource, form: Form, revision: u64, extra: &Value) -> Value {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use skein_object::Resource;
 
-use crate::negotiate::Form;
+use crate::negotiate::{Form, Media};
 
 const SLOTS: usize = 256;
 /// What is larger is encoded anew for each: the slots hold 16 MiB at most.
@@ -26,15 +26,16 @@ pub(super) struct Key {
     event: &'static str,
     version: (&'static str, &'static str, &'static str),
     form: Form,
+    media: Media,
 }
 
 // === impl Key ===
 
 impl Key {
     /// `None` for what is not the same at all times: tables tell ages.
-    pub(super) fn of(revision: u64, event: &'static str, resource: &Resource, form: Form) -> Option<Self> {
+    pub(super) fn of(revision: u64, event: &'static str, resource: &Resource, (form, media): (Form, Media)) -> Option<Self> {
         let version = (resource.group, resource.version, resource.plural);
-        (!matches!(form, Form::Table(_))).then_some(Self { revision, event, version, form })
+        (!matches!(form, Form::Table(_))).then_some(Self { revision, event, version, form, media })
     }
 }
 
@@ -71,8 +72,9 @@ mod tests {
     fn what_was_asked_for_is_what_is_found() {
         let encoded = Encoded::default();
         let find = |plural: &str| skein_object::registry::find("", "v1", plural).expect("a resource");
-        let key =
-            |revision: u64, event: &'static str, plural: &str, form: Form| Key::of(revision, event, find(plural), form).expect("a key");
+        let key = |revision: u64, event: &'static str, plural: &str, form: Form| {
+            Key::of(revision, event, find(plural), (form, Media::Json)).expect("a key")
+        };
         let line = Bytes::from_static(b"one");
         encoded.put(key(5, "ADDED", "pods", Form::Object), &line);
         assert_eq!(encoded.get(&key(5, "ADDED", "pods", Form::Object)), Some(line));
@@ -84,9 +86,11 @@ mod tests {
         ] {
             assert_eq!(encoded.get(&other), None);
         }
+        let in_protobuf = Key::of(5, "ADDED", find("pods"), (Form::Object, Media::Protobuf)).expect("a key");
+        assert_eq!(encoded.get(&in_protobuf), None);
         encoded.put(key(6, "ADDED", "pods", Form::Object), &Bytes::from(vec![0; BYTES_MAX + 1]));
         assert_eq!(encoded.get(&key(6, "ADDED", "pods", Form::Object)), None, "too large to keep");
         let table = Form::Table(skein_object::table::Include::None);
-        assert!(Key::of(5, "ADDED", find("pods"), table).is_none());
+        assert!(Key::of(5, "ADDED", find("pods"), (table, Media::Json)).is_none());
     }
 }
