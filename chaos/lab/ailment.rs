@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Leap;
@@ -32,6 +32,8 @@ pub enum Course {
 // === impl Ailment ===
 
 impl Ailment {
+    pub(crate) const NAMES: [&'static str; 3] = ["slow-disk", "full-disk", "clock"];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::SlowDisk { .. } => "slow-disk",
@@ -69,4 +71,12 @@ impl Course {
             Self::Leap(leap) => leap.end(),
         }
     }
+}
+
+/// Ends what is written down there, if anything is.
+pub(crate) fn cure(path: &Path) -> Result<()> {
+    let Ok(bytes) = std::fs::read(path) else { return Ok(()) };
+    // What cannot be read was not written to its end, so nothing has been done.
+    serde_json::from_slice(&bytes).map_or(Ok(()), |course: Course| course.end())?;
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }

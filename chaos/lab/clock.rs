@@ -33,6 +33,9 @@ struct Patch {
     after: Vec<u8>,
 }
 
+/// What is at a patch's address, and is to be.
+type Change = fn(&Patch) -> (&Vec<u8>, &Vec<u8>);
+
 // === impl Leap ===
 
 impl Leap {
@@ -55,22 +58,22 @@ impl Leap {
     }
 
     pub(crate) fn begin(&self) -> Result<()> {
-        self.write(|patch| &patch.after)
+        self.write(|patch| (&patch.before, &patch.after))
     }
 
     /// A process that has ended has taken its clock along.
     pub(crate) fn end(&self) -> Result<()> {
-        if began(self.pid) == Some(self.began) { self.write(|patch| &patch.before) } else { Ok(()) }
+        if began(self.pid) == Some(self.began) { self.write(|patch| (&patch.after, &patch.before)) } else { Ok(()) }
     }
 
     /// Stops the process while no thread of it is where something is written.
-    fn write(&self, which: fn(&Patch) -> &Vec<u8>) -> Result<()> {
+    fn write(&self, change: Change) -> Result<()> {
         let pid = Pid::from_raw(self.pid);
         let deadline = Instant::now() + PATIENCE;
         loop {
             kill(pid, Signal::SIGSTOP).context("cannot stop the process")?;
             let is_quiet = self.is_quiet(Instant::now() + STOP_TIMEOUT);
-            let written = if is_quiet { self.write_stopped(which) } else { Ok(()) };
+            let written = if is_quiet { self.write_stopped(change) } else { Ok(()) };
             kill(pid, Signal::SIGCONT).context("cannot let the process go on")?;
             if is_quiet {
                 return written;
@@ -80,10 +83,15 @@ impl Leap {
         }
     }
 
-    fn write_stopped(&self, which: fn(&Patch) -> &Vec<u8>) -> Result<()> {
-        let memory = File::options().write(true).open(format!("/proc/{}/mem", self.pid)).context("cannot open the process' memory")?;
+    fn write_stopped(&self, change: Change) -> Result<()> {
+        let memory = File::options().read(true).write(true).open(format!("/proc/{}/mem", self.pid)).context("cannot open its memory")?;
         for patch in &self.patches {
-            memory.write_all_at(which(patch), patch.address).context("cannot write what the kernel lends")?;
+            let (from, to) = change(patch);
+            let mut found = vec![0; from.len()];
+            // A process that has executed another program since has other code elsewhere.
+            if memory.read_exact_at(&mut found, patch.address).is_ok() && found == *from {
+                memory.write_all_at(to, patch.address).context("cannot write what the kernel lends")?;
+            }
         }
         Ok(())
     }
@@ -176,4 +184,22 @@ fn time(seconds: i64) -> Vec<u8> {
     let ask = [0x57, 0x31, 0xff, 0xb8, 0xc9, 0, 0, 0, 0x0f, 0x05, 0x5f, 0x48, 0xb9];
     let add = [0x48, 0x01, 0xc8, 0x48, 0x85, 0xff, 0x74, 0x03, 0x48, 0x89, 0x07, 0xc3];
     [&ask[..], &seconds.to_le_bytes(), &add].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn what_the_kernel_lends_has_room_for_what_replaces_it() {
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        let leap = Leap::plan(pid, -300).expect("this process reads its clock without asking the kernel");
+        assert_eq!(leap.patches.len(), 3);
+        for patch in &leap.patches {
+            assert_eq!((patch.before.len(), patch.after.last()), (patch.after.len(), Some(&0xc3)), "it returns");
+            assert!(patch.after.windows(8).any(|bytes| bytes == (-300_i64).to_le_bytes()));
+        }
+        assert_eq!(symbol(b"not an image", "__vdso_time"), None);
+    }
 }

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::run;
 
 /// What a full disk has in a file of this name.
 const BALLAST: &str = "ballast";
@@ -125,22 +126,16 @@ pub(crate) fn ensure(image: &Path, mib: u64, point: &Path) -> Result<()> {
     if !image.exists() {
         let new = image.with_extension("new");
         File::create(&new)?.set_len(mib << 20).context("cannot make room for a disk")?;
-        run(Command::new("mkfs.ext4").arg("-q").arg(&new))?;
+        run("mkfs.ext4", &["-q", &new.display().to_string()])?;
         std::fs::rename(&new, image)?;
     }
-    run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(point))
+    run("mount", &["-o", "loop", &image.display().to_string(), &point.display().to_string()])
 }
 
 /// Whether a directory is on another disk than the one that has it.
 pub(crate) fn is_mounted(directory: &Path) -> Result<bool> {
     let device = |path: &Path| std::fs::metadata(path).with_context(|| format!("cannot look at {}", path.display())).map(|file| file.dev());
     Ok(device(directory)? != device(&directory.join(".."))?)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    ensure!(output.status.success(), "{}: {}", command.get_program().display(), String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
 }
 
 /// `MAJOR:MINOR` of the disk that a directory is on: of the whole of it, for limits are not of partitions.

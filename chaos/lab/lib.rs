@@ -30,6 +30,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use ailment::cure;
 pub use ailment::{Ailment, Course};
 use links::Links;
 pub use links::Shape;
@@ -201,7 +202,7 @@ impl Lab {
     /// Stops everything and leaves nothing behind.
     pub fn down(&self) -> Result<()> {
         for node in self.nodes()? {
-            self.cure_all(&node.name)?;
+            self.cure(&node.name)?;
             self.stop_machine(&node)?;
             process::unmount(&self.node_directory(&node));
             process::remove_cgroups(&node);
@@ -259,30 +260,23 @@ impl Lab {
         let directory = self.node_directory(&node);
         let is_own = disk::is_mounted(&directory)?;
         ensure!(is_own || ailment != Ailment::FullDisk, "{name} has no disk of its own to fill: skein lab up --disk-mib");
-        self.cure(name, ailment)?;
         let pid = process::daemon(&directory).context("the node's daemon does not run")?;
         let course = Course::plan(ailment, pid, &directory.join("data"))?;
+        let path = self.course(name, ailment.name());
+        cure(&path)?;
         // How it is cured is known before it is ill.
-        std::fs::write(self.course(name, ailment), serde_json::to_vec(&course)?).context("cannot write down how it is cured")?;
+        std::fs::write(&path, serde_json::to_vec(&course)?).context("cannot write down how it is cured")?;
         course.begin()
     }
 
-    /// Ends an ailment of this sort, if the node has it.
-    pub fn cure(&self, name: &str, ailment: Ailment) -> Result<()> {
-        let path = self.course(name, ailment);
-        let Ok(bytes) = std::fs::read(&path) else { return Ok(()) };
-        // What cannot be read was not written to its end, so nothing has been done.
-        serde_json::from_slice(&bytes).map_or(Ok(()), |course: Course| course.end())?;
-        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    /// Ends whatever a node's daemon suffers from.
+    pub fn cure(&self, name: &str) -> Result<()> {
+        Ailment::NAMES.into_iter().try_for_each(|ailment| cure(&self.course(name, ailment)))
     }
 
-    pub fn cure_all(&self, name: &str) -> Result<()> {
-        let all = [Ailment::SlowDisk { writes_per_second: 1 }, Ailment::FullDisk, Ailment::Clock { seconds: 0 }];
-        all.into_iter().try_for_each(|ailment| self.cure(name, ailment))
-    }
-
-    fn course(&self, name: &str, ailment: Ailment) -> PathBuf {
-        self.layout.directory.join(format!("{name}.{}", ailment.name()))
+    /// Beside the nodes' disks, which may be full.
+    fn course(&self, name: &str, ailment: &str) -> PathBuf {
+        self.layout.directory.join(format!("{name}.{ailment}"))
     }
 
     pub fn pause(&self, name: &str, scope: Scope) -> Result<()> {

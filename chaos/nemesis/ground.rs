@@ -22,7 +22,7 @@ pub fn heal(lab: &Lab) -> Result<()> {
         let name = node["name"].as_str().unwrap_or_default();
         // Of a node that is not paused there is nothing to resume.
         let _ = lab.resume(name, Scope::Machine);
-        lab.cure_all(name)?;
+        lab.cure(name)?;
         lab.start(name)?;
     }
     Ok(())
@@ -55,7 +55,7 @@ impl Ground for Lab {
             Kind::Partition | Kind::Deafen => self.heal(),
             Kind::Links => self.smooth(),
             Kind::KillPod => Ok(()),
-            Kind::SlowDisk | Kind::FillDisk | Kind::ShiftClock => kind.ailment(1, 0).map_or(Ok(()), |ailment| self.cure(node, ailment)),
+            Kind::SlowDisk | Kind::FillDisk | Kind::ShiftClock => self.cure(node),
         };
         undone.map_err(|why| format!("{why:#}"))
     }

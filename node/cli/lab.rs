@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Subcommand, ValueEnum};
-use skein_lab::{Lab, Layout, Plan, Runtime, Shape};
+use clap::{Args, Subcommand, ValueEnum};
+use skein_lab::{Ailment, Lab, Layout, Plan, Runtime, Shape};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Engine {
@@ -86,6 +86,14 @@ pub(crate) enum Verb {
     },
     /// Undo every partition
     Heal,
+    /// Let a node's daemon suffer: its disk is slow or full, or its clock is wrong
+    Afflict {
+        node: String,
+        #[command(flatten)]
+        suffering: Suffering,
+    },
+    /// End what a node's daemon suffers from
+    Cure { node: String },
     #[command(hide = true)]
     Relay { directory: PathBuf },
     /// Run a command in a node's network namespace
@@ -98,6 +106,33 @@ pub(crate) enum Verb {
     Kubeconfig { node: Option<String> },
     /// Load an image archive onto every node
     Load { image: PathBuf },
+}
+
+/// From what, one at a time.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Suffering {
+    /// Its disk takes only so many writes a second
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    writes_per_second: Option<u64>,
+    /// Nothing more fits on its disk, which must be its own: `skein lab up --disk-mib`
+    #[arg(long)]
+    full_disk: bool,
+    /// Its clock is ahead by so many seconds, or behind
+    #[arg(long, allow_negative_numbers = true)]
+    time_offset_seconds: Option<i64>,
+}
+
+// === impl Suffering ===
+
+impl Suffering {
+    fn ailment(&self) -> Ailment {
+        match (self.writes_per_second, self.time_offset_seconds) {
+            (Some(writes_per_second), _) => Ailment::SlowDisk { writes_per_second },
+            (None, Some(seconds)) => Ailment::Clock { seconds },
+            (None, None) => Ailment::FullDisk,
+        }
+    }
 }
 
 /// Returns the exit code: that of the command, for `exec`.
@@ -135,6 +170,8 @@ pub(crate) fn run(verb: Verb) -> Result<i32> {
         Verb::Partition { groups } => lab.partition(&groups)?,
         Verb::Shape { groups, delay_ms, jitter_ms, lost_permille } => lab.shape(&groups, Shape { delay_ms, jitter_ms, lost_permille })?,
         Verb::Heal => lab.heal()?,
+        Verb::Afflict { node, suffering } => lab.afflict(&node, suffering.ailment())?,
+        Verb::Cure { node } => lab.cure(&node)?,
         Verb::Relay { directory } => Lab::open(Layout { directory, ..Layout::default() })?.relay()?,
         Verb::Exec { node, command } => return lab.exec(&node, &command),
         Verb::Kubeconfig { node } => {

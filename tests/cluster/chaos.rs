@@ -228,7 +228,7 @@ fn disks_get_slow_and_full_and_clocks_leap_for_one_node_alone() {
         };
         is_off_by(2, &format!("shifted{minutes}"), minutes);
         is_off_by(1, &format!("beside{minutes}"), 0);
-        lab.cure("node-2", Ailment::Clock { seconds: 0 }).expect("a clock can be set");
+        lab.cure("node-2").expect("a clock can be set");
         is_off_by(2, &format!("after{minutes}"), 0);
     }
 
@@ -242,7 +242,7 @@ fn disks_get_slow_and_full_and_clocks_leap_for_one_node_alone() {
         made_at(asked, &format!("slow-{written}"));
         (cluster.status(&format!("node-{asked}"))["leader"].as_str()? != leader).then_some(())
     });
-    lab.cure_all(&leader).expect("a disk can be fast again");
+    lab.cure(&leader).expect("a disk can be fast again");
 
     lab.afflict("node-3", Ailment::FullDisk).expect("a disk can be filled");
     // RocksDB has made room for its log beforehand, for so much at the most.
@@ -253,7 +253,7 @@ fn disks_get_slow_and_full_and_clocks_leap_for_one_node_alone() {
         written += 1;
         cluster.status("node-3")["failure"].as_str().map(|why| assert!(why.to_lowercase().contains("no space"), "{why}"))
     });
-    lab.cure_all("node-3").expect("a disk can be emptied");
+    lab.cure("node-3").expect("a disk can be emptied");
     cluster.until("node 3 has it all", || {
         let last = format!("/api/v1/namespaces/default/configmaps/filled-{}", written - 1);
         (cluster.request(3, "GET", &last, None).0 == 200).then_some(())

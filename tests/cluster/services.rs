@@ -1,6 +1,10 @@
 //! Services from Pods, from nodes and from outside, and their names.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use skein_cluster_tests::{BUSYBOX, Cluster, until};
@@ -9,7 +13,8 @@ use skein_lab::{Runtime, Scope};
 skein_cluster_tests::on_both_runtimes!(
     services_balance_refuse_and_follow_their_pods,
     names_are_those_of_the_specification,
-    ports_of_a_node_lead_to_the_pods_that_ask_for_them
+    ports_of_a_node_lead_to_the_pods_that_ask_for_them,
+    a_rolling_update_under_load_loses_no_request
 );
 
 fn web() -> String {
@@ -235,6 +240,56 @@ fn names_are_those_of_the_specification(runtime: Runtime) {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     web.cluster.lab.heal().expect("the network can be healed");
     assert!(text.contains(&address), "{text}");
+}
+
+/// Whoever is ready is asked, and whoever ends is asked no more before it hears of its end: Pods that wait a moment in their
+/// preStop hooks are replaced unnoticed.
+fn a_rolling_update_under_load_loses_no_request(runtime: Runtime) {
+    let cluster = start(runtime).cluster;
+    let waits = r#"{"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 0}}, "template": {"spec": {"terminationGracePeriodSeconds": 5,
+        "containers": [{"name": "c", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]}}}}"#;
+    cluster.kubectl("node-1", &["patch", "deployment", "web", "-p", waits]);
+    let rolled = |node: &str| cluster.kubectl(node, &["rollout", "status", "deployment/web", "--timeout=60s"]);
+    rolled("node-2");
+    let (stop, failures, answers) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for node in (1..=3).cycle().take(6) {
+            let (stop, failures, answers) = (&stop, &failures, &answers);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    match page(node) {
+                        Ok(page) => answers.lock().expect("no client panics").push(page),
+                        Err(why) => failures.lock().expect("no client panics").push(format!("node {node}: {why}")),
+                    }
+                }
+            });
+        }
+        for round in 0..2 {
+            cluster.kubectl("node-3", &["set", "env", "deployment/web", &format!("ROUND={round}")]);
+            rolled("node-1");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (failures, answers) = (failures.into_inner().expect("no client panics"), answers.into_inner().expect("no client panics"));
+    let pods: BTreeSet<&String> = answers.iter().collect();
+    assert!(failures.is_empty(), "{} of {}: {:?}", failures.len(), answers.len(), &failures[..failures.len().min(5)]);
+    assert!(answers.len() > 100 && pods.len() == 9, "{} answers by {pods:?}", answers.len());
+}
+
+/// What a new connection to a node's port is answered.
+fn page(node: u8) -> Result<String, String> {
+    let address = SocketAddr::from(([198, 18, 0, 10 + node], 30080));
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = ask().map_err(|why| why.to_string())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("{text:?}"))?;
+    if head.contains(" 200 ") { Ok(body.trim().to_string()) } else { Err(head.to_string()) }
 }
 
 /// From this machine, which is a neighbour of the nodes and knows the address by ARP only.
