@@ -51,7 +51,7 @@ pub(crate) fn write(snapshot: &Snapshot, service: &Key, wanted: Wanted, mint: &m
     let Wanted { manager, mut labels, annotations, owner, slices } = wanted;
     labels[SERVICE_NAME] = service.name().into();
     labels[MANAGER] = manager.into();
-    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, service, resource.stored(), manager);
+    let mut existing: Vec<(Key, Value)> = own_slices(snapshot, service, manager);
     let mut transactions = Vec::new();
     for Slice { address_type, ports, endpoints } in slices {
         let mut wanted = json!({"addressType": address_type, "endpoints": endpoints, "ports": ports});
@@ -86,18 +86,10 @@ pub(crate) fn write(snapshot: &Snapshot, service: &Key, wanted: Wanted, mint: &m
     transactions
 }
 
-fn own_slices(snapshot: &Snapshot, service: &Key, resource: &str, manager: &str) -> Vec<(Key, Value)> {
-    let prefix = format!("{resource}/{}/", service.namespace());
-    let of_service =
-        snapshot.state.range(&prefix, None).take_while(|(key, _)| key.namespace() == service.namespace() && key.resource() == resource);
-    let with_value =
-        of_service.map(|(key, entry)| (key.clone(), entry.record.to_value("discovery.k8s.io/v1", "EndpointSlice", entry.revision)));
-    with_value
-        .filter(|(_, slice)| {
-            let label = |name: &str| slice["metadata"]["labels"][name].as_str().unwrap_or_default().to_string();
-            label(SERVICE_NAME) == service.name() && label(MANAGER) == manager
-        })
-        .collect()
+fn own_slices(snapshot: &Snapshot, service: &Key, manager: &str) -> Vec<(Key, Value)> {
+    let slices = snapshot.slices_of(service);
+    let values = slices.map(|(key, entry)| (key.clone(), entry.record.to_value("discovery.k8s.io/v1", "EndpointSlice", entry.revision)));
+    values.filter(|(_, slice)| slice["metadata"]["labels"][MANAGER] == manager).collect()
 }
 
 fn labels(service: &Stored<Service>) -> Value {

@@ -20,6 +20,8 @@ pub struct Stored<T> {
     pub object: Arc<T>,
 }
 
+const SLICES: &str = "endpointslices.discovery.k8s.io";
+
 /// Kept up to date by [`Snapshot::observe`], event by event.
 #[derive(Clone, Default)]
 pub struct Snapshot {
@@ -42,6 +44,8 @@ pub struct Snapshot {
     by_uid: BTreeMap<String, Key>,
     /// Who names a uid as its owner.
     dependents: BTreeMap<String, BTreeSet<Key>>,
+    /// The EndpointSlices of a Service, by its key.
+    slices: BTreeMap<Key, BTreeSet<Key>>,
 }
 
 /// The part of metadata that ties objects together.
@@ -134,6 +138,11 @@ impl Snapshot {
         self.by_uid.get(uid)
     }
 
+    /// The EndpointSlices that say that they are of a Service.
+    pub(crate) fn slices_of<'a>(&'a self, service: &Key) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
+        self.slices.get(service).into_iter().flatten().filter_map(|key| Some((key, self.state.get(key)?)))
+    }
+
     pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Key> {
         self.dependents.get(uid).into_iter().flatten()
     }
@@ -165,6 +174,7 @@ impl Snapshot {
         }
         self.by_uid.insert(ties.uid, key.clone());
         match key.resource() {
+            SLICES => drop(service_of(key, &ties.labels).map(|service| self.slices.entry(service).or_default().insert(key.clone()))),
             "pods" => put(&mut self.pods, key, entry),
             "nodes" => put(&mut self.nodes, key, entry),
             "deployments.apps" => put(&mut self.deployments, key, entry),
@@ -197,6 +207,14 @@ impl Snapshot {
         }
         self.by_uid.remove(&ties.uid);
         match key.resource() {
+            SLICES => {
+                if let Some((service, mut slices)) = service_of(key, &ties.labels).and_then(|service| self.slices.remove_entry(&service)) {
+                    slices.remove(key);
+                    if !slices.is_empty() {
+                        self.slices.insert(service, slices);
+                    }
+                }
+            }
             "pods" => drop(self.pods.remove(key)),
             "nodes" => drop(self.nodes.remove(key)),
             "deployments.apps" => drop(self.deployments.remove(key)),
@@ -211,6 +229,11 @@ impl Snapshot {
             _ => {}
         }
     }
+}
+
+/// The Service that a slice says that it is of.
+fn service_of(slice: &Key, labels: &BTreeMap<String, String>) -> Option<Key> {
+    Some(Key::new("services", slice.namespace(), labels.get("kubernetes.io/service-name")?))
 }
 
 fn put<T>(map: &mut BTreeMap<Key, Stored<T>>, key: &Key, entry: &Entry)

@@ -21,6 +21,8 @@ const NODE_PORT: u16 = 30_500;
 const MANY: usize = 1_000;
 const ENDPOINTS: usize = 10;
 const CLIENTS: usize = 16;
+/// How long conntrack remembers one that was broken off (`nf_conntrack_tcp_timeout_close`), and a little more.
+const FORGETTING: Duration = Duration::from_secs(12);
 /// A node may take this long until it has heard of an endpoint.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -88,8 +90,9 @@ async fn reached(port: u16) -> Result<()> {
     futures::future::try_join3(by(1), by(2), by(3)).await.map(|_| ())
 }
 
-/// Clients that connect and hang up, one after the other.
+/// Clients that connect and hang up, one after the other, when the kernel has forgotten the connections before.
 async fn connections(duration: Duration) -> Result<Load> {
+    tokio::time::sleep(FORGETTING).await;
     let node = |index: usize| 11 + u8::try_from(index % 3).unwrap_or(0);
     let connect = |node: u8| async move {
         let stream = TcpStream::connect((Ipv4Addr::new(198, 18, 0, node), NODE_PORT)).await?;

@@ -273,7 +273,8 @@ fn a_rolling_update_under_load_loses_no_request(runtime: Runtime) {
     let (failures, answers) = (failures.into_inner().expect("no client panics"), answers.into_inner().expect("no client panics"));
     let pods: BTreeSet<&String> = answers.iter().collect();
     assert!(failures.is_empty(), "{} of {}: {:?}", failures.len(), answers.len(), &failures[..failures.len().min(5)]);
-    assert!(answers.len() > 100 && pods.len() == 9, "{} answers by {pods:?}", answers.len());
+    // Three Pods three times, and perhaps one that was about to end.
+    assert!(answers.len() > 100 && pods.len() >= 9, "{} answers by {pods:?}", answers.len());
 }
 
 /// What a new connection to a node's port is answered.
