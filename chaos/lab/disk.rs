@@ -8,10 +8,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::run;
+use crate::{process, run};
 
 /// What a full disk has in a file of this name.
 const BALLAST: &str = "ballast";
@@ -160,14 +160,8 @@ fn controller_v1(groups: &str) -> Result<Option<(PathBuf, String)>> {
     }) else {
         return Ok(None);
     };
-    let mounts = std::fs::read_to_string("/proc/mounts")?;
-    for line in mounts.lines() {
-        let parts: Vec<&str> = line.split(' ').collect();
-        if parts.len() > 3 && parts[2] == "cgroup" && parts[3].split(',').any(|option| option == "blkio") {
-            return Ok(Some((parts[1].into(), path)));
-        }
-    }
-    bail!("the io controller of cgroups is mounted nowhere")
+    let mount = process::mount_of(Some("blkio")).context("the io controller of cgroups is mounted nowhere")?;
+    Ok(Some((mount, path)))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -14,15 +14,20 @@ use crate::Node;
 const ROOT: &str = "skein-lab";
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Where a hierarchy of cgroups is mounted: of v2, or of v1 the one with this controller.
+pub(crate) fn mount_of(controller: Option<&str>) -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let is_wanted = |fields: &Vec<&str>| match controller {
+        None => fields[2] == "cgroup2",
+        Some(name) => fields[2] == "cgroup" && fields[3].split(',').any(|option| option == name),
+    };
+    let mut all = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields.len() > 3);
+    all.find(is_wanted).map(|fields| fields[1].into())
+}
+
 /// The hierarchy that holds processes for certain: cgroup v2 where it is mounted (also beside v1), else v1's `pids`.
 fn hierarchy() -> PathBuf {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let point = |wanted: &dyn Fn(&[&str]) -> bool| {
-        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|f| f.len() > 3 && wanted(f)).map(|f| PathBuf::from(f[1]))
-    };
-    point(&|f| f[2] == "cgroup2")
-        .or_else(|| point(&|f| f[2] == "cgroup" && f[3].split(',').any(|o| o == "pids")))
-        .unwrap_or_else(|| "/sys/fs/cgroup".into())
+    mount_of(None).or_else(|| mount_of(Some("pids"))).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
 fn cgroup(node: &Node) -> PathBuf {

@@ -71,7 +71,7 @@ pub(crate) fn reconcile(snapshot: &Snapshot, key: &Key, mint: &mut Mint) -> Vec<
         },
     };
     let now = owned.first().and_then(|(_, entry)| entry.record.field("node")).and_then(|node| node.as_str().map(String::from));
-    let node = announcer(state, key, &service, &address, now.as_deref());
+    let node = announcer(snapshot, key, &service, &address, now.as_deref());
     let place = Key::new(ADDRESSES, "", &address);
     let record =
         Record::from_value(&json!({"metadata": {"name": address}, "service": format!("{}/{}", key.namespace(), key.name()), "node": node}));
@@ -159,10 +159,11 @@ fn range(text: &str) -> Result<(u32, u32), String> {
 
 /// The node that announces an address: the one that does, while it may; else one that its hash leads to, so that
 /// addresses are spread.
-fn announcer(state: &State, key: &Key, service: &Service, address: &str, now: Option<&str>) -> Option<String> {
+fn announcer(snapshot: &Snapshot, key: &Key, service: &Service, address: &str, now: Option<&str>) -> Option<String> {
     let is_local = service.spec.as_ref().and_then(|spec| spec.external_traffic_policy.as_deref()) == Some("Local");
-    let serving = if is_local { Some(serving(state, key)) } else { None };
-    let nodes = state.range("nodes/", None).filter_map(|(key, entry)| Some((key.name(), entry.record.typed::<Node>(entry.revision)?)));
+    let serving = if is_local { Some(serving(snapshot, key)) } else { None };
+    let nodes =
+        snapshot.state.range("nodes/", None).filter_map(|(key, entry)| Some((key.name(), entry.record.typed::<Node>(entry.revision)?)));
     let able: Vec<&str> = nodes
         .filter(|(name, node)| is_able(node) && serving.as_ref().is_none_or(|serving| serving.contains(*name)))
         .map(|(name, _)| name)
@@ -187,13 +188,8 @@ fn is_able(node: &Node) -> bool {
 }
 
 /// Nodes with an endpoint that is ready.
-fn serving(state: &State, service: &Key) -> BTreeSet<String> {
-    let prefix = Key::prefix(SLICES, service.namespace());
-    let slices = state.range(&prefix, None);
-    let own = slices.filter_map(|(_, entry)| entry.record.typed::<EndpointSlice>(entry.revision)).filter(|slice| {
-        let labels = slice.metadata.labels.as_ref();
-        labels.and_then(|labels| labels.get("kubernetes.io/service-name")).is_some_and(|name| name == service.name())
-    });
+fn serving(snapshot: &Snapshot, service: &Key) -> BTreeSet<String> {
+    let own = snapshot.slices_of(service).filter_map(|(_, entry)| entry.record.typed::<EndpointSlice>(entry.revision));
     let endpoints = own.flat_map(|slice| slice.endpoints.unwrap_or_default());
     let ready = endpoints.filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
     ready.filter_map(|endpoint| endpoint.node_name).collect()
