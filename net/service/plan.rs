@@ -1,6 +1,6 @@
 //! What the rules should be. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
@@ -62,22 +62,13 @@ struct Target {
     local: bool,
 }
 
-/// The rules for these Services and slices on one node.
-pub fn plan<'a>(node: &Node<'_>, services: impl Iterator<Item = &'a Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Rules {
-    let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in slices.filter(|s| s.address_type == "IPv4") {
-        let labels = slice.metadata.labels.as_ref();
-        let service = labels.and_then(|l| l.get("kubernetes.io/service-name")).map_or("", String::as_str);
-        by_service.entry((slice.metadata.namespace.as_deref().unwrap_or_default(), service)).or_default().push(slice);
-    }
+/// The rules for a Service on one node, from its slices. They are a part of the table: what another Service is changes nothing
+/// in them.
+pub fn plan(node: &Node<'_>, service: &Service, slices: &[&EndpointSlice]) -> Rules {
+    let slices: Vec<&EndpointSlice> = slices.iter().copied().filter(|s| s.address_type == "IPv4").collect();
     let mut rules = Plan::default();
-    for service in services {
-        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-        let name = service.metadata.name.as_deref().unwrap_or_default();
-        let slices = by_service.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
-        for port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()) {
-            rules.add_port(node, service, port, slices);
-        }
+    for port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()) {
+        rules.add_port(node, service, port, &slices);
     }
     rules.0
 }
@@ -232,7 +223,7 @@ mod tests {
     fn rules(service: Value, slices: &[Value]) -> Rules {
         let service: Service = serde_json::from_value(service).expect("a Service");
         let slices: Vec<EndpointSlice> = slices.iter().map(|s| serde_json::from_value(s.clone()).expect("a slice")).collect();
-        plan(&Node { name: "a" }, [service].iter(), slices.iter())
+        plan(&Node { name: "a" }, &service, &slices.iter().collect::<Vec<_>>())
     }
 
     fn slice(endpoints: Value) -> Value {
@@ -317,13 +308,5 @@ mod tests {
         let found = rules(balanced, &one);
         assert_eq!(found.elements[SERVICES]["192.0.2.8 . tcp . 80"], "goto lb/n/w/tcp/80");
         assert_eq!(found.chains["lb/n/w/tcp/80"], ["ip saddr != { 10.0.0.0/8, 192.0.2.0/24 } drop", "goto ext/n/w/tcp/80"]);
-    }
-
-    #[test]
-    fn a_change_of_one_endpoint_changes_one_chain() {
-        let one = |ip: &str| rules(service(json!({})), &[slice(json!([{"addresses": [ip]}]))]);
-        let (before, after) = (one("10.244.1.2"), one("10.244.1.3"));
-        let text = skein_nft::script("skein", &before, &after);
-        assert_eq!(text.lines().count(), 3, "{text}");
     }
 }

@@ -15,6 +15,9 @@ pub(crate) struct Kept<T> {
     cursor: u64,
 }
 
+/// Keys, each with what stood there before.
+pub(crate) type Former<T> = Vec<(Key, Option<T>)>;
+
 // === impl Kept ===
 
 impl<T: k8s_openapi::Resource + DeserializeOwned> Kept<T> {
@@ -24,28 +27,31 @@ impl<T: k8s_openapi::Resource + DeserializeOwned> Kept<T> {
         kept
     }
 
-    fn reload(&mut self, view: &View) {
+    fn reload(&mut self, view: &View) -> Former<T> {
         let prefix = format!("{}/", self.resource);
         let all = view.state.range(&prefix, None);
-        self.objects = all.filter_map(|(key, entry)| Some((key.clone(), entry.record.typed(entry.revision)?))).collect();
+        let now = all.filter_map(|(key, entry)| Some((key.clone(), entry.record.typed(entry.revision)?))).collect();
         self.cursor = view.state.revision();
+        let before = std::mem::replace(&mut self.objects, now);
+        let new = self.objects.keys().map(|key| (key.clone(), None)).collect::<Vec<_>>();
+        before.into_iter().map(|(key, object)| (key, Some(object))).chain(new).collect()
     }
 
-    /// Whether anything has changed.
-    pub(crate) fn observe(&mut self, store: &Handle) -> bool {
-        let mut changed = false;
+    /// What has changed, or may have; empty when nothing has.
+    pub(crate) fn observe(&mut self, store: &Handle) -> Former<T> {
+        let mut former = Vec::new();
         loop {
             let Ok(events) = store.events_since(self.resource, self.cursor, EVENTS_MAX) else {
-                self.reload(&store.local());
-                return true;
+                former.extend(self.reload(&store.local()));
+                return former;
             };
-            let Some(last) = events.last().map(|e| e.revision) else { return changed };
+            let Some(last) = events.last().map(|e| e.revision) else { return former };
             for event in &events {
-                changed = true;
-                match event.after.as_ref().and_then(|entry| entry.record.typed(entry.revision)) {
-                    Some(object) => drop(self.objects.insert(event.key.clone(), object)),
-                    None => drop(self.objects.remove(&event.key)),
-                }
+                let before = match event.after.as_ref().and_then(|entry| entry.record.typed(entry.revision)) {
+                    Some(object) => self.objects.insert(event.key.clone(), object),
+                    None => self.objects.remove(&event.key),
+                };
+                former.push((event.key.clone(), before));
             }
             self.cursor = last;
         }

@@ -26,9 +26,9 @@ struct Objects {
 
 impl Objects {
     fn observe(&mut self, store: &Handle) -> bool {
-        let policies = self.policies.observe(store);
+        let policies = !self.policies.observe(store).is_empty();
         // Pods and namespaces matter only where there is a policy.
-        let others = self.pods.observe(store) | self.namespaces.observe(store);
+        let others = !self.pods.observe(store).is_empty() | !self.namespaces.observe(store).is_empty();
         policies | (others && !self.policies.objects.is_empty())
     }
 

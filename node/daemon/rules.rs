@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skein_nft::{Rules, Table};
+use skein_nft::{Parts, Table};
 use tracing::warn;
 
 /// After nft has refused; what is wrong is told once a while.
@@ -10,7 +10,8 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// The table and whether it holds now; where it does not, `complaint` is logged and the wait is over. `None` when the
 /// daemon ends.
-pub(crate) async fn apply(mut table: Table, wanted: Rules, complaint: &'static str) -> Option<(Table, bool)> {
+pub(crate) async fn apply(mut table: Table, wanted: impl Into<Parts>, complaint: &'static str) -> Option<(Table, bool)> {
+    let wanted = wanted.into();
     let applied = tokio::task::spawn_blocking(move || {
         let result = table.apply(wanted);
         (table, result)

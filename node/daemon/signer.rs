@@ -38,7 +38,7 @@ pub(crate) async fn run(cluster: Endpoints) {
     let mut leads = false;
     loop {
         let was_leading = std::mem::replace(&mut leads, store.leadership().is_self);
-        if requests.observe(store) | (leads && !was_leading) && leads {
+        if !requests.observe(store).is_empty() | (leads && !was_leading) && leads {
             for (key, request) in &requests.objects {
                 if let Err(why) = settle(&cluster, key, request).await {
                     warn!(%key, %why, "a certificate signing request is left as it is");
