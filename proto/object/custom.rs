@@ -17,7 +17,7 @@ use self::ratchet::Change;
 use crate::field::{Errors, Path};
 use crate::names::NameRule;
 use crate::registry::{Resource, Subresource, intern};
-use crate::schema::Shape;
+use crate::schema::{Shape, Site};
 use crate::table::{self, Column};
 
 /// Where definitions are, as keys name it.
@@ -29,6 +29,8 @@ const OBJECT_META: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.met
 pub struct Custom {
     /// `openAPIV3Schema`, with the fields that every object has.
     pub schema: Value,
+    /// The same, read.
+    site: Site,
     /// Whether the schema has defaults, so that what is read must be looked at.
     pub(crate) has_defaults: bool,
     pub(crate) list_kind: String,
@@ -90,10 +92,12 @@ fn resource(definition: &Value, spec: &Value, names: &Value, version: &Value) ->
         subresources.push(Subresource::Scale);
     }
     let selectable = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
-    let schema = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
+    let stated = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
+    let schema = whole(stated);
     let custom = Custom {
-        has_defaults: defaulting::has_defaults(schema),
-        schema: whole(schema),
+        has_defaults: defaulting::has_defaults(stated),
+        site: Site::read(&schema),
+        schema,
         list_kind: text(names, "listKind").into(),
         columns: version.get("additionalPrinterColumns").and_then(Value::as_array).cloned().unwrap_or_default(),
         scale,
@@ -140,7 +144,7 @@ fn whole(schema: &Value) -> Value {
 
 impl Custom {
     pub fn shape(&self) -> Shape<'_> {
-        Shape::new(&self.schema)
+        self.site.shape()
     }
 
     pub(crate) fn default(&self, object: &mut Value) {

@@ -250,8 +250,9 @@ mod tests {
             "inner": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}}});
         let config = serde_json::json!({"open": {"any": 1}, "inner": {"kind": "X", "metadata": {"name": "a", "naem": "b"}}});
         let expected = ".inner.metadata.naem: field not declared in schema";
-        assert_eq!(undeclared(&config, Shape::new(&schema), true).as_deref(), Some(expected));
+        assert_eq!(undeclared(&config, Site::read(&schema).shape(), true).as_deref(), Some(expected));
     }
+    use crate::schema::Site;
     use serde_json::json;
 
     fn deployment() -> Option<Shape<'static>> {

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
-pub use shape::{ListType, PatchStrategy, Shape};
+pub use shape::{ListType, PatchStrategy, Shape, Site};
 
 use check::Checker;
 
@@ -65,13 +65,9 @@ pub fn check(shape: Shape<'_>, value: &mut Value) -> Findings {
 pub fn fill(shape: Shape<'_>, value: &mut Value) {
     match value {
         Value::Object(map) => {
-            let properties = shape.schema().get("properties").and_then(Value::as_object);
-            for (name, property) in properties.into_iter().flatten() {
-                if map.contains_key(name) {
-                    continue;
-                }
-                if let Some(zero) = go::zero(shape, name, Shape::new(property)) {
-                    map.insert(name.clone(), zero);
+            for (name, zero) in shape.zeros() {
+                if !map.contains_key(name) {
+                    map.insert(name.clone(), zero.clone());
                 }
             }
             for (name, child) in map.iter_mut() {
@@ -96,9 +92,7 @@ pub fn settle(shape: Shape<'_>, value: &mut Value) {
             for (name, child) in map.iter_mut() {
                 match shape.field(name) {
                     Some(_) if go::is_judged_when_empty(None, shape, name) => {}
-                    Some(_) if child.as_array().is_some_and(Vec::is_empty) && shape.declares(name) && shape.writes_null(name) => {
-                        *child = Value::Null;
-                    }
+                    Some(_) if child.as_array().is_some_and(Vec::is_empty) && shape.writes_null(name) => *child = Value::Null,
                     Some(below) => settle(below, child),
                     None => {}
                 }

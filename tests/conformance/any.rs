@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use skein_conformance_tests::samples;
 use skein_object::field::Errors;
 use skein_object::managed::{self, Writer};
-use skein_object::schema::Shape;
+use skein_object::schema::{Shape, definitions};
 use skein_object::selector::{FieldSelector, Selector};
 use skein_object::{Resource, expression, meta, patch, registry, table};
 
@@ -85,10 +85,6 @@ fn pick<'a, T>(draws: &mut Draws, from: &'a [T]) -> Option<&'a T> {
 
 /// A value as its schema would have it, more or less.
 fn value_of(shape: Shape<'_>, draws: &mut Draws, depth: usize) -> Value {
-    let said: Vec<&Value> = shape.schema().get("enum").and_then(Value::as_array).into_iter().flatten().collect();
-    if let Some(one) = pick(draws, &said) {
-        return (*one).clone();
-    }
     match shape.kind() {
         "boolean" => draws.next().is_some_and(|drawn| drawn % 2 == 0).into(),
         "integer" | "number" => pick(draws, NUMBERS).copied().into(),
@@ -99,11 +95,11 @@ fn value_of(shape: Shape<'_>, draws: &mut Draws, depth: usize) -> Value {
         "array" => json!([]),
         "object" => {
             let mut object = Map::new();
-            for name in fields_of(shape).into_iter().filter(|_| depth > 0) {
+            for (name, _) in shape.fields().filter(|_| depth > 0) {
                 if draws.next().is_some_and(|drawn| drawn % 3 == 0)
-                    && let Some(below) = shape.field(name)
+                    && let Some(value) = field_of(shape, name, draws, depth - 1)
                 {
-                    object.insert(name.into(), value_of(below, draws, depth - 1));
+                    object.insert(name.into(), value);
                 }
             }
             Value::Object(object)
@@ -112,8 +108,11 @@ fn value_of(shape: Shape<'_>, draws: &mut Draws, depth: usize) -> Value {
     }
 }
 
-fn fields_of(shape: Shape<'_>) -> Vec<&str> {
-    shape.schema().get("properties").and_then(Value::as_object).into_iter().flat_map(|fields| fields.keys()).map(String::as_str).collect()
+/// A value of a field: where its definition says which there are, one of these.
+fn field_of(shape: Shape<'_>, name: &str, draws: &mut Draws, depth: usize) -> Option<Value> {
+    let said = || definitions().get(shape.reference()?)?.get("properties")?.get(name)?.get("enum")?.as_array();
+    let one = said().and_then(|said| pick(draws, said)).cloned();
+    one.or_else(|| Some(value_of(shape.field(name)?, draws, depth)))
 }
 
 /// Sets something somewhere: on the way down a draw says where, and whether deeper.
@@ -121,13 +120,14 @@ fn disturb(value: &mut Value, shape: Option<Shape<'_>>, draws: &mut Draws, new: 
     let stays = draws.next().is_none_or(|drawn| drawn % 4 == 0);
     match value {
         Value::Object(map) => {
-            let known: Vec<String> = map.keys().cloned().chain(shape.map(fields_of).into_iter().flatten().map(String::from)).collect();
+            let declared = shape.into_iter().flat_map(Shape::fields).map(|(name, _)| name.to_owned());
+            let known: Vec<String> = map.keys().cloned().chain(declared).collect();
             let Some(name) = pick(draws, &known) else { return };
             let below = shape.and_then(|shape| shape.field(name));
             match map.get_mut(name) {
                 Some(child) if !stays && (child.is_object() || child.is_array()) => disturb(child, below, draws, new),
                 _ => {
-                    let made = new.cloned().or_else(|| below.map(|below| value_of(below, draws, 4)));
+                    let made = new.cloned().or_else(|| field_of(shape?, name, draws, 4));
                     drop(map.insert(name.clone(), made.unwrap_or_default()));
                 }
             }

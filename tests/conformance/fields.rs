@@ -18,7 +18,7 @@ pub(crate) struct Variant {
 pub(crate) fn variants(definition: &str, sample: &Value) -> Vec<Variant> {
     let mut walk = Walk { sample, definition, steps: Vec::new(), within: Vec::new(), found: Vec::new() };
     if let Some(shape) = Shape::named(definition) {
-        for (name, field) in fields(shape) {
+        for (name, field) in shape.fields() {
             // What metadata may contain is asked of every kind; what a client says of status is not kept.
             if !matches!(name, "apiVersion" | "kind" | "metadata" | "status") {
                 walk.visit(Step::Field(name), field);
@@ -59,10 +59,10 @@ impl<'a> Walk<'a> {
                 || matches!(step, Step::Field("initContainers" | "ephemeralContainers"));
         if !is_told_elsewhere && !self.within.contains(&name) && self.steps.len() < DEPTH_MAX {
             self.within.extend(Some(name).filter(|name| !name.is_empty()));
-            for (field, below) in fields(shape) {
+            for (field, below) in shape.fields() {
                 self.visit(Step::Field(field), below);
             }
-            if let Some(item) = shape.item().filter(|item| !fields(*item).is_empty()) {
+            if let Some(item) = shape.item().filter(|item| item.fields().next().is_some()) {
                 self.visit(Step::Item, item);
             }
             if !name.is_empty() {
@@ -108,17 +108,12 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn fields(shape: Shape<'_>) -> Vec<(&str, Shape<'_>)> {
-    let properties = shape.schema().get("properties").and_then(Value::as_object);
-    properties.into_iter().flatten().map(|(name, field)| (name.as_str(), Shape::new(field))).collect()
-}
-
 /// The least that can stand in a place on the way: what is required below it.
 fn skeleton(shape: Shape<'_>) -> Value {
     match shape.kind() {
         "array" => json!([]),
         "object" => {
-            let required = fields(shape).into_iter().filter(|(name, _)| shape.requires(name));
+            let required = shape.fields().filter(|(name, _)| shape.requires(name));
             required.map(|(name, field)| (name.to_owned(), values(field).into_iter().next().unwrap_or_default())).collect()
         }
         _ => values(shape).into_iter().next().unwrap_or_default(),
@@ -137,11 +132,11 @@ fn values(shape: Shape<'_>) -> Vec<Value> {
         ("integer" | "number", _) => vec![json!(1), json!(-1), json!("x")],
         ("boolean", _) => vec![json!(true), json!(false), json!("x")],
         ("array", _) => {
-            let items = shape.item().map(|item| if fields(item).is_empty() { values(item) } else { vec![json!({})] });
+            let items = shape.item().map(|item| if item.fields().next().is_none() { values(item) } else { vec![json!({})] });
             items.into_iter().flatten().map(|item| json!([item])).chain([json!([]), json!("x")]).collect()
         }
         ("object", _) => match shape.field("a").filter(|_| !shape.declares("a")) {
-            Some(entry) if fields(shape).is_empty() => {
+            Some(entry) if shape.fields().next().is_none() => {
                 let mut entries: Vec<Value> = values(entry).into_iter().map(|value| json!({"a": value})).collect();
                 entries.push(json!({"Bad Key!": values(entry).into_iter().next().unwrap_or_default()}));
                 entries.push(json!("x"));

@@ -3,8 +3,6 @@
 
 use serde_json::Value;
 
-use crate::schema::{ListType, Shape};
-
 /// A value, and what it was before the update, where that can be told: elements of lists only by their keys.
 #[derive(Clone, Copy)]
 pub(super) struct Change<'a> {
@@ -31,8 +29,11 @@ impl<'a> Change<'a> {
     }
 
     pub(super) fn item(self, schema: &Value, new: &'a Value) -> Self {
-        let ListType::Map(keys) = Shape::new(schema).list_type() else { return self.below(new, None) };
-        let same = |other: &&Value| keys.iter().all(|key| other.get(*key) == new.get(*key));
+        if schema.get("x-kubernetes-list-type").is_none_or(|kind| kind != "map") {
+            return self.below(new, None);
+        }
+        let keys = || schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let same = |other: &&Value| keys().all(|key| other.get(key) == new.get(key));
         self.below(new, self.old.and_then(Value::as_array).and_then(|old| old.iter().find(same)))
     }
 

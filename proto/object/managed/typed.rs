@@ -21,7 +21,7 @@ enum Nature<'v, 'a> {
     /// As a whole: scalars, atomic lists and maps.
     Leaf,
     Map(&'v Map<String, Value>),
-    List(&'v [Value], Vec<&'a str>),
+    List(&'v [Value], &'a [String]),
     Set(&'v [Value]),
 }
 
@@ -39,7 +39,7 @@ fn nature<'v, 'a>(value: &'v Value, shape: Option<Shape<'a>>) -> Nature<'v, 'a> 
 }
 
 /// The steps to the elements of a list, in its order. `None` where an element has no such step.
-fn steps(list: &[Value], keys: Option<&[&str]>, shape: Option<Shape<'_>>) -> Option<Vec<String>> {
+fn steps(list: &[Value], keys: Option<&[String]>, shape: Option<Shape<'_>>) -> Option<Vec<String>> {
     let step = |element: &Value| match keys {
         None if element.is_object() || element.is_array() => None,
         None => Some(format!("v:{element}")),
@@ -48,8 +48,8 @@ fn steps(list: &[Value], keys: Option<&[&str]>, shape: Option<Shape<'_>>) -> Opt
             let mut identity = BTreeMap::new();
             for key in keys {
                 let default = || shape?.field(key)?.default();
-                if let Some(value) = element.get(*key).filter(|v| !v.is_null()).or_else(default) {
-                    identity.insert(*key, value);
+                if let Some(value) = element.get(key).filter(|v| !v.is_null()).or_else(default) {
+                    identity.insert(key, value);
                 }
             }
             (!identity.is_empty()).then(|| format!("k:{}", serde_json::to_string(&identity).unwrap_or_default()))
@@ -70,7 +70,7 @@ fn parts<'v, 'a>(value: &'v Value, shape: Option<Shape<'a>>) -> Option<Vec<(Stri
         Nature::List(list, keys) => (list, Some(keys)),
         Nature::Set(list) => (list, None),
     };
-    let steps = steps(list, keys.as_deref(), item)?;
+    let steps = steps(list, keys, item)?;
     Some(steps.into_iter().zip(list).map(|(step, element)| (step, element, item)).collect())
 }
 
@@ -80,7 +80,7 @@ pub(super) fn is_keyed(value: &Value, shape: Option<Shape<'_>>) -> bool {
     match nature(value, shape) {
         Nature::Leaf => true,
         Nature::Map(map) => map.iter().all(|(name, child)| is_keyed(child, shape.and_then(|shape| shape.field(name)))),
-        Nature::List(list, keys) => steps(list, Some(&keys), item).is_some() && list.iter().all(|element| is_keyed(element, item)),
+        Nature::List(list, keys) => steps(list, Some(keys), item).is_some() && list.iter().all(|element| is_keyed(element, item)),
         Nature::Set(_) => true,
     }
 }
@@ -100,7 +100,7 @@ fn search(value: &Value, shape: Shape<'_>, is_custom: bool, path: &str, found: &
         Value::Object(map) => {
             // Metadata, inside a custom object, is a built-in type.
             let is_custom = is_custom && shape.reference().is_none();
-            let is_struct = shape.schema().get("properties").is_some();
+            let is_struct = shape.is_struct();
             let is_closed = if is_custom { !shape.keeps_unknown() } else { is_struct };
             for (name, child) in map {
                 let embedded = match name.as_str() {
@@ -120,7 +120,7 @@ fn search(value: &Value, shape: Shape<'_>, is_custom: bool, path: &str, found: &
             let named = match shape.list_type() {
                 ListType::Atomic => None,
                 ListType::Set => steps(list, None, Some(item)),
-                ListType::Map(keys) => steps(list, Some(&keys), Some(item)),
+                ListType::Map(keys) => steps(list, Some(keys), Some(item)),
             };
             for (index, child) in list.iter().enumerate() {
                 let step = named.as_ref().map_or_else(|| format!("[{index}]"), |steps| readable(&steps[index]));
@@ -249,14 +249,14 @@ pub(super) fn merge(live: &Value, config: &Value, shape: Option<Shape<'_>>) -> V
             }
             Value::Object(merged)
         }
-        (Nature::List(old, keys), Nature::List(new, _)) => merge_lists(old, new, Some(&keys), shape).unwrap_or_else(|| config.clone()),
+        (Nature::List(old, keys), Nature::List(new, _)) => merge_lists(old, new, Some(keys), shape).unwrap_or_else(|| config.clone()),
         (Nature::Set(old), Nature::Set(new)) => merge_lists(old, new, None, shape).unwrap_or_else(|| config.clone()),
         _ => config.clone(),
     }
 }
 
 /// Elements of both lists: those of `new` in its order, those that only `old` has where they stood before them.
-fn merge_lists(old: &[Value], new: &[Value], keys: Option<&[&str]>, shape: Option<Shape<'_>>) -> Option<Value> {
+fn merge_lists(old: &[Value], new: &[Value], keys: Option<&[String]>, shape: Option<Shape<'_>>) -> Option<Value> {
     let item = shape.and_then(Shape::item);
     let (old_steps, new_steps) = (steps(old, keys, item)?, steps(new, keys, item)?);
     let mut shared = new_steps.iter().filter(|step| old_steps.contains(step)).peekable();

@@ -63,7 +63,7 @@ impl<'a> Place<'a> {
         let Named { owner, fields, kind } = above.named();
         match self.step {
             Step::Field(name) => {
-                let declared = go::declared(above.shape, name);
+                let declared = above.shape.declared(name).map(|field| field.declared).unwrap_or_default();
                 let short = above.shape.reference().and_then(|definition| definition.rsplit('.').next());
                 let fields = join(&fields, &format!("{}{name}", declared.embedded));
                 Named { owner: short.map_or(owner, str::to_owned), fields, kind: declared.into() }
@@ -131,7 +131,7 @@ impl Checker {
     fn object(&mut self, value: &mut Value, at: &Place<'_>) {
         let shape = at.shape;
         let Some(map) = value.as_object_mut() else { return self.mismatch(value, at, None) };
-        let is_struct = shape.schema().get("properties").is_some();
+        let is_struct = shape.is_struct();
         // Metadata, inside a custom object, is a built-in type.
         let is_custom = self.is_custom && shape.reference().is_none();
         if is_struct && !is_custom || is_custom && !shape.keeps_unknown() {
@@ -155,8 +155,7 @@ impl Checker {
             let around = at.above.map(|above| above.shape);
             let is_judged =
                 |key: &str, child: &Value| child.as_array().is_some_and(Vec::is_empty) && go::is_judged_when_empty(around, shape, key);
-            let says_nothing = |key: &str, child: &Value| shape.field(key).is_some_and(|below| go::says_nothing(shape, key, below, child));
-            map.retain(|key, child| !says_nothing(key, child) || is_judged(key, child));
+            map.retain(|key, child| !go::says_nothing(shape, key, child) || is_judged(key, child));
         }
     }
 

@@ -7,12 +7,13 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use super::Shape;
+use super::shape::Field;
 
 /// What does not follow from the definitions.
 const FACTS: &str = include_str!("go.txt");
 
 /// How Go declares a field.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Declared {
     /// The embedded structs that hold it: `RuleWithOperations.Rule.`
     pub(super) embedded: &'static str,
@@ -20,24 +21,18 @@ pub(super) struct Declared {
     kind: Option<&'static str>,
     is_pointer: bool,
     /// Whether it is written though it is zero, where that is not what the definition's `required` says.
-    is_always_written: Option<bool>,
+    pub(super) is_always_written: Option<bool>,
 }
 
-/// A field of a struct.
-pub(super) fn declared(shape: Shape<'_>, field: &str) -> Declared {
+/// A field of a struct, which has this schema and is the definition of this name.
+pub(super) fn declared(schema: &Value, definition: &str, field: &str) -> Declared {
     static DECLARED: OnceLock<HashMap<&str, Vec<(&str, Declared)>>> = OnceLock::new();
-    if matches!(field, "apiVersion" | "kind") && shape.schema().get("x-kubernetes-group-version-kind").is_some() {
+    if matches!(field, "apiVersion" | "kind") && schema.get("x-kubernetes-group-version-kind").is_some() {
         return Declared { embedded: "TypeMeta.", ..Declared::default() };
     }
     let all = DECLARED.get_or_init(|| FACTS.lines().filter(|line| !line.starts_with('#')).map(of_line).collect());
-    let definition = shape.reference().unwrap_or_default();
     let fields = all.get(definition.strip_prefix("io.k8s.").unwrap_or(definition)).into_iter().flatten();
     fields.into_iter().find(|(name, _)| *name == field).map(|(_, declared)| *declared).unwrap_or_default()
-}
-
-/// Whether a field is written though it is zero.
-pub(super) fn is_always_written(shape: Shape<'_>, field: &str) -> bool {
-    declared(shape, field).is_always_written.unwrap_or_else(|| shape.requires(field))
 }
 
 /// Lists that say something when they are empty, for validation to find: within what, in which definition, which field.
@@ -61,7 +56,8 @@ pub(super) fn is_judged_when_empty(around: Option<Shape<'_>>, shape: Shape<'_>, 
 }
 
 /// Whether a value of a field is like none: zero or empty, and Go's type cannot tell it from nothing.
-pub(super) fn says_nothing(shape: Shape<'_>, field: &str, below: Shape<'_>, value: &Value) -> bool {
+pub(super) fn says_nothing(shape: Shape<'_>, field: &str, value: &Value) -> bool {
+    let Some(below) = shape.field(field) else { return false };
     let is_zero = match value {
         Value::Null => return !below.is_raw(),
         Value::Bool(is_set) => !is_set,
@@ -69,21 +65,23 @@ pub(super) fn says_nothing(shape: Shape<'_>, field: &str, below: Shape<'_>, valu
         // Quantities and times are structs.
         Value::String(text) => text.is_empty() && below.kind() == "string" && below.reference().is_none(),
         Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty() && below.schema().get("additionalProperties").is_some(),
+        Value::Object(map) => map.is_empty() && below.is_map(),
     };
-    is_zero && !below.is_raw() && !declared(shape, field).is_pointer && !is_always_written(shape, field)
+    let is_told = shape.declared(field).is_some_and(|field| field.declared.is_pointer || field.is_always_written);
+    is_zero && !below.is_raw() && !is_told
 }
 
-/// What Go writes for a field of which nothing was said, if anything.
-pub(super) fn zero(shape: Shape<'_>, field: &str, below: Shape<'_>) -> Option<Value> {
-    let default = below.default().filter(|default| !default.is_null());
+/// What Go writes for a field of which nothing was said, if anything: by its default, and the schema of what it holds.
+pub(super) fn zero(field: &Field, default: Option<&Value>, below: &Value) -> Option<Value> {
+    let Field { declared, is_always_written, .. } = field;
     let is_zero = |value: &Value| *value == "" || *value == 0 || *value == false;
-    match default {
+    match default.filter(|default| !default.is_null()) {
         Some(default) if !is_zero(default) => Some(default.clone()),
-        Some(default) => (is_always_written(shape, field) && !declared(shape, field).is_pointer).then(|| default.clone()),
+        Some(default) => (*is_always_written && !declared.is_pointer).then(|| default.clone()),
         None => {
-            let may_be_null = below.kind() == "array" || below.format() == "date-time" || declared(shape, field).is_pointer;
-            (may_be_null && is_always_written(shape, field)).then_some(Value::Null)
+            let is = |key: &str, text: &str| below.get(key).is_some_and(|value| value == text);
+            let may_be_null = is("type", "array") || is("format", "date-time") || declared.is_pointer;
+            (may_be_null && *is_always_written).then_some(Value::Null)
         }
     }
 }
