@@ -10,20 +10,38 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use crate::measure::{Arrivals, CONNECTIONS_MAX, Load, Used, VALUE_BYTES, cpu_ticks, gather, metric};
+use crate::daemons::{cpu_ticks, metric};
+use crate::load::{Arrivals, Load, Used, gather};
+use crate::measure::{CONNECTIONS_MAX, VALUE_BYTES};
 
 const CLIENT_PORTS: [u16; 3] = [12379, 22379, 32379];
 const PEER_PORTS: [u16; 3] = [12380, 22380, 32380];
+const METRICS_PORTS: [u16; 3] = [12381, 22381, 32381];
+/// In etcd's folder.
+const CERTIFICATE: &str = "certificate.pem";
+const KEY: &str = "key.pem";
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How clients and members talk.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Wire {
+    /// With certificates on both sides, as Kubernetes' installers set it up, and as Skein always talks.
+    Tls,
+    Plain,
+}
 
 /// Running members, which end with this.
 pub(crate) struct Etcd {
     members: Vec<Child>,
     directory: PathBuf,
+    /// What a client connects with, where that is by TLS.
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 // What is asked of etcd (`etcdserverpb`, rpc.proto), as far as it is needed here.
@@ -85,44 +103,74 @@ pub(crate) fn program() -> Option<PathBuf> {
 // === impl Etcd ===
 
 impl Etcd {
-    pub(crate) async fn start(program: &Path) -> Result<Self> {
+    pub(crate) async fn start(program: &Path, wire: Wire) -> Result<Self> {
         let directory = std::env::temp_dir().join(format!("skein-bench-etcd-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let mut etcd = Self { members: Vec::new(), directory, tls: None };
+        let scheme = if wire == Wire::Tls { "https" } else { "http" };
+        if wire == Wire::Tls {
+            etcd.tls = Some(certify(&etcd.directory)?);
+        }
+        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
         let cluster: Vec<String> = PEER_PORTS.iter().enumerate().map(|(member, port)| format!("m{member}={}", url(*port))).collect();
-        let mut etcd = Self { members: Vec::new(), directory };
         for member in 0..CLIENT_PORTS.len() {
             let (client, peer) = (url(CLIENT_PORTS[member]), url(PEER_PORTS[member]));
-            let child = Command::new(program)
+            let mut command = Command::new(program);
+            command
                 .args(["--name", &format!("m{member}"), "--data-dir"])
                 .arg(etcd.directory.join(format!("m{member}")))
                 .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
                 .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-                .args(["--initial-cluster", &cluster.join(","), "--log-level", "error", "--quota-backend-bytes", "8589934592"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .with_context(|| format!("cannot run {}", program.display()))?;
-            etcd.members.push(child);
+                .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", METRICS_PORTS[member])])
+                .args(["--initial-cluster", &cluster.join(","), "--log-level", "error", "--quota-backend-bytes", "8589934592"]);
+            if wire == Wire::Tls {
+                let (certificate, key) = (etcd.directory.join(CERTIFICATE), etcd.directory.join(KEY));
+                for of in ["", "peer-"] {
+                    command.arg(format!("--{of}client-cert-auth")).arg(format!("--{of}cert-file")).arg(&certificate);
+                    command.arg(format!("--{of}key-file")).arg(&key).arg(format!("--{of}trusted-ca-file")).arg(&certificate);
+                }
+            }
+            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            etcd.members.push(child.with_context(|| format!("cannot run {}", program.display()))?);
         }
         let begin = Instant::now();
-        while put(&mut Grpc::new(channel(0)), "ready", &[]).await.is_err() {
+        while put(&mut Grpc::new(etcd.channel(0)), "ready", &[]).await.is_err() {
             ensure!(begin.elapsed() < START_PATIENCE, "etcd does not answer");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(etcd)
     }
 
+    fn channel(&self, index: usize) -> Channel {
+        let port = CLIENT_PORTS[index % CLIENT_PORTS.len()];
+        // The scheme is not TLS's even where the stream is, for which tonic would want to do that itself.
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("it is a URL").tcp_nodelay(true);
+        let Some(tls) = self.tls.clone() else { return endpoint.connect_lazy() };
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(&tls));
+            async move {
+                let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+                stream.set_nodelay(true)?;
+                let name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
+                std::io::Result::Ok(TokioIo::new(connector.connect(name, stream).await?))
+            }
+        }))
+    }
+
+    fn channels(&self, clients: usize) -> Vec<Channel> {
+        (0..clients.min(CONNECTIONS_MAX)).map(|index| self.channel(index)).collect()
+    }
+
     fn used(&self) -> Used {
         let ticks = self.members.iter().map(|member| cpu_ticks(member.id().into())).sum();
-        let syncs = CLIENT_PORTS.iter().map(|port| metric(&metrics(*port), "etcd_disk_wal_fsync_duration_seconds_count")).sum();
+        let syncs = METRICS_PORTS.iter().map(|port| metric(&metrics(*port), "etcd_disk_wal_fsync_duration_seconds_count")).sum();
         Used { ticks, syncs, ..Used::default() }
     }
 
     pub(crate) async fn puts(&self, clients: usize, duration: Duration) -> Result<Load> {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         let value = Arc::new(vec![b'x'; VALUE_BYTES]);
-        let channels = channels(clients);
+        let channels = self.channels(clients);
         let before = self.used();
         let once = move |mut grpc: Grpc<Channel>| {
             let value = Arc::clone(&value);
@@ -137,7 +185,7 @@ impl Etcd {
     }
 
     pub(crate) async fn reads(&self, clients: usize, duration: Duration) -> Result<Load> {
-        let channels = channels(clients);
+        let channels = self.channels(clients);
         let before = self.used();
         put(&mut Grpc::new(channels[0].clone()), "read", &vec![b'x'; VALUE_BYTES]).await?;
         let once = |mut grpc: Grpc<Channel>| async move {
@@ -152,7 +200,7 @@ impl Etcd {
 
     /// So many writes, each seen by so many watchers.
     pub(crate) async fn fan_out(&self, watchers: usize, writes: usize) -> Result<Load> {
-        let channels = channels(CONNECTIONS_MAX);
+        let channels = self.channels(CONNECTIONS_MAX);
         let arrivals = Arrivals::new(watchers, writes);
         let mut ready = Vec::new();
         for index in 0..watchers {
@@ -212,14 +260,22 @@ fn metrics(port: u16) -> String {
     text
 }
 
-fn channel(index: usize) -> Channel {
-    let port = CLIENT_PORTS[index % CLIENT_PORTS.len()];
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("it is a URL");
-    endpoint.tcp_nodelay(true).connect_lazy()
-}
-
-fn channels(clients: usize) -> Vec<Channel> {
-    (0..clients.min(CONNECTIONS_MAX)).map(channel).collect()
+/// A certificate that is its own authority, for every member and every client; what a client connects with.
+fn certify(directory: &Path) -> Result<Arc<rustls::ClientConfig>> {
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(["127.0.0.1".to_string()])?.self_signed(&key)?;
+    std::fs::write(directory.join(CERTIFICATE), certificate.pem())?;
+    std::fs::write(directory.join(KEY), key.serialize_pem())?;
+    let der = CertificateDer::from(certificate.der().to_vec());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(der.clone())?;
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![der], key)?;
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(tls))
 }
 
 async fn put(grpc: &mut Grpc<Channel>, key: &str, value: &[u8]) -> Result<()> {

@@ -3,7 +3,10 @@
 //! Everything goes over HTTPS through real daemons; the disk is synced. Machines are noisy: compare ratios of one run.
 
 mod client;
+mod daemons;
 mod etcd;
+mod load;
+mod losses;
 mod measure;
 mod scheduler;
 mod services;
@@ -14,7 +17,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use measure::Load;
+use etcd::{Etcd, Wire};
+use load::Load;
 use skein_lab::image::{File, Image};
 use skein_lab::{Lab, Layout, Plan, Runtime};
 
@@ -38,6 +42,9 @@ struct Arguments {
     /// Only what etcd can do too: writes, reads and watches
     #[arg(long)]
     store: bool,
+    /// Only connections to Services, and how soon new endpoints are reached
+    #[arg(long)]
+    services: bool,
     /// Only writes by so many clients, on the laboratory that is up
     #[arg(long, value_name = "CLIENTS")]
     writes: Option<usize>,
@@ -91,7 +98,10 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     println!("{} cores, {}", std::thread::available_parallelism()?, memory());
     heading();
 
-    let idle = measure::idle(lab, Duration::from_secs(arguments.seconds))?;
+    if arguments.services {
+        return runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row));
+    }
+    let idle = daemons::idle(lab, Duration::from_secs(arguments.seconds))?;
     for clients in [1, 64, 512] {
         let duration = Duration::from_secs(arguments.seconds);
         let load = runtime.block_on(measure::creations(lab, &credentials, clients, duration))?;
@@ -114,13 +124,13 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     times("Pod created -> Running, Skein's runtime", started);
     runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row))?;
     let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
-    let gaps = runtime.block_on(measure::leader_losses(lab, &credentials, arguments.rounds))?;
+    let gaps = runtime.block_on(losses::leader_losses(lab, &credentials, arguments.rounds))?;
     times("leader killed -> next write", gaps);
-    let gaps = runtime.block_on(measure::handovers(lab, &credentials, arguments.rounds))?;
+    let gaps = runtime.block_on(losses::handovers(lab, &credentials, arguments.rounds))?;
     times("leader stopped in order -> longest without a write", gaps);
-    let replaced = runtime.block_on(measure::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
+    let replaced = runtime.block_on(losses::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
     times("node killed -> its Pod Running elsewhere", replaced);
-    let reconciled = runtime.block_on(measure::reconciles(lab, &credentials, DEPLOYMENTS, arguments.rounds.min(5)))?;
+    let reconciled = runtime.block_on(losses::reconciles(lab, &credentials, DEPLOYMENTS, arguments.rounds.min(5)))?;
     times(&format!("leader killed -> {DEPLOYMENTS} Deployments looked at"), reconciled);
     println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
     println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
@@ -140,15 +150,17 @@ async fn beside(arguments: &Arguments) -> Result<()> {
         println!("etcd is not on PATH; name it by ETCD= to measure it beside");
         return Ok(());
     };
-    let etcd = etcd::Etcd::start(&program).await?;
-    println!("etcd, three members");
-    heading();
-    let duration = Duration::from_secs(arguments.seconds);
-    for clients in [1, 64, 512] {
-        row(&format!("keys of 1 KiB put, {clients} clients"), etcd.puts(clients, duration).await?);
+    for wire in [Wire::Tls, Wire::Plain] {
+        let etcd = Etcd::start(&program, wire).await?;
+        println!("etcd, three members, {}", if wire == Wire::Tls { "by TLS" } else { "in plain text" });
+        heading();
+        let duration = Duration::from_secs(arguments.seconds);
+        for clients in [1, 64, 512] {
+            row(&format!("keys of 1 KiB put, {clients} clients"), etcd.puts(clients, duration).await?);
+        }
+        row("a key read, linearizably, 64 clients", etcd.reads(64, duration).await?);
+        row(&format!("a write told to {WATCHERS} watchers"), etcd.fan_out(WATCHERS, WRITES).await?);
     }
-    row("a key read, linearizably, 64 clients", etcd.reads(64, duration).await?);
-    row(&format!("a write told to {WATCHERS} watchers"), etcd.fan_out(WATCHERS, WRITES).await?);
     Ok(())
 }
 

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::{Client, Credentials};
-use crate::measure::{Load, gather, make_many};
+use crate::load::{Load, gather};
+use crate::measure::make_many;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";

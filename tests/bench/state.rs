@@ -8,7 +8,7 @@ use skein_command::{Command, LEVEL, ProposalId, Transaction, Write};
 use skein_object::{Key, Record};
 use skein_state::{Position, State, apply};
 
-use crate::measure::resident_kib;
+use crate::daemons::resident_kib;
 
 const OBJECTS: u64 = 1_000_000;
 /// Commands of clients that write at once hold several objects.
