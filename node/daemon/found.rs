@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use skein_command::Write;
+use skein_command::{Transaction, Write};
 use skein_object::claim::CLUSTER_IPS;
 use skein_object::managed::{self, Writer};
 use skein_object::meta::{self, Birth};
@@ -93,15 +93,15 @@ pub(crate) async fn bootstrap(store: &Handle, options: &Ports, service_range: &s
     for (namespace, name, address, ports) in
         [("default", "kubernetes", API_SERVICE_IP, api), ("kube-system", "kube-dns", DNS_SERVICE_IP, dns)]
     {
-        let claim = Record::from_value(&json!({"metadata": {"name": address}, "service": format!("{namespace}/{name}")}));
-        store.propose(Write::create(&Key::new(CLUSTER_IPS, "", address), claim).into()).await?;
         let resource = registry::find("", "v1", "services").expect("the registry has services");
         let service = json!({
             "metadata": {"name": name, "labels": {"provider": "skein"}},
             "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports,
                 "trafficDistribution": "PreferSameNode"},
         });
-        ensure(store, resource, namespace, service).await?;
+        let claim = Record::from_value(&json!({"metadata": {"name": address}, "service": format!("{namespace}/{name}")}));
+        let claim = Write::create(&Key::new(CLUSTER_IPS, "", address), claim);
+        store.propose(Transaction { epoch: 0, writes: vec![claim, creation(resource, namespace, service)] }).await?;
     }
     Ok(())
 }

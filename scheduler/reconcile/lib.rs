@@ -47,6 +47,7 @@ mod revision;
 mod root_ca;
 mod scheduler_profiles;
 mod service_account;
+mod service_claim;
 mod signing_request;
 mod snapshot;
 mod stateful_set;
@@ -58,6 +59,7 @@ mod write;
 
 use skein_command::Transaction;
 use skein_object::Key;
+use skein_object::claim::{CLUSTER_IPS, NODE_PORTS};
 use skein_object::custom::DEFINITIONS;
 use skein_object::quota::QUOTAS;
 use skein_state::Event;
@@ -108,6 +110,7 @@ pub enum Controller {
     RootCa,
     SchedulerProfiles,
     ServiceAccount,
+    ServiceClaim,
     SigningRequest,
     StatefulSet,
     TaintEviction,
@@ -189,6 +192,7 @@ pub fn reconcile(controller: Controller, snapshot: &Snapshot, key: &Key, mint: &
         Controller::Volume => claim::reconcile_volume(snapshot, key, mint).into(),
         Controller::SchedulerProfiles => scheduler_profiles::reconcile(snapshot, key, mint).into(),
         Controller::ServiceAccount => service_account::reconcile(snapshot, key, mint).into(),
+        Controller::ServiceClaim => Vec::from_iter(service_claim::reconcile(snapshot, key)).into(),
         Controller::SigningRequest => signing_request::reconcile(snapshot, key, mint),
     }
 }
@@ -251,7 +255,11 @@ pub fn interested(snapshot: &Snapshot, event: &Event) -> Vec<(Controller, Key)> 
             own.into_iter().chain(proxies).chain(services).chain(daemons).collect()
         }
         "services" if node_services::keys().any(|service| service == key) => vec![(Controller::NodeServices, key.clone())],
-        "services" => backends::of_service(&key).into(),
+        "services" => {
+            let claims = service_claim::of_service(event).into_iter().map(|claim| (Controller::ServiceClaim, claim));
+            backends::of_service(&key).into_iter().chain(claims).collect()
+        }
+        CLUSTER_IPS | NODE_PORTS => vec![(Controller::ServiceClaim, key.clone())],
         "endpointslices.discovery.k8s.io" | "endpoints" => backends::of_endpoints(snapshot, event),
         "pods" => pods_of::controllers(snapshot, event),
         _ => Vec::new(),

@@ -121,6 +121,28 @@ fn services_change_their_type(cluster: &Cluster) {
     cluster.kubectl("node-1", &["delete", "service", "changing"]);
 }
 
+/// What a Service had is free when it went with its namespace, or with its last finalizer.
+fn services_free_what_they_claimed(cluster: &Cluster) {
+    let body = r#"{"metadata":{"name":"claims","finalizers":["example.com/wait"]},
+        "spec":{"type":"NodePort","clusterIP":"10.96.77.7","ports":[{"port":80,"nodePort":31777}]}}"#;
+    let make =
+        |node: usize, namespace: &str| cluster.request(node, "POST", &format!("/api/v1/namespaces/{namespace}/services"), Some(body)).0;
+    let finish = |node: usize, namespace: &str| {
+        let path = format!("/api/v1/namespaces/{namespace}/services/claims");
+        cluster.request(node, "PATCH", &path, Some(r#"{"metadata":{"finalizers":null}}"#)).0
+    };
+    cluster.kubectl("node-1", &["create", "namespace", "passing"]);
+    assert_eq!((make(1, "passing"), make(2, "default")), (201, 422));
+    assert_eq!(finish(3, "passing"), 200);
+    cluster.kubectl("node-2", &["delete", "namespace", "passing"]);
+    cluster.until("what went with its namespace is free", || (make(3, "default") == 201).then_some(()));
+    assert_eq!(cluster.request(1, "DELETE", "/api/v1/namespaces/default/services/claims", None).0, 200);
+    assert_eq!((make(2, "default"), finish(2, "default")), (422, 200));
+    cluster.until("what went with its last finalizer is free", || (make(1, "default") == 201).then_some(()));
+    assert_eq!(finish(3, "default"), 200);
+    cluster.kubectl("node-1", &["delete", "service", "claims"]);
+}
+
 #[test]
 fn reads_pages_watches_and_patches() {
     let cluster = Cluster::start();
@@ -168,6 +190,7 @@ fn reads_pages_watches_and_patches() {
     let refused = cluster.try_kubectl("node-1", &patch).expect_err("it is another version now");
     assert!(refused.contains("the server rejected our request due to an error in our request"), "{refused}");
     services_change_their_type(&cluster);
+    services_free_what_they_claimed(&cluster);
     // kubectl's everyday verbs, each through another node.
     cluster.kubectl("node-1", &["label", "configmap", "a1", "team=a"]);
     cluster.kubectl("node-2", &["annotate", "configmap", "a1", "note=b"]);

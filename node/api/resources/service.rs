@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use skein_command::{Expect, Write};
-use skein_object::claim::{CLUSTER_IPS, NODE_PORTS};
+use skein_object::claim::{self, CLUSTER_IPS};
 use skein_object::field::{Errors, Path};
 use skein_object::{Key, Record, Resource, Status, meta};
 
@@ -89,18 +89,7 @@ fn release(key: &Key) -> Write {
 }
 
 fn claimed_keys(service: &Value) -> Vec<Key> {
-    let address = text(service, "/spec/clusterIP");
-    let mut keys = Vec::new();
-    if !address.is_empty() && address != "None" {
-        keys.push(Key::new(CLUSTER_IPS, "", address));
-    }
-    for port in service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten() {
-        if let Some(number) = port.get("nodePort").and_then(Value::as_u64).filter(|n| *n > 0) {
-            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_lowercase();
-            keys.push(Key::new(NODE_PORTS, "", &format!("{protocol}-{number}")));
-        }
-    }
-    keys
+    claim::of_service(&service["spec"])
 }
 
 fn fill_cluster_ip(
@@ -150,10 +139,9 @@ fn fill_node_ports(service: &mut Value, is_free: &dyn Fn(&Key) -> bool) {
         if port.get("nodePort").and_then(Value::as_u64).unwrap_or(0) > 0 {
             continue;
         }
-        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_lowercase();
-        let key = |number: &u16| Key::new(NODE_PORTS, "", &format!("{protocol}-{number}"));
+        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP");
         let draws = (0..DRAWS).map(|_| rand::random_range(NODE_PORT_MIN..=NODE_PORT_MAX));
-        if let Some(number) = { draws }.find(|number| is_free(&key(number))) {
+        if let Some(number) = { draws }.find(|number| is_free(&claim::node_port(protocol, u64::from(*number)))) {
             port.insert("nodePort".into(), number.into());
         }
     }
