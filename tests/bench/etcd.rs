@@ -20,16 +20,14 @@ use crate::daemons::{cpu_ticks, metric};
 use crate::load::{Arrivals, Load, Used, gather};
 use crate::measure::{CONNECTIONS_MAX, VALUE_BYTES};
 
-const CLIENT_PORTS: [u16; 3] = [12379, 22379, 32379];
-const PEER_PORTS: [u16; 3] = [12380, 22380, 32380];
-const METRICS_PORTS: [u16; 3] = [12381, 22381, 32381];
+const MEMBERS: u16 = 3;
 /// In etcd's folder.
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How clients and members talk.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Wire {
     /// With certificates on both sides, as Kubernetes' installers set it up, and as Skein always talks.
     Tls,
@@ -38,6 +36,7 @@ pub(crate) enum Wire {
 
 /// Running members, which end with this.
 pub(crate) struct Etcd {
+    pub(crate) wire: Wire,
     members: Vec<Child>,
     directory: PathBuf,
     /// What a client connects with, where that is by TLS.
@@ -100,28 +99,48 @@ pub(crate) fn program() -> Option<PathBuf> {
     })
 }
 
+// === impl Wire ===
+
+impl Wire {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "etcd by TLS",
+            Self::Plain => "etcd in plain text",
+        }
+    }
+
+    /// The ports of a member for clients, for members, and for metrics.
+    fn ports(self, member: u16) -> [u16; 3] {
+        let first = if self == Self::Tls { 12_379 } else { 13_379 } + 10_000 * member;
+        [first, first + 1, first + 2]
+    }
+
+    fn url(self, port: u16) -> String {
+        format!("{}://127.0.0.1:{port}", if self == Self::Tls { "https" } else { "http" })
+    }
+}
+
 // === impl Etcd ===
 
 impl Etcd {
     pub(crate) async fn start(program: &Path, wire: Wire) -> Result<Self> {
-        let directory = std::env::temp_dir().join(format!("skein-bench-etcd-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("skein-bench-etcd-{wire:?}-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let mut etcd = Self { members: Vec::new(), directory, tls: None };
-        let scheme = if wire == Wire::Tls { "https" } else { "http" };
+        let mut etcd = Self { wire, members: Vec::new(), directory, tls: None };
         if wire == Wire::Tls {
             etcd.tls = Some(certify(&etcd.directory)?);
         }
-        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
-        let cluster: Vec<String> = PEER_PORTS.iter().enumerate().map(|(member, port)| format!("m{member}={}", url(*port))).collect();
-        for member in 0..CLIENT_PORTS.len() {
-            let (client, peer) = (url(CLIENT_PORTS[member]), url(PEER_PORTS[member]));
+        let cluster: Vec<String> = (0..MEMBERS).map(|member| format!("m{member}={}", wire.url(wire.ports(member)[1]))).collect();
+        for member in 0..MEMBERS {
+            let [client, peer, metrics] = wire.ports(member);
+            let (client, peer) = (wire.url(client), wire.url(peer));
             let mut command = Command::new(program);
             command
                 .args(["--name", &format!("m{member}"), "--data-dir"])
                 .arg(etcd.directory.join(format!("m{member}")))
                 .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
                 .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-                .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", METRICS_PORTS[member])])
+                .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{metrics}")])
                 .args(["--initial-cluster", &cluster.join(","), "--log-level", "error", "--quota-backend-bytes", "8589934592"]);
             if wire == Wire::Tls {
                 let (certificate, key) = (etcd.directory.join(CERTIFICATE), etcd.directory.join(KEY));
@@ -142,7 +161,8 @@ impl Etcd {
     }
 
     fn channel(&self, index: usize) -> Channel {
-        let port = CLIENT_PORTS[index % CLIENT_PORTS.len()];
+        let member = u16::try_from(index % usize::from(MEMBERS)).unwrap_or_default();
+        let [port, ..] = self.wire.ports(member);
         // The scheme is not TLS's even where the stream is, for which tonic would want to do that itself.
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("it is a URL").tcp_nodelay(true);
         let Some(tls) = self.tls.clone() else { return endpoint.connect_lazy() };
@@ -163,7 +183,8 @@ impl Etcd {
 
     fn used(&self) -> Used {
         let ticks = self.members.iter().map(|member| cpu_ticks(member.id().into())).sum();
-        let syncs = METRICS_PORTS.iter().map(|port| metric(&metrics(*port), "etcd_disk_wal_fsync_duration_seconds_count")).sum();
+        let synced = |member| metric(&metrics(self.wire.ports(member)[2]), "etcd_disk_wal_fsync_duration_seconds_count");
+        let syncs = (0..MEMBERS).map(synced).sum();
         Used { ticks, syncs, ..Used::default() }
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use client::Credentials;
 use etcd::{Etcd, Wire};
 use load::Load;
 use skein_lab::image::{File, Image};
@@ -80,7 +81,7 @@ fn main() -> Result<()> {
 
 fn writes(clients: usize, duration: Duration) -> Result<()> {
     let lab = Lab::open(Layout::default())?;
-    let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
+    let credentials = Credentials::read(&lab.kubeconfig(None)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     heading();
     row(
@@ -93,7 +94,7 @@ fn writes(clients: usize, duration: Duration) -> Result<()> {
 fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     lab.up(&Plan::new(3))?;
     load_image(lab)?;
-    let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
+    let credentials = Credentials::read(&lab.kubeconfig(None)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     println!("{} cores, {}", std::thread::available_parallelism()?, memory());
     heading();
@@ -102,18 +103,9 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         return runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row));
     }
     let idle = daemons::idle(lab, Duration::from_secs(arguments.seconds))?;
-    for clients in [1, 64, 512] {
-        let duration = Duration::from_secs(arguments.seconds);
-        let load = runtime.block_on(measure::creations(lab, &credentials, clients, duration))?;
-        row(&format!("ConfigMaps of 1 KiB created, {clients} clients"), load);
-    }
-    let duration = Duration::from_secs(arguments.seconds);
-    row("a ConfigMap read, linearizably, 64 clients", runtime.block_on(measure::reads(lab, &credentials, 64, duration))?);
-    let told = runtime.block_on(measure::fan_out(lab, &credentials, WATCHERS, WRITES))?;
-    row(&format!("a write told to {WATCHERS} watchers"), told);
+    runtime.block_on(beside(lab, &credentials, arguments))?;
     if arguments.store {
-        lab.down()?;
-        return runtime.block_on(beside(arguments));
+        return Ok(());
     }
     runtime.block_on(measure::fill_lists(&credentials))?;
     for (name, accept) in [("JSON", "application/json"), ("protobuf", "application/vnd.kubernetes.protobuf")] {
@@ -137,29 +129,37 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     lab.down()?;
     lab.up(&Plan { runtime: Runtime::Containerd, ..Plan::new(3) })?;
     load_image(lab)?;
-    let credentials = client::Credentials::read(&lab.kubeconfig(None)?)?;
+    let credentials = Credentials::read(&lab.kubeconfig(None)?)?;
     let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
     times("Pod created -> Running, containerd and runc", started);
-    lab.down()?;
-    runtime.block_on(beside(arguments))
+    Ok(())
 }
 
-/// The same of etcd, where it is.
-async fn beside(arguments: &Arguments) -> Result<()> {
-    let Some(program) = etcd::program() else {
-        println!("etcd is not on PATH; name it by ETCD= to measure it beside");
-        return Ok(());
-    };
-    for wire in [Wire::Tls, Wire::Plain] {
-        let etcd = Etcd::start(&program, wire).await?;
-        println!("etcd, three members, {}", if wire == Wire::Tls { "by TLS" } else { "in plain text" });
-        heading();
-        let duration = Duration::from_secs(arguments.seconds);
-        for clients in [1, 64, 512] {
-            row(&format!("keys of 1 KiB put, {clients} clients"), etcd.puts(clients, duration).await?);
+/// What etcd can do, too, and where it is found, the same of it, row by row: machines have slow minutes.
+async fn beside(lab: &Lab, credentials: &Credentials, arguments: &Arguments) -> Result<()> {
+    let mut others = Vec::new();
+    match etcd::program() {
+        Some(program) => {
+            for wire in [Wire::Tls, Wire::Plain] {
+                others.push(Etcd::start(&program, wire).await?);
+            }
         }
-        row("a key read, linearizably, 64 clients", etcd.reads(64, duration).await?);
-        row(&format!("a write told to {WATCHERS} watchers"), etcd.fan_out(WATCHERS, WRITES).await?);
+        None => println!("etcd is not on PATH; name it by ETCD= to measure it beside"),
+    }
+    let duration = Duration::from_secs(arguments.seconds);
+    for clients in [1, 64, 512] {
+        row(&format!("1 KiB written, {clients} clients"), measure::creations(lab, credentials, clients, duration).await?);
+        for etcd in &others {
+            row(etcd.wire.name(), etcd.puts(clients, duration).await?);
+        }
+    }
+    row("1 KiB read, linearizably, 64 clients", measure::reads(lab, credentials, 64, duration).await?);
+    for etcd in &others {
+        row(etcd.wire.name(), etcd.reads(64, duration).await?);
+    }
+    row(&format!("a write told to {WATCHERS} watchers"), measure::fan_out(lab, credentials, WATCHERS, WRITES).await?);
+    for etcd in &others {
+        row(etcd.wire.name(), etcd.fan_out(WATCHERS, WRITES).await?);
     }
     Ok(())
 }

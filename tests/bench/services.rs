@@ -30,7 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn run(credentials: &Credentials, rounds: usize, duration: Duration, row: impl Fn(&str, Load)) -> Result<()> {
     let listener = TcpListener::bind((HOST, 0)).await?;
     let port = listener.local_addr()?.port();
-    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    tokio::spawn(async move {
+        // Without a wait for what is still on its way: a new connection may look like the one before.
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = stream.set_zero_linger();
+        }
+    });
     let mut client = credentials.client(1);
     make(&mut client, SERVICES, &service("one", Some(NODE_PORT), port)).await?;
     make(&mut client, SLICES, &slice("one", &[HOST.into()], port)).await?;
