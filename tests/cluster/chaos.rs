@@ -232,6 +232,16 @@ fn disks_get_slow_and_full_and_clocks_leap_for_one_node_alone() {
         is_off_by(2, &format!("after{minutes}"), 0);
     }
 
+    // A founder's first certificate is short: its next one is of a clock that is ahead, so nobody else believes it when that
+    // is right again, and it gets another.
+    let certificate = || std::fs::read("/var/lib/skein-lab/nodes/node-1/data/pki/node.pem").expect("a node has a certificate");
+    let first = certificate();
+    lab.afflict("node-1", Ailment::Clock { seconds: 3600 }).expect("a clock can leap");
+    let second = cluster.until("it has another certificate", || Some(certificate()).filter(|now| *now != first));
+    lab.cure("node-1").expect("a clock can be set");
+    cluster.until("it has a third one", || (certificate() != second).then_some(()));
+    cluster.until("that is believed", || cluster.try_kubectl("node-1", &["get", "nodes"]).ok());
+
     // A leader whose disk is slow lets another lead.
     let leader = cluster.leader("node-1");
     lab.afflict(&leader, Ailment::SlowDisk { writes_per_second: 1 }).expect("a disk can be slow");
