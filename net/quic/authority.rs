@@ -25,7 +25,7 @@ const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * DAY.as_secs());
 pub const USER_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
 
 /// Clocks of new machines are off by some minutes; a certificate is valid a little before it is made.
-const BACKDATE: Duration = Duration::from_secs(600);
+const BACKDATE_SECONDS: i64 = 600;
 
 /// The CA with its key: what only voters hold.
 pub struct Authority {
@@ -209,9 +209,8 @@ impl Identity {
     pub fn life(&self) -> Result<Life, Error> {
         let leaf = first(&self.certificate_pem)?;
         let (_, parsed) = parsed(&leaf)?;
-        let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or(0);
         let validity = parsed.validity();
-        Ok(Life { begin: validity.not_before.timestamp() + backdate, end: validity.not_after.timestamp() })
+        Ok(Life { begin: validity.not_before.timestamp() + BACKDATE_SECONDS, end: validity.not_after.timestamp() })
     }
 
     pub fn roots(&self) -> Result<rustls::RootCertStore, Error> {
@@ -237,6 +236,15 @@ pub fn new_key() -> Result<String, Error> {
 /// The public half of a key, as an uncompressed point.
 pub fn public_point(key_pem: &str) -> Result<Vec<u8>, Error> {
     Ok(KeyPair::from_pem(key_pem).map_err(failed)?.der_bytes().to_vec())
+}
+
+// === impl Life ===
+
+impl Life {
+    /// Whether it has not ended, and has begun: a clock may have been ahead when this was signed.
+    pub fn holds(&self, now: i64) -> bool {
+        (self.begin - BACKDATE_SECONDS..self.end).contains(&now)
+    }
 }
 
 // === impl Subject ===
@@ -323,7 +331,7 @@ fn params(parts: &[(DnType, String)], lifetime: Duration) -> CertificateParams {
 /// From now on, and for so long.
 pub(crate) fn hold(params: &mut CertificateParams, lifetime: Duration) {
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - BACKDATE;
+    params.not_before = now - time::Duration::seconds(BACKDATE_SECONDS);
     params.not_after = now + lifetime;
 }
 
@@ -338,6 +346,12 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_clock_signed_that_was_ahead_holds_later() {
+        let life = Life { begin: 4600, end: 9000 };
+        assert_eq!([3999, 4000, 8999, 9000].map(|now| life.holds(now)), [false, true, true, false]);
+    }
 
     #[test]
     fn a_node_is_who_its_certificate_says() {
