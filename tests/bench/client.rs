@@ -51,17 +51,25 @@ impl Credentials {
         let certificate = decode("/users/0/user/client-certificate-data")?;
         let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(&decode("/users/0/user/client-key-data")?)?;
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
-        Ok(Self { tls: Arc::new(tls) })
+        Ok(Self { tls: Arc::new(client_config(roots, chain, key)?) })
     }
 
     /// A client of one node of the laboratory.
     pub(crate) fn client(&self, node: usize) -> Client {
         Client { credentials: self.clone(), address: format!("198.18.0.{}:6443", 10 + node), sender: None }
     }
+}
+
+/// Whom a client trusts, and who it is.
+pub(crate) fn client_config(
+    roots: rustls::RootCertStore,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<rustls::ClientConfig> {
+    Ok(rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?)
 }
 
 // === impl Client ===

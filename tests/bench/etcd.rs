@@ -16,6 +16,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
+use crate::client::client_config;
 use crate::daemons::{cpu_ticks, metric};
 use crate::load::{Arrivals, Load, Used, gather};
 use crate::measure::{CONNECTIONS_MAX, VALUE_BYTES};
@@ -291,10 +292,7 @@ fn certify(directory: &Path) -> Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(der.clone())?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![der], key)?;
+    let mut tls = client_config(roots, vec![der], key)?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(tls))
 }

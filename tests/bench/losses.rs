@@ -16,8 +16,7 @@ const HANDOVER: Duration = Duration::from_secs(2);
 pub(crate) async fn leader_losses(lab: &Lab, credentials: &Credentials, rounds: usize) -> Result<Vec<Duration>> {
     let mut gaps = Vec::new();
     for round in 0..rounds {
-        let leader = leader(credentials).await?;
-        let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+        let (leader, survivor) = leader_and_survivor(credentials).await?;
         let mut client = credentials.client(survivor);
         write(&mut client, &format!("before-{round}")).await?;
         lab.kill(&leader, Scope::Machine)?;
@@ -34,8 +33,7 @@ pub(crate) async fn leader_losses(lab: &Lab, credentials: &Credentials, rounds: 
 pub(crate) async fn handovers(lab: &Lab, credentials: &Credentials, rounds: usize) -> Result<Vec<Duration>> {
     let mut gaps = Vec::new();
     for round in 0..rounds {
-        let leader = leader(credentials).await?;
-        let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+        let (leader, survivor) = leader_and_survivor(credentials).await?;
         let mut client = credentials.client(survivor);
         write(&mut client, &format!("led-{round}")).await?;
         let status = lab.status()?;
@@ -91,8 +89,7 @@ pub(crate) async fn reconciles(lab: &Lab, credentials: &Credentials, deployments
     make_many(credentials, path, deployments, |number| deployment(&format!("many-{number}"))).await?;
     let mut times = Vec::new();
     for round in 0..=rounds {
-        let leader = leader(credentials).await?;
-        let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+        let (leader, survivor) = leader_and_survivor(credentials).await?;
         let mut client = credentials.client(survivor);
         let begin = Instant::now();
         // The first time they are only waited for.
@@ -137,6 +134,13 @@ async fn wait_kept(client: &mut Client, not: &str) -> Result<String> {
         ensure!(begin.elapsed() < RECOVERY, "no replacement runs");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Who leads, and a node that does not, by its number.
+async fn leader_and_survivor(credentials: &Credentials) -> Result<(String, usize)> {
+    let leader = leader(credentials).await?;
+    let survivor = (1..=3).find(|node| format!("node-{node}") != leader).unwrap_or(1);
+    Ok((leader, survivor))
 }
 
 async fn leader(credentials: &Credentials) -> Result<String> {
