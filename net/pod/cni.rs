@@ -12,10 +12,11 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Error, ip};
+use crate::Error;
+use crate::netlink::{self, Netlink, Range, Target};
 
 /// The address by which every Pod names its node: link-local, the same everywhere.
-const GATEWAY: &str = "169.254.1.1";
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// What the kubelet writes for the runtime, and the runtime hands to the plugin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,22 +40,28 @@ pub fn configuration_list(subnet: &str, state_dir: &Path) -> String {
 pub const PLUGIN: &str = "skein-cni";
 pub const LOOPBACK: &str = "loopback";
 
-/// The plugin's whole life: reads environment and standard input, prints the result. Returns the exit code.
+/// How the plugin is called (section 4): what a program finds in its environment, and the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    pub command: &'a str,
+    pub container: &'a str,
+    /// The path of the Pod's network namespace.
+    pub namespace: &'a str,
+    pub interface: &'a str,
+    pub config: &'a Value,
+}
+
+/// The plugin as a program: reads environment and standard input, prints the result. Returns the exit code.
 pub fn main(name: &str) -> i32 {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let mut input = String::new();
     let _ = std::io::stdin().read_to_string(&mut input);
-    let result = match variable("CNI_COMMAND").as_str() {
-        "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
-        "ADD" if name == LOOPBACK => loopback(&input, &variable("CNI_NETNS")),
-        "DEL" if name == LOOPBACK => Ok(Value::Null),
-        "ADD" => {
-            parse(&input).and_then(|config| add(&config, &variable("CNI_CONTAINERID"), &variable("CNI_NETNS"), &variable("CNI_IFNAME")))
-        }
-        "DEL" => parse(&input).and_then(|config| delete(&config, &variable("CNI_CONTAINERID"))).map(|()| Value::Null),
-        "CHECK" => Ok(Value::Null),
-        other => Err(Error::Config(format!("unknown CNI_COMMAND {other:?}"))),
-    };
+    let (command, container, namespace) = (variable("CNI_COMMAND"), variable("CNI_CONTAINERID"), variable("CNI_NETNS"));
+    let interface = variable("CNI_IFNAME");
+    let result = serde_json::from_str(&input).map_err(|why| Error::Config(why.to_string())).and_then(|config| {
+        let call = Call { command: &command, container: &container, namespace: &namespace, interface: &interface, config: &config };
+        if name == LOOPBACK { loopback(&call) } else { answer(&call) }
+    });
     let (text, code) = match result {
         Ok(Value::Null) => (String::new(), 0),
         Ok(value) => (value.to_string(), 0),
@@ -64,60 +71,72 @@ pub fn main(name: &str) -> i32 {
     code
 }
 
-fn parse(input: &str) -> Result<Config, Error> {
-    serde_json::from_str(input).map_err(|e| Error::Config(e.to_string()))
+/// The plugin as a function. It blocks: for a lock, and for what the kernel takes.
+pub fn answer(call: &Call<'_>) -> Result<Value, Error> {
+    let config = || Config::deserialize(call.config).map_err(|why| Error::Config(why.to_string()));
+    match call.command {
+        "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
+        "ADD" => add(&config()?, call),
+        "DEL" => delete(&config()?, call.container).map(|()| Value::Null),
+        "CHECK" => Ok(Value::Null),
+        other => Err(Error::Config(format!("unknown CNI_COMMAND {other:?}"))),
+    }
 }
 
-fn loopback(input: &str, namespace: &str) -> Result<Value, Error> {
-    ip(Some(namespace), &["link set lo up".into()])?;
-    let config: Value = serde_json::from_str(input).map_err(|e| Error::Config(e.to_string()))?;
-    let version = config["cniVersion"].as_str().filter(|v| !v.is_empty()).unwrap_or("0.4.0");
-    Ok(json!({"cniVersion": version, "interfaces": [{"name": "lo", "sandbox": namespace}]}))
+fn loopback(call: &Call<'_>) -> Result<Value, Error> {
+    if call.command != "ADD" {
+        return Ok(Value::Null);
+    }
+    Netlink::open_in(&open(call.namespace)?)?.set_up(netlink::LOOPBACK)?;
+    let version = call.config["cniVersion"].as_str().filter(|v| !v.is_empty()).unwrap_or("0.4.0");
+    Ok(json!({"cniVersion": version, "interfaces": [{"name": "lo", "sandbox": call.namespace}]}))
 }
 
-fn add(config: &Config, container: &str, namespace: &str, interface: &str) -> Result<Value, Error> {
-    let address = allocate(config, container)?;
-    let link = link_name(container);
-    let connected = connect(&link, address, namespace, interface);
-    if let Err(why) = connected {
-        let _ = delete(config, container);
+fn add(config: &Config, call: &Call<'_>) -> Result<Value, Error> {
+    let address = allocate(config, call.container)?;
+    let link = link_name(call.container);
+    if let Err(why) = connect(&link, address, call) {
+        let _ = delete(config, call.container);
         return Err(why);
     }
     let version = if config.cni_version.is_empty() { "0.4.0" } else { &config.cni_version };
-    let mut found = json!({"address": format!("{address}/32"), "gateway": GATEWAY, "interface": 1});
+    let mut found = json!({"address": format!("{address}/32"), "gateway": GATEWAY.to_string(), "interface": 1});
     if version.starts_with("0.") {
         found["version"] = "4".into();
     }
     Ok(json!({
         "cniVersion": version,
-        "interfaces": [{"name": link}, {"name": interface, "sandbox": namespace}],
+        "interfaces": [{"name": link}, {"name": call.interface, "sandbox": call.namespace}],
         "ips": [found],
-        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY}],
+        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY.to_string()}],
     }))
 }
 
-fn connect(link: &str, address: Ipv4Addr, namespace: &str, interface: &str) -> Result<(), Error> {
-    let _ = ip(None, &[format!("link del {link}")]);
-    ip(None, &[format!("link add {link} type veth peer name {interface} netns {namespace}"), format!("link set {link} up")])?;
+fn connect(link: &str, address: Ipv4Addr, call: &Call<'_>) -> Result<(), Error> {
+    let namespace = open(call.namespace)?;
+    let (mut node, mut pod) = (Netlink::open()?, Netlink::open_in(&namespace)?);
+    node.delete_link(link)?;
+    node.add_pair(link, call.interface, &namespace)?;
     // The node answers for the gateway's address on the Pod's link, so Pods need no address of their node.
     let proxy = format!("/proc/sys/net/ipv4/conf/{link}/proxy_arp");
     fs::write(&proxy, "1").map_err(|source| Error::Io { what: proxy, source })?;
-    ip(
-        Some(namespace),
-        &[
-            "link set lo up".into(),
-            format!("addr add {address}/32 dev {interface}"),
-            format!("link set {interface} up"),
-            format!("route add {GATEWAY} dev {interface} scope link"),
-            format!("route add default via {GATEWAY} dev {interface}"),
-        ],
-    )?;
-    ip(None, &[format!("route replace {address}/32 dev {link}")])
+    pod.set_up(netlink::LOOPBACK)?;
+    let interface = pod.made(call.interface)?;
+    pod.set_address(interface, address)?;
+    pod.set_up(interface)?;
+    pod.set_route(Range::host(GATEWAY), Target::Link(interface))?;
+    pod.set_route(Range::ALL, Target::Gateway(GATEWAY))?;
+    let link = node.made(link)?;
+    node.set_route(Range::host(address), Target::Link(link))
+}
+
+fn open(namespace: &str) -> Result<fs::File, Error> {
+    fs::File::open(namespace).map_err(|source| Error::Io { what: format!("network namespace {namespace:?}"), source })
 }
 
 fn delete(config: &Config, container: &str) -> Result<(), Error> {
     // Deleting what is not there is success: the runtime repeats DEL until it is told so.
-    let _ = ip(None, &[format!("link del {}", link_name(container))]);
+    Netlink::open()?.delete_link(&link_name(container))?;
     let _lock = lock(config)?;
     for (path, owner) in taken(config)? {
         if owner == container {
@@ -166,11 +185,11 @@ fn allocate(config: &Config, container: &str) -> Result<Ipv4Addr, Error> {
 }
 
 fn range(subnet: &str) -> Result<(u32, u32), Error> {
-    let malformed = || Error::Config(format!("{subnet:?} is not a range like 10.244.1.0/24"));
-    let (address, bits) = subnet.split_once('/').ok_or_else(malformed)?;
-    let address: Ipv4Addr = address.parse().map_err(|_| malformed())?;
-    let bits: u32 = bits.parse().ok().filter(|b| (8..=29).contains(b)).ok_or_else(malformed)?;
-    Ok((u32::from(address), 1 << (32 - bits)))
+    let range = Range::parse(subnet)?;
+    match range.bits {
+        8..=29 => Ok((u32::from(range.address), 1 << (32 - range.bits))),
+        _ => Err(Error::Range(subnet.into())),
+    }
 }
 
 fn lock(config: &Config) -> Result<Flock<fs::File>, Error> {

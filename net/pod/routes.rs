@@ -10,11 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::process::Command;
 
-use serde::Deserialize;
-
-use crate::{Error, ip};
+use crate::Error;
+use crate::netlink::{Address, Index, Netlink, Range, Target};
 
 /// The device, and the port that IANA names for VXLAN-GPE.
 const TUNNEL: &str = "skein-vxlan";
@@ -55,18 +53,11 @@ pub struct Link {
     pub mtu: u32,
 }
 
-#[derive(Deserialize)]
-struct Listed {
-    ifname: String,
-    mtu: u32,
-    #[serde(default)]
-    addr_info: Vec<Address>,
-}
-
-#[derive(Deserialize)]
-struct Address {
-    local: Option<Ipv4Addr>,
-    prefixlen: Option<u32>,
+/// What brings the node's routes from one value to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Delete(String),
+    Set(String, Way),
 }
 
 // === impl Link ===
@@ -81,20 +72,9 @@ impl Link {
 
 /// The links of this node, without those of its Pods and without the tunnel.
 pub fn links() -> Result<Vec<Link>, Error> {
-    let command = "-json -4 addr show up scope global";
-    let output = Command::new("ip").args(command.split(' ')).output();
-    let output = output.map_err(|source| Error::Io { what: "cannot run ip".into(), source })?;
-    let failed = |stderr: String| Error::Ip { command: command.into(), stderr };
-    if !output.status.success() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_string()));
-    }
-    let listed: Vec<Listed> = serde_json::from_slice(&output.stdout).map_err(|why| failed(why.to_string()))?;
-    let own = listed.into_iter().filter(|link| link.ifname != TUNNEL && !link.ifname.starts_with("skp"));
-    let link = |link: Listed| {
-        let address = move |at: Address| Some(Link { address: at.local?, prefix_bits: at.prefixlen?, mtu: link.mtu });
-        link.addr_info.into_iter().filter_map(address)
-    };
-    Ok(own.flat_map(link).collect())
+    let own = |found: &Address| found.link != TUNNEL && !found.link.starts_with("skp");
+    let link = |found: Address| Link { address: found.range.address, prefix_bits: found.range.bits.into(), mtu: found.mtu };
+    Ok(Netlink::open()?.addresses()?.into_iter().filter(own).map(link).collect())
 }
 
 /// The way to each of the others.
@@ -110,31 +90,44 @@ pub fn ways(peers: &Peers, links: &[Link], tunnels: Tunnels) -> Routes {
 
 /// Brings the node's routes from `current` to `wanted`; `own` is its own range.
 pub fn update(current: &Routes, wanted: &Routes, own: &str, links: &[Link]) -> Result<(), Error> {
-    let is_tunnel = |way: &Way| matches!(way, Way::Tunnel(_));
-    if wanted.values().any(is_tunnel) && !current.values().any(is_tunnel) {
-        let exists = Command::new("ip").args(["link", "show", TUNNEL]).output().is_ok_and(|output| output.status.success());
-        ip(None, &tunnel(exists, own, links))?;
+    let steps = plan(current, wanted);
+    if steps.is_empty() {
+        return Ok(());
     }
-    let lines = plan(current, wanted);
-    if lines.is_empty() { Ok(()) } else { ip(None, &lines) }
+    let mut netlink = Netlink::open()?;
+    let tunnel = if wanted.values().any(|way| matches!(way, Way::Tunnel(_))) { Some(tunnel(&mut netlink, own, links)?) } else { None };
+    for step in steps {
+        match step {
+            Step::Delete(range) => netlink.delete_route(Range::parse(&range)?)?,
+            Step::Set(range, Way::Straight(node)) => netlink.set_route(Range::parse(&range)?, Target::Gateway(node))?,
+            Step::Set(range, Way::Tunnel(end)) => {
+                let tunnel = tunnel.expect("it is made where a way leads through it");
+                netlink.set_route(Range::parse(&range)?, Target::Tunnel(tunnel, end))?;
+            }
+        }
+    }
+    Ok(())
 }
 
-/// What makes the tunnel. It has an address of the node's own range, which no Pod gets: what the node itself sends to Pods
-/// comes from there, and so their answers find back.
-fn tunnel(exists: bool, own: &str, links: &[Link]) -> Vec<String> {
-    let add = (!exists).then(|| format!("link add {TUNNEL} type vxlan external gpe dstport {PORT}"));
-    let mtu = links.iter().map(|link| link.mtu).min().unwrap_or(1500).saturating_sub(OVERHEAD_BYTES);
-    let first = own.split('/').next().unwrap_or_default();
-    let rest = [format!("link set {TUNNEL} mtu {mtu} up"), format!("addr replace {first}/32 dev {TUNNEL}")];
-    add.into_iter().chain(rest).collect()
+/// The tunnel's link, made where it is missing. It has an address of the node's own range, which no Pod gets: what the node
+/// itself sends to Pods comes from there, and so their answers find back.
+fn tunnel(netlink: &mut Netlink, own: &str, links: &[Link]) -> Result<Index, Error> {
+    if netlink.index(TUNNEL)?.is_none() {
+        netlink.add_tunnel(TUNNEL, PORT, tunnel_mtu(links))?;
+    }
+    let index = netlink.made(TUNNEL)?;
+    netlink.set_address(index, Range::parse(own)?.address)?;
+    Ok(index)
 }
 
-fn plan(current: &Routes, wanted: &Routes) -> Vec<String> {
-    let gone = current.keys().filter(|range| !wanted.contains_key(*range)).map(|range| format!("route del {range}"));
-    let new = wanted.iter().filter(|(range, way)| current.get(*range) != Some(way)).map(|(range, way)| match way {
-        Way::Straight(node) => format!("route replace {range} via {node}"),
-        Way::Tunnel(node) => format!("route replace {range} encap ip id 1 dst {node} dev {TUNNEL}"),
-    });
+/// What fits into the smallest packet that leaves this node.
+fn tunnel_mtu(links: &[Link]) -> u32 {
+    links.iter().map(|link| link.mtu).min().unwrap_or(1500).saturating_sub(OVERHEAD_BYTES)
+}
+
+fn plan(current: &Routes, wanted: &Routes) -> Vec<Step> {
+    let gone = current.keys().filter(|range| !wanted.contains_key(*range)).cloned().map(Step::Delete);
+    let new = wanted.iter().filter(|(range, way)| current.get(*range) != Some(way)).map(|(range, way)| Step::Set(range.clone(), *way));
     gone.chain(new).collect()
 }
 
@@ -162,14 +155,7 @@ mod tests {
         check(0, Tunnels::CrossSubnet, Way::Straight(NEAR), Way::Straight(FAR));
         check(16, Tunnels::Always, Way::Tunnel(NEAR), Way::Tunnel(FAR));
         check(32, Tunnels::Never, Way::Straight(NEAR), Way::Straight(FAR));
-        assert_eq!(
-            tunnel(false, "10.244.1.0/24", &link(16)),
-            [
-                "link add skein-vxlan type vxlan external gpe dstport 4790",
-                "link set skein-vxlan mtu 1464 up",
-                "addr replace 10.244.1.0/32 dev skein-vxlan"
-            ]
-        );
+        assert_eq!(tunnel_mtu(&link(16)), 1464);
     }
 
     #[test]
@@ -177,13 +163,10 @@ mod tests {
         let current = routes(&[("10.244.1.0/24", Way::Straight(NEAR)), ("10.244.2.0/24", Way::Tunnel(FAR))]);
         let wanted =
             routes(&[("10.244.1.0/24", Way::Straight(NEAR)), ("10.244.3.0/24", Way::Straight(NEAR)), ("10.244.4.0/24", Way::Tunnel(FAR))]);
+        let set = |range: &str, way| Step::Set(range.into(), way);
         assert_eq!(
             plan(&current, &wanted),
-            [
-                "route del 10.244.2.0/24",
-                "route replace 10.244.3.0/24 via 198.18.0.12",
-                "route replace 10.244.4.0/24 encap ip id 1 dst 203.0.113.7 dev skein-vxlan"
-            ]
+            [Step::Delete("10.244.2.0/24".into()), set("10.244.3.0/24", Way::Straight(NEAR)), set("10.244.4.0/24", Way::Tunnel(FAR))]
         );
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::Value;
+use skein_pod::cni;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -30,15 +32,26 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     crate::log_to_stderr();
-    let program = std::env::current_exe().context("cannot find this program")?;
     skein_runtime::run(skein_runtime::Options {
         directory: arguments.directory,
         endpoint: arguments.endpoint,
         cni_conf_dir: arguments.cni_conf_dir,
         cni_bin_dir: arguments.cni_bin_dir,
-        own_plugin: (skein_pod::cni::PLUGIN.into(), program),
+        own_plugin: skein_runtime::Plugin { kind: cni::PLUGIN, call: own_plugin },
         insecure_registries: arguments.insecure_registry,
         streaming_address: arguments.streaming_address,
     })
     .context("the container runtime cannot run")
+}
+
+/// Skein's own plugin, in the runtime's process: what a program's start takes is most of what it takes to connect a Pod.
+fn own_plugin(call: &skein_runtime::Call) -> Result<Value, String> {
+    let call = cni::Call {
+        command: call.command,
+        container: &call.container,
+        namespace: &call.namespace,
+        interface: call.interface,
+        config: &call.config,
+    };
+    cni::answer(&call).map_err(|why| why.to_string())
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::spec::Resources;
@@ -91,7 +92,9 @@ impl Hierarchies {
             let group = root.join(path);
             fs::create_dir_all(&group).map_err(named(&group))?;
             if controllers.iter().any(|c| c == "cpuset") {
-                inherit_cpuset(root, path)?;
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    inherit(root, &group, file)?;
+                }
             }
         }
         if let Some((root, controllers)) = &self.v2 {
@@ -122,10 +125,19 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Moves the calling process into the cgroup.
+    /// The cgroup in v2, for a process to be born in. Moving one that is there already makes the kernel wait until all
+    /// CPUs have passed a quiescent state, ten milliseconds or more, with a lock that every fork takes.
+    pub(crate) fn birthplace(&self, path: &str) -> io::Result<Option<OwnedFd>> {
+        let Some((root, _)) = &self.v2 else { return Ok(None) };
+        let group = root.join(path.trim_start_matches('/'));
+        fs::File::open(&group).map(|group| Some(group.into())).map_err(named(&group))
+    }
+
+    /// Moves the calling process, which has one thread, into the cgroup in v1. Said of a thread rather than of a process,
+    /// and of the caller itself, that does without the lock (Linux 5.18).
     pub(crate) fn join(&self, path: &str) -> io::Result<()> {
-        for root in self.roots() {
-            let file = root.join(path.trim_start_matches('/')).join("cgroup.procs");
+        for root in self.v1_roots() {
+            let file = root.join(path.trim_start_matches('/')).join("tasks");
             fs::OpenOptions::new().write(true).open(&file).and_then(|mut f| f.write_all(b"0")).map_err(named(&file))?;
         }
         Ok(())
@@ -215,20 +227,17 @@ fn settings(resources: &Resources) -> Vec<(&'static str, &'static str, &'static 
 }
 
 /// In v1 a new cpuset has no CPUs, and takes no process, until it is given some: those of its parent.
-fn inherit_cpuset(root: &Path, path: &str) -> io::Result<()> {
-    let mut group = root.to_path_buf();
-    for part in Path::new(path) {
-        let parent = group.clone();
-        group.push(part);
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let own = fs::read_to_string(group.join(file)).map_err(named(&group.join(file)))?;
-            if own.trim().is_empty() {
-                let value = fs::read_to_string(parent.join(file)).map_err(named(&parent.join(file)))?;
-                fs::write(group.join(file), value.trim()).map_err(named(&group.join(file)))?;
-            }
+fn inherit(root: &Path, group: &Path, file: &str) -> io::Result<String> {
+    let path = group.join(file);
+    let own = fs::read_to_string(&path).map_err(named(&path))?;
+    match group.parent().filter(|_| own.trim().is_empty() && group != root) {
+        None => Ok(own),
+        Some(parent) => {
+            let value = inherit(root, parent, file)?;
+            fs::write(&path, value.trim()).map_err(named(&path))?;
+            Ok(value)
         }
     }
-    Ok(())
 }
 
 /// In v2 a parent must give its children each controller. One that cannot be given is missed when a limit needs it.

@@ -20,6 +20,7 @@ use crate::cgroup::Hierarchies;
 use crate::init::Stdio;
 use crate::lease::Lease;
 use crate::log::{Lines, Log};
+use crate::spawn::Parent;
 use crate::spec::{Exit, Pod, Process, Resources, Spec, Started};
 use crate::users::Users;
 use crate::wire::{Answer, Event, Failure, Request, SOCKET};
@@ -35,9 +36,23 @@ const READ_BYTES: usize = 32 * 1024;
 /// What may be written to a pipe that says that it can be written to, without waiting (POSIX's PIPE_BUF).
 const PIPE_BYTES: usize = 4096;
 
+/// The monitor's own cgroup, below the Pod's.
+fn own_cgroup(pod: &Pod) -> String {
+    format!("{}/monitor", pod.cgroup)
+}
+
+/// Forks a Pod's monitor into its cgroup; nothing in the child, which is to become [`main`].
+pub(crate) fn fork(pod: &Pod, hierarchies: &Hierarchies) -> Result<Option<Pid>, Error> {
+    let own = own_cgroup(pod);
+    hierarchies.create(&pod.cgroup, &Resources::default()).map_err(Error::system("cannot make the Pod's cgroup"))?;
+    hierarchies.create(&own, &Resources::default()).map_err(Error::system("cannot make the monitor's cgroup"))?;
+    let cgroup = hierarchies.birthplace(&own).map_err(Error::system("cannot open the monitor's cgroup"))?;
+    spawn::clone(CloneFlags::empty(), Parent::Caller, cgroup.as_ref())
+}
+
 /// The whole life of a monitor. `ready` hears one byte when it serves, or why it does not.
-pub(crate) fn main(pod: Pod, ready: OwnedFd) {
-    match Monitor::new(pod) {
+pub(crate) fn main(pod: Pod, hierarchies: Hierarchies, ready: OwnedFd) {
+    match Monitor::new(pod, hierarchies) {
         Ok(mut monitor) => {
             let _ = wire::send(ready.as_raw_fd(), b".", &[]);
             drop(ready);
@@ -114,7 +129,7 @@ enum Source {
 // === impl Monitor ===
 
 impl Monitor {
-    fn new(pod: Pod) -> Result<Self, Error> {
+    fn new(pod: Pod, hierarchies: Hierarchies) -> Result<Self, Error> {
         let _ = nix::sys::prctl::set_name(c"skein-monitor");
         setsid().map_err(Error::system("cannot start a session"))?;
         let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(Error::system("cannot open /dev/null"))?;
@@ -127,11 +142,7 @@ impl Monitor {
         mask.thread_block().map_err(Error::system("cannot block SIGCHLD"))?;
         let signals =
             SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(Error::system("cannot receive signals"))?;
-        let hierarchies = Hierarchies::read();
-        let own = format!("{}/monitor", pod.cgroup);
-        hierarchies.create(&pod.cgroup, &Resources::default()).map_err(Error::system("cannot make the Pod's cgroup"))?;
-        hierarchies.create(&own, &Resources::default()).map_err(Error::system("cannot make the monitor's cgroup"))?;
-        hierarchies.join(&own).map_err(Error::system("cannot enter the monitor's cgroup"))?;
+        hierarchies.join(&own_cgroup(&pod)).map_err(Error::system("cannot enter the monitor's cgroup"))?;
         let users = isolate(&pod)?;
         if pod.own_ipc {
             mounts::pod_shm(&pod.directory.join("shm"))?;

@@ -51,7 +51,8 @@ pub(crate) fn container(
         flags |= CloneFlags::CLONE_NEWPID;
     }
     let (ours, theirs) = pair()?;
-    let Some(child) = clone(flags, Parent::Caller)? else {
+    let cgroup = hierarchies.birthplace(&spec.cgroup).map_err(Error::system("cannot open the cgroup"))?;
+    let Some(child) = clone(flags, Parent::Caller, cgroup.as_ref())? else {
         drop((ours, pipes));
         let entered = match among {
             // The namespace is entered by the children of the one that asks; this process ends and they remain.
@@ -74,7 +75,8 @@ pub(crate) fn further(
     users: Option<&Users>,
 ) -> Result<Child, Error> {
     let (ours, theirs) = pair()?;
-    let Some(child) = clone(CloneFlags::empty(), Parent::Caller)? else {
+    let birthplace = hierarchies.birthplace(cgroup).map_err(Error::system("cannot open the cgroup"))?;
+    let Some(child) = clone(CloneFlags::empty(), Parent::Caller, birthplace.as_ref())? else {
         drop(ours);
         let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
         let joined = hierarchies.join(cgroup).map_err(Error::system("cannot enter the cgroup"));
@@ -88,7 +90,7 @@ pub(crate) fn further(
 
 /// A process that does nothing but hold a process namespace and wait for orphans there.
 pub(crate) fn pause(users: Option<&Users>) -> Result<(Pid, OwnedFd), Error> {
-    match clone(CloneFlags::CLONE_NEWPID, Parent::Caller)? {
+    match clone(CloneFlags::CLONE_NEWPID, Parent::Caller, None)? {
         Some(pid) => Ok((pid, pidfd(pid)?)),
         None => {
             let _ = nix::sys::prctl::set_name(c"pause");
@@ -107,7 +109,7 @@ pub(crate) fn pause(users: Option<&Users>) -> Result<(Pid, OwnedFd), Error> {
 /// on as that child.
 fn entered(pidfd: &OwnedFd, namespaces: CloneFlags, tell: &OwnedFd) -> Result<(), Error> {
     setns(pidfd, namespaces).map_err(Error::system("cannot enter the container"))?;
-    match clone(CloneFlags::empty(), Parent::Callers)? {
+    match clone(CloneFlags::empty(), Parent::Callers, None)? {
         None => Ok(()),
         Some(pid) => {
             let _ = wire::send(tell.as_raw_fd(), format!("I{pid}").as_bytes(), &[]);
@@ -161,6 +163,9 @@ fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 pub(crate) enum Parent {
     /// As after fork.
     Caller,
@@ -168,16 +173,22 @@ pub(crate) enum Parent {
     Callers,
 }
 
-/// Fork with flags. Returns the child's pid, or nothing in the child.
-pub(crate) fn clone(flags: CloneFlags, parent: Parent) -> Result<Option<Pid>, Error> {
-    let parent = match parent {
-        Parent::Caller => 0,
-        Parent::Callers => libc::CLONE_PARENT,
+/// Fork with flags, into a cgroup of v2 where one is given. Returns the child's pid, or nothing in the child.
+pub(crate) fn clone(flags: CloneFlags, parent: Parent, cgroup: Option<&OwnedFd>) -> Result<Option<Pid>, Error> {
+    let (parent, exit_signal) = match parent {
+        Parent::Caller => (0, libc::SIGCHLD),
+        // Its parent hears of its end as it would of the caller's.
+        Parent::Callers => (libc::CLONE_PARENT, 0),
     };
-    let flags = (flags.bits() | parent | libc::SIGCHLD) as libc::c_ulong;
-    // SAFETY: without a stack of its own the child goes on with a copy of this one, as after fork; this process has
-    // one thread, so nothing is left locked in the child.
-    let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    let (into, cgroup) = cgroup.map_or((0, 0), |group| (CLONE_INTO_CGROUP, group.as_raw_fd() as u64));
+    // SAFETY: they are numbers; nought stands for what is not asked for.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = (flags.bits() | parent) as u64 | into;
+    arguments.exit_signal = exit_signal as u64;
+    arguments.cgroup = cgroup;
+    // SAFETY: the arguments live through the call. Without a stack of its own the child goes on with a copy of this one,
+    // as after fork; this process has one thread, so nothing is left locked in the child.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     let pid = Errno::result(result).map_err(Error::system("cannot make a process"))?;
     Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
 }

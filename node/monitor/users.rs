@@ -30,7 +30,7 @@ impl Users {
     pub(crate) fn isolate(mapping: Mapping, others: CloneFlags) -> Result<Self, Error> {
         let failed = || Error::system("cannot make the Pod's user namespace");
         let (ours, theirs) = spawn::pair()?;
-        let Some(holder) = spawn::clone(CloneFlags::CLONE_NEWUSER, Parent::Caller)? else {
+        let Some(holder) = spawn::clone(CloneFlags::CLONE_NEWUSER, Parent::Caller, None)? else {
             drop(ours);
             hold(others, &theirs);
         };

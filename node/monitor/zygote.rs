@@ -6,11 +6,11 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, fork};
 
+use crate::cgroup::Hierarchies;
 use crate::spec::Pod;
-use crate::{Error, serve, wire};
+use crate::{Error, serve, spawn, wire};
 
 /// The most that the description of a Pod may take.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -28,8 +28,7 @@ impl Zygote {
     /// Forks the zygote. Call it before any thread is started; it ends when the returned value is dropped, and its
     /// monitors live on.
     pub fn start() -> Result<Self, Error> {
-        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-        let (ours, theirs) = pair.map_err(Error::system("cannot make a socket pair"))?;
+        let (ours, theirs) = spawn::pair()?;
         // SAFETY: the caller has started no thread yet, so the child may do whatever this process may.
         match unsafe { fork() }.map_err(Error::system("cannot fork the zygote"))? {
             ForkResult::Parent { child } => Ok(Self { socket: ours.into(), pid: child }),
@@ -66,6 +65,7 @@ fn run(socket: &OwnedFd) {
     // SAFETY: no handler is installed, the disposition is set to ignore.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     let _ = nix::sys::prctl::set_name(c"skein-zygote");
+    let hierarchies = Hierarchies::read();
     let mut buffer = vec![0; REQUEST_BYTES_MAX];
     loop {
         let length = match wire::receive(socket.as_fd(), &mut buffer, &mut Vec::new()) {
@@ -74,7 +74,8 @@ fn run(socket: &OwnedFd) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => return,
         };
-        let answer = serde_json::from_slice::<Pod>(&buffer[..length]).map_err(|e| e.to_string()).and_then(|pod| begin(pod, socket));
+        let pod = serde_json::from_slice::<Pod>(&buffer[..length]).map_err(|e| e.to_string());
+        let answer = pod.and_then(|pod| begin(pod, &hierarchies, socket));
         let bytes = serde_json::to_vec(&answer).unwrap_or_default();
         if wire::send(socket.as_raw_fd(), &bytes, &[]).is_err() {
             return;
@@ -83,19 +84,17 @@ fn run(socket: &OwnedFd) {
 }
 
 /// Forks a monitor and waits until it says that it is ready, or why it is not.
-fn begin(pod: Pod, line: &OwnedFd) -> Result<i32, String> {
-    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-    let (ours, theirs) = pair.map_err(|e| format!("cannot make a socket pair: {e}"))?;
-    // SAFETY: the zygote has one thread.
-    match unsafe { fork() }.map_err(|e| format!("cannot fork: {e}"))? {
-        ForkResult::Child => {
+fn begin(pod: Pod, hierarchies: &Hierarchies, line: &OwnedFd) -> Result<i32, String> {
+    let (ours, theirs) = spawn::pair().map_err(|e| e.to_string())?;
+    match serve::fork(&pod, hierarchies).map_err(|e| e.to_string())? {
+        None => {
             drop(ours);
             // The line to the runtime is the zygote's alone.
             let _ = nix::unistd::close(line.as_raw_fd());
-            serve::main(pod, theirs);
+            serve::main(pod, hierarchies.clone(), theirs);
             leave();
         }
-        ForkResult::Parent { child } => {
+        Some(child) => {
             drop(theirs);
             let mut buffer = [0; 4096];
             match wire::receive(ours.as_fd(), &mut buffer, &mut Vec::new()) {

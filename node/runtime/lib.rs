@@ -20,6 +20,8 @@ mod seccomp;
 mod spec;
 mod stream;
 
+pub use network::{Call, Plugin};
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,8 +39,8 @@ pub struct Options {
     /// Where CNI configuration and plugins are looked for.
     pub cni_conf_dir: PathBuf,
     pub cni_bin_dir: PathBuf,
-    /// The CNI plugin of this program, for configurations that name it: plugin type and program.
-    pub own_plugin: (String, PathBuf),
+    /// The CNI plugin of this program, for configurations that name it.
+    pub own_plugin: Plugin,
     /// Registries that are asked over plain HTTP, as `host:port`. Those on this machine's loopback always are.
     pub insecure_registries: Vec<String>,
     /// Where the streaming of exec, attach and port-forward is served.

@@ -19,7 +19,27 @@ pub(crate) struct Network {
     plugins: Vec<Value>,
     conf_dir: PathBuf,
     bin_dir: PathBuf,
-    own_plugin: (String, PathBuf),
+    own_plugin: Plugin,
+}
+
+/// A plugin that is a part of this program: called as a function, where others are started as programs.
+#[derive(Clone, Copy, Debug)]
+pub struct Plugin {
+    /// What configurations call it.
+    pub kind: &'static str,
+    /// It may block.
+    pub call: fn(&Call) -> Result<Value, String>,
+}
+
+/// What a plugin is called with (section 4).
+#[derive(Debug)]
+pub struct Call {
+    pub command: &'static str,
+    pub container: String,
+    /// The path of the network namespace; empty when it is gone already.
+    pub namespace: String,
+    pub interface: &'static str,
+    pub config: Value,
 }
 
 /// The Pod that a plugin is called for.
@@ -57,7 +77,7 @@ impl Network {
             plugins,
             conf_dir: options.cni_conf_dir.clone(),
             bin_dir: options.cni_bin_dir.clone(),
-            own_plugin: options.own_plugin.clone(),
+            own_plugin: options.own_plugin,
         })
     }
 
@@ -83,7 +103,7 @@ impl Network {
         Ok(())
     }
 
-    async fn call(&self, command: &str, plugin: &Value, target: &Target<'_>, previous: &Value) -> Result<Value, Error> {
+    async fn call(&self, command: &'static str, plugin: &Value, target: &Target<'_>, previous: &Value) -> Result<Value, Error> {
         let kind = plugin["type"].as_str().unwrap_or_default();
         let mut config = plugin.clone();
         config["name"] = self.name.clone().into();
@@ -94,14 +114,24 @@ impl Network {
         if plugin["capabilities"]["portMappings"] == true {
             config["runtimeConfig"] = json!({"portMappings": mappings(target.ports)});
         }
-        let program = self.bin_dir.join(kind);
-        let program = if program.exists() || kind != self.own_plugin.0 { &program } else { &self.own_plugin.1 };
         let failed = |why: String| Error::Network(format!("plugin type={kind:?} failed ({}): {why}", command.to_lowercase()));
+        if kind == self.own_plugin.kind {
+            let (container, namespace) = (target.id.to_string(), target.namespace.clone());
+            let (call, own) = (Call { command, container, namespace, interface: INTERFACE, config }, self.own_plugin.call);
+            let answer = tokio::task::spawn_blocking(move || own(&call)).await;
+            return answer.map_err(|why| failed(why.to_string()))?.map_err(failed);
+        }
+        self.start(command, (kind, &config), target).await.map_err(failed)
+    }
+
+    /// Calls a plugin that is a program.
+    async fn start(&self, command: &str, (kind, config): (&str, &Value), target: &Target<'_>) -> Result<Value, String> {
+        let program = self.bin_dir.join(kind);
         let arguments = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
             target.pod_namespace, target.pod_name, target.id, target.pod_uid
         );
-        let mut child = Command::new(program)
+        let child = Command::new(&program)
             .arg0(kind)
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", target.id)
@@ -114,18 +144,18 @@ impl Network {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .spawn()
-            .map_err(|why| failed(format!("{}: {why}", program.display())))?;
+            .spawn();
+        let mut child = child.map_err(|why| format!("{}: {why}", program.display()))?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(config.to_string().as_bytes()).await.map_err(|why| failed(why.to_string()))?;
+            stdin.write_all(config.to_string().as_bytes()).await.map_err(|why| why.to_string())?;
         }
-        let output = child.wait_with_output().await.map_err(|why| failed(why.to_string()))?;
+        let output = child.wait_with_output().await.map_err(|why| why.to_string())?;
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         if output.status.success() {
             return Ok(answer);
         }
         let told = answer["msg"].as_str().map_or_else(|| String::from_utf8_lossy(&output.stderr).trim().to_string(), String::from);
-        Err(failed(told))
+        Err(told)
     }
 }
 

@@ -46,6 +46,9 @@ struct Arguments {
     /// Only connections to Services, and how soon new endpoints are reached
     #[arg(long)]
     services: bool,
+    /// Only how soon Pods run, on both runtimes
+    #[arg(long)]
+    starts: bool,
     /// Only writes by so many clients, on the laboratory that is up
     #[arg(long, value_name = "CLIENTS")]
     writes: Option<usize>,
@@ -56,18 +59,17 @@ const WATCHERS: usize = 1000;
 const WRITES: usize = 50;
 /// What a new leader has to look at.
 const DEPLOYMENTS: usize = 10_000;
+/// Pods that one node is given at once.
+const BURST: usize = 100;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(clients) = arguments.writes {
         return writes(clients, Duration::from_secs(arguments.seconds));
     }
-    println!("{:<46} {:>12}", "the scheduler alone", "per second");
-    scheduler::run(|what, rate| println!("{what:<46} {rate:>12.0}"))?;
-    let taken = state::small_objects();
-    let state::Taken { json_bytes, memory_bytes, per_second } = taken;
-    let each = format!("a million objects of {json_bytes:.0} bytes of JSON");
-    println!("{each:<46} {memory_bytes:>12.0} bytes of memory each, {per_second:.0} a second");
+    if !(arguments.store || arguments.services || arguments.starts) {
+        without_cluster()?;
+    }
     if arguments.scheduler {
         return Ok(());
     }
@@ -91,6 +93,17 @@ fn writes(clients: usize, duration: Duration) -> Result<()> {
     Ok(())
 }
 
+/// The scheduler and the state.
+fn without_cluster() -> Result<()> {
+    println!("{:<46} {:>12}", "the scheduler alone", "per second");
+    scheduler::run(|what, rate| println!("{what:<46} {rate:>12.0}"))?;
+    let taken = state::small_objects();
+    let state::Taken { json_bytes, memory_bytes, per_second } = taken;
+    let each = format!("a million objects of {json_bytes:.0} bytes of JSON");
+    println!("{each:<46} {memory_bytes:>12.0} bytes of memory each, {per_second:.0} a second");
+    Ok(())
+}
+
 fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     lab.up(&Plan::new(3))?;
     load_image(lab)?;
@@ -102,6 +115,10 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     if arguments.services {
         return runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row));
     }
+    if arguments.starts {
+        runtime.block_on(pods(&credentials, "Skein's runtime", arguments.pods))?;
+        return runtime.block_on(pods_on_containerd(lab, arguments.pods));
+    }
     let idle = daemons::idle(lab, Duration::from_secs(arguments.seconds))?;
     runtime.block_on(beside(lab, &credentials, arguments))?;
     if arguments.store {
@@ -112,8 +129,7 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         let duration = Duration::from_secs(arguments.seconds);
         row(&format!("{} Pods listed, {name}", measure::LISTED), runtime.block_on(measure::lists(lab, &credentials, accept, duration))?);
     }
-    let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
-    times("Pod created -> Running, Skein's runtime", started);
+    runtime.block_on(pods(&credentials, "Skein's runtime", arguments.pods))?;
     runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row))?;
     let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
     let gaps = runtime.block_on(losses::leader_losses(lab, &credentials, arguments.rounds))?;
@@ -126,13 +142,21 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     times(&format!("leader killed -> {DEPLOYMENTS} Deployments looked at"), reconciled);
     println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
     println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
+    runtime.block_on(pods_on_containerd(lab, arguments.pods))
+}
+
+/// How soon Pods run: one after the other, and many at once.
+async fn pods(credentials: &Credentials, of: &str, count: usize) -> Result<()> {
+    times(&format!("Pod created -> Running, {of}"), measure::pod_starts(credentials, IMAGE, count).await?);
+    times(&format!("{BURST} at once on one node, {of}"), measure::pod_burst(credentials, IMAGE, BURST).await?);
+    Ok(())
+}
+
+async fn pods_on_containerd(lab: &Lab, count: usize) -> Result<()> {
     lab.down()?;
     lab.up(&Plan { runtime: Runtime::Containerd, ..Plan::new(3) })?;
     load_image(lab)?;
-    let credentials = Credentials::read(&lab.kubeconfig(None)?)?;
-    let started = runtime.block_on(measure::pod_starts(&credentials, IMAGE, arguments.pods))?;
-    times("Pod created -> Running, containerd and runc", started);
-    Ok(())
+    pods(&Credentials::read(&lab.kubeconfig(None)?)?, "containerd and runc", count).await
 }
 
 /// What etcd can do, too, and where it is found, the same of it, row by row: machines have slow minutes.

@@ -1,10 +1,12 @@
 //! What is measured of a cluster to which nothing happens, one function each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
+use futures::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use skein_lab::Lab;
@@ -164,6 +166,41 @@ pub(crate) async fn pod_starts(credentials: &Credentials, image: &str, count: us
         wait_running(&mut client, &name).await?;
         latencies.push(begin.elapsed());
         client.send("DELETE", &format!("{PODS}/{name}?gracePeriodSeconds=0"), "").await?;
+    }
+    Ok(latencies)
+}
+
+/// So many Pods created at once on one node, each timed from the first request until the API says that it runs.
+pub(crate) async fn pod_burst(credentials: &Credentials, image: &str, count: usize) -> Result<Vec<Duration>> {
+    let mut client = credentials.client(1);
+    let version = get(&mut client, PODS).await?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_string();
+    let mut watch = client.multiplexed().await?.watch(&format!("{PODS}?watch=1&resourceVersion={version}")).await?;
+    let begin = Instant::now();
+    let running = async {
+        let (mut seen, mut rest) = (BTreeMap::new(), Vec::new());
+        while seen.len() < count {
+            let frame = watch.frame().await.ok_or_else(|| anyhow!("the watch ended"))??;
+            rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let pod = serde_json::from_slice::<Value>(&line)?["object"].take();
+                if pod["status"]["phase"] == "Running" {
+                    seen.entry(pod["metadata"]["name"].to_string()).or_insert_with(|| begin.elapsed());
+                }
+            }
+        }
+        Ok(seen.into_values().collect())
+    };
+    let pod = |number: usize| {
+        let containers = json!([{"name": "c", "image": image}]);
+        let spec = json!({"containers": containers, "nodeSelector": {"kubernetes.io/hostname": "node-2"}});
+        json!({"metadata": {"name": format!("burst-{number}"), "labels": {"app": "burst"}}, "spec": spec})
+    };
+    let (_, latencies) =
+        tokio::try_join!(make_many(credentials, PODS, count, pod), tokio::time::timeout(RECOVERY, running).map(|done| done?))?;
+    client.send("DELETE", &format!("{PODS}?labelSelector=app%3Dburst&gracePeriodSeconds=0"), "").await?;
+    while get(&mut client, &format!("{PODS}?labelSelector=app%3Dburst")).await?["items"].as_array().is_some_and(|left| !left.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(latencies)
 }
