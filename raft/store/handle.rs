@@ -31,8 +31,10 @@ pub(crate) type Raft = openraft::Raft<Types, Machine>;
 /// How long a proposal or a consistent read may take before the caller hears that there is no quorum.
 pub(crate) const QUORUM_TIMEOUT: Duration = Duration::from_millis(2700);
 
-/// Between two attempts where there is no news of a leader; an election takes several of these.
-const RETRY_INTERVAL: Duration = Duration::from_millis(15);
+/// Between two attempts where there is no news of a leader. Who has just been elected takes no proposals before a majority has
+/// answered it, which is no news to anybody and takes a millisecond or two; an election takes several of the longest.
+const RETRY_MIN: Duration = Duration::from_millis(1);
+const RETRY_MAX: Duration = Duration::from_millis(16);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -500,6 +502,7 @@ impl Handle {
     {
         let mut standing = self.standing();
         let attempts = async {
+            let mut wait = RETRY_MIN;
             loop {
                 standing.mark_unchanged();
                 match attempt().await {
@@ -507,9 +510,14 @@ impl Handle {
                     Err(Attempt::Fail(error)) => return Err(error),
                     // The news of a leader ends the wait; where there is no more news, the deadline does.
                     Err(Attempt::Retry) => {
-                        if let Ok(Err(_)) = timeout(RETRY_INTERVAL, standing.changed()).await {
-                            tokio::time::sleep(RETRY_INTERVAL).await;
-                        }
+                        wait = match timeout(wait, standing.changed()).await {
+                            Ok(Ok(())) => RETRY_MIN,
+                            Err(_) => (wait * 2).min(RETRY_MAX),
+                            Ok(Err(_)) => {
+                                tokio::time::sleep(RETRY_MAX).await;
+                                RETRY_MAX
+                            }
+                        };
                     }
                 }
             }

@@ -13,6 +13,7 @@
 //! retried under one name only, so it is applied at most once.
 
 mod agreement;
+mod ends;
 mod follow;
 mod handle;
 mod leadership;

@@ -10,7 +10,7 @@ use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
-use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::type_config::alias::{LogIdOf, SnapshotOf, VoteOf};
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ use skein_state::State;
 use tokio::time::{Instant, timeout};
 
 use crate::Peers;
+use crate::ends::Ends;
 use crate::patience::Patience;
 use crate::pipeline::{Answered, Pipeline};
 use crate::wire::{Frames, from_json, send_state, to_json};
@@ -34,10 +35,14 @@ const LATE_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(320);
 
+/// Turns that openraft's core has to take up what its replication tells it, and all else that waits there.
+const YIELDS: u32 = 16;
+
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) patience: Patience,
+    pub(crate) ends: Ends,
     pub(crate) is_witness: bool,
 }
 
@@ -115,11 +120,20 @@ impl RaftNetworkV2<Types> for Connection {
         answers.next().await.ok_or_else(|| unreachable(io::ErrorKind::UnexpectedEof.into()))?.map(AppendEntriesResponse::from)
     }
 
-    fn stream_append<'s, S>(&'s mut self, input: S, _option: RPCOption) -> BoxFuture<'s, Result<BoxStream<'s, Answered>, RPCError<Types>>>
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Answered>, RPCError<Types>>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            if let Some(known) = self.network.ends.has(self.target, &first).await {
+                return Ok(answered_here(known).boxed());
+            }
+            let input = stream::once(std::future::ready(first)).chain(input);
             let opened = timeout(OPEN_TIMEOUT, self.append_stream()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
             let frames = opened.map_err(unreachable)?;
             let watched = (self.target, self.network.patience.clone());
@@ -130,11 +144,14 @@ impl RaftNetworkV2<Types> for Connection {
     /// A follower that comes back is noticed soon; one that is gone for long is not asked all the time.
     fn backoff(&self) -> Option<Backoff> {
         let doubled = std::iter::successors(Some(BACKOFF_MIN), |last| Some((*last * 2).min(BACKOFF_MAX)));
-        Some(Backoff::new(doubled))
+        // Once at once: openraft waits after an answer of `Ends`, too, which has taken nothing.
+        Some(Backoff::new(std::iter::once(Duration::ZERO).chain(doubled)))
     }
 
     async fn vote(&mut self, rpc: VoteRequest<Types>, _option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.vote_with(Request::Vote, &rpc).await
+        let answer = self.vote_with(Request::Vote, &rpc).await?;
+        self.network.ends.voted(self.target, &rpc, &answer);
+        Ok(answer)
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest<Types>, _option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
@@ -167,6 +184,17 @@ impl RaftNetworkV2<Types> for Connection {
         let answered = call(&*self.network.peers, &self.member, Request::TransferLeader(to_json(&rpc))).await;
         answered.and_then(expect_raft::<()>).map_err(unreachable).map(Ok)
     }
+}
+
+/// An answer without an exchange. It ends when openraft has had time to hear of it: with the stream's end it would send the
+/// same append again otherwise.
+fn answered_here(known: LogIdOf<Types>) -> impl Stream<Item = Answered> + Send {
+    let heard = stream::once(async {
+        for _ in 0..YIELDS {
+            tokio::task::yield_now().await;
+        }
+    });
+    stream::once(std::future::ready(Ok(Ok(Some(known))))).chain(heard.filter_map(|()| std::future::ready(None)))
 }
 
 /// One request and its answer, on a stream of its own.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use skein_log::{LogStore, Machine, NodeId, Storage};
 
+use crate::ends::Ends;
 use crate::handle::{Handle, Parts, Raft};
 use crate::network::Network;
 use crate::patience::{self, Patience};
@@ -39,7 +40,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let (machine, view, recent) = Machine::open(options.storage.state, !is_witness)?;
     let patience = Patience::new(options.id, skein_log::clock());
     let digests = machine.digests();
-    let network = Network { peers: Arc::clone(&options.peers), patience: patience.clone(), is_witness };
+    let network = Network { peers: Arc::clone(&options.peers), patience: patience.clone(), ends: Ends::new(log.clone()), is_witness };
     let config = config(is_witness).validate().map_err(|e| Error::Stopped(e.to_string()))?;
     let raft = Raft::new(options.id, Arc::new(config), network, log.clone(), machine).await.map_err(|e| Error::Stopped(e.to_string()))?;
     if !is_witness {
