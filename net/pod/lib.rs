@@ -10,7 +10,7 @@
 
 pub mod cni;
 pub mod egress;
-mod netlink;
+pub mod netlink;
 pub mod policy;
 pub mod routes;
 

@@ -29,18 +29,18 @@ use crate::Error;
 /// The kernel tells of so much at once.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// In every namespace.
+/// The link of a namespace with itself.
 pub(crate) const LOOPBACK: Index = Index(1);
 
 /// A link's number in its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Index(u32);
+pub struct Index(u32);
 
 /// A range of addresses, as in `10.244.1.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
-    pub(crate) address: Ipv4Addr,
-    pub(crate) bits: u8,
+pub struct Range {
+    pub address: Ipv4Addr,
+    pub bits: u8,
 }
 
 /// Where a route leads.
@@ -55,13 +55,15 @@ pub(crate) enum Target {
 
 /// An address of a link that is up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) link: String,
-    pub(crate) mtu: u32,
-    pub(crate) range: Range,
+pub struct Address {
+    pub link: String,
+    pub mtu: u32,
+    pub range: Range,
+    /// The link's name, and whatever whoever set the address has put behind it.
+    pub label: String,
 }
 
-pub(crate) struct Netlink {
+pub struct Netlink {
     socket: Socket,
     sequence: u32,
 }
@@ -87,7 +89,7 @@ impl Range {
 
 impl Netlink {
     /// To the kernel, about the namespace of the calling thread.
-    pub(crate) fn open() -> Result<Self, Error> {
+    pub fn open() -> Result<Self, Error> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
@@ -148,7 +150,7 @@ impl Netlink {
     }
 
     /// The number of a link that was made before.
-    pub(crate) fn made(&mut self, name: &str) -> Result<Index, Error> {
+    pub fn made(&mut self, name: &str) -> Result<Index, Error> {
         self.index(name)?.ok_or_else(|| failed(format!("cannot find the link {name}"))(Errno::ENODEV.into()))
     }
 
@@ -160,13 +162,27 @@ impl Netlink {
 
     /// A link may have the address already.
     pub(crate) fn set_address(&mut self, index: Index, address: Ipv4Addr) -> Result<(), Error> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 32;
-        message.header.index = index.0;
-        message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+        self.new_address(one_address(index, address), address)
+    }
+
+    /// The same, of an address that is to be found again by a label: the link's name, a colon and a mark, 15 bytes in all.
+    pub fn set_labelled(&mut self, index: Index, address: Ipv4Addr, label: &str) -> Result<(), Error> {
+        let mut message = one_address(index, address);
+        message.attributes.push(AddressAttribute::Label(label.into()));
+        self.new_address(message, address)
+    }
+
+    fn new_address(&mut self, message: AddressMessage, address: Ipv4Addr) -> Result<(), Error> {
         let told = self.tell(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE);
         told.map_err(failed(format!("cannot set the address {address}")))
+    }
+
+    /// That there is none is no error.
+    pub fn delete_address(&mut self, index: Index, address: Ipv4Addr) -> Result<(), Error> {
+        match self.tell(RouteNetlinkMessage::DelAddress(one_address(index, address)), 0) {
+            Err(why) if why.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => Ok(()),
+            done => done.map_err(failed(format!("cannot delete the address {address}"))),
+        }
     }
 
     /// In the place of what led to the range before.
@@ -188,7 +204,7 @@ impl Netlink {
     }
 
     /// The addresses that are good beyond their link and this node.
-    pub(crate) fn addresses(&mut self) -> Result<Vec<Address>, Error> {
+    pub fn addresses(&mut self) -> Result<Vec<Address>, Error> {
         let links = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP).map_err(failed("cannot list links"))?;
         let links: BTreeMap<Index, (String, u32)> = links.into_iter().filter_map(of_link).collect();
         let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -253,6 +269,15 @@ fn up(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
+fn one_address(index: Index, address: Ipv4Addr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = index.0;
+    message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+    message
+}
+
 fn to(range: Range) -> RouteHeader {
     RouteHeader { address_family: AddressFamily::Inet, destination_prefix_length: range.bits, ..RouteHeader::default() }
 }
@@ -287,8 +312,10 @@ fn of_link(message: RouteNetlinkMessage) -> Option<(Index, (String, u32))> {
 fn of_address(message: &RouteNetlinkMessage, links: &BTreeMap<Index, (String, u32)>) -> Option<Address> {
     let RouteNetlinkMessage::NewAddress(found) = message else { return None };
     let local = found.attributes.iter().find_map(|a| if let AddressAttribute::Local(IpAddr::V4(local)) = a { Some(*local) } else { None });
+    let label = found.attributes.iter().find_map(|a| if let AddressAttribute::Label(label) = a { Some(label.clone()) } else { None });
     let (link, mtu) = links.get(&Index(found.header.index)).filter(|_| found.header.scope == AddressScope::Universe)?;
-    Some(Address { link: link.clone(), mtu: *mtu, range: Range { address: local?, bits: found.header.prefix_len } })
+    let range = Range { address: local?, bits: found.header.prefix_len };
+    Some(Address { link: link.clone(), mtu: *mtu, range, label: label.unwrap_or_default() })
 }
 
 #[cfg(test)]

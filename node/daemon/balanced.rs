@@ -10,11 +10,13 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, sendto, socket};
 use skein_object::Key;
 use skein_object::claim::LOAD_BALANCER_IPS;
+use skein_pod::Error;
+use skein_pod::netlink::Netlink;
 use skein_store::Handle;
-use tokio::process::Command;
 use tracing::{info, warn};
 
-/// Neighbours are told again and again: whoever held the address before may not know yet that he does not.
+/// Neighbours are told again and again: whoever held the address before may not know yet that he does not. What could not be
+/// set is tried again, too.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// The interface on which the node's own address is.
@@ -43,22 +45,25 @@ impl Link {
         format!("{}:lb", self.name.chars().take(12).collect::<String>())
     }
 
-    async fn ip(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("ip").args(arguments).output().await.ok()?;
-        if !output.status.success() {
-            warn!(?arguments, why = %String::from_utf8_lossy(&output.stderr).trim(), "an address cannot be set");
+    fn addresses(&self, netlink: &mut Netlink) -> Result<BTreeSet<Ipv4Addr>, Error> {
+        let label = self.label();
+        let own = netlink.addresses()?.into_iter().filter(|found| found.label == label);
+        Ok(own.map(|found| found.range.address).collect())
+    }
+
+    /// Gives the link what it is to have, and takes what it is not to have any more.
+    fn set(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        let mut netlink = Netlink::open()?;
+        let (index, has) = (netlink.made(&self.name)?, self.addresses(&mut netlink)?);
+        for gone in has.difference(wanted) {
+            info!(address = %gone, "no longer announced by this node");
+            netlink.delete_address(index, *gone)?;
         }
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    async fn addresses(&self) -> BTreeSet<Ipv4Addr> {
-        let shown = self.ip(&["-o", "-4", "addr", "show", "dev", &self.name, "label", &self.label()]).await.unwrap_or_default();
-        let addresses = shown.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok());
-        addresses.collect()
-    }
-
-    async fn change(&self, verb: &str, address: Ipv4Addr) {
-        self.ip(&["addr", verb, &format!("{address}/32"), "dev", &self.name, "label", &self.label()]).await;
+        for new in wanted.difference(&has) {
+            info!(address = %new, "announced by this node");
+            netlink.set_labelled(index, *new, &self.label())?;
+        }
+        Ok(())
     }
 
     /// A gratuitous ARP request: whoever has an entry for the address takes this one.
@@ -82,21 +87,18 @@ pub(crate) async fn run(store: Handle, node: String, own: IpAddr) {
     loop {
         let wanted = wanted(&store, &node);
         if known.as_ref() != Some(&wanted) {
-            let has = link.addresses().await;
-            for gone in has.difference(&wanted) {
-                info!(address = %gone, "no longer announced by this node");
-                link.change("del", *gone).await;
-            }
-            for new in wanted.difference(&has) {
-                info!(address = %new, "announced by this node");
-                link.change("add", *new).await;
-            }
-            announce(&link, &wanted);
-            known = Some(wanted);
+            known = match link.set(&wanted) {
+                Ok(()) => Some(wanted),
+                Err(why) => {
+                    warn!(%why, "addresses of Services cannot be set");
+                    None
+                }
+            };
+            known.iter().for_each(|known| announce(&link, known));
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(AGAIN), if known.as_ref().is_some_and(|known| !known.is_empty()) => {
+            () = tokio::time::sleep(AGAIN), if known.as_ref().is_none_or(|known| !known.is_empty()) => {
                 known.iter().for_each(|known| announce(&link, known));
             }
         }
