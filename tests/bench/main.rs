@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use client::Credentials;
 use etcd::{Etcd, Wire};
 use load::Load;
@@ -37,21 +37,31 @@ struct Arguments {
     /// How often the leader is killed
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Only what needs no cluster: the scheduler and the state
-    #[arg(long)]
-    scheduler: bool,
-    /// Only what etcd can do too: writes, reads and watches
-    #[arg(long)]
-    store: bool,
-    /// Only connections to Services, and how soon new endpoints are reached
-    #[arg(long)]
-    services: bool,
-    /// Only how soon Pods run, on both runtimes
-    #[arg(long)]
-    starts: bool,
+    /// Only a part of the table
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// Only writes by so many clients, on the laboratory that is up
     #[arg(long, value_name = "CLIENTS")]
     writes: Option<usize>,
+}
+
+/// A part of the table.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The scheduler and the state, which need no cluster
+    Scheduler,
+    /// What a daemon takes to which nothing happens
+    Idle,
+    /// What etcd can do, too: writes, reads and watches
+    Store,
+    /// Long lists
+    Lists,
+    /// How soon Pods run, on both runtimes, and what a monitor holds
+    Pods,
+    /// Connections to Services, and how soon new endpoints are reached
+    Services,
+    /// How long nothing is written without a leader, and until a lost node's Pod and a new leader's work are back
+    Losses,
 }
 
 const WATCHERS: usize = 1000;
@@ -62,15 +72,23 @@ const DEPLOYMENTS: usize = 10_000;
 /// Pods that one node is given at once.
 const BURST: usize = 100;
 
+// === impl Arguments ===
+
+impl Arguments {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(clients) = arguments.writes {
         return writes(clients, Duration::from_secs(arguments.seconds));
     }
-    if !(arguments.store || arguments.services || arguments.starts) {
+    if arguments.wants(Part::Scheduler) {
         without_cluster()?;
     }
-    if arguments.scheduler {
+    if arguments.only == Some(Part::Scheduler) {
         return Ok(());
     }
     let program = std::env::current_exe()?.with_file_name("skein");
@@ -112,37 +130,49 @@ fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     println!("{} cores, {}", std::thread::available_parallelism()?, memory());
     heading();
 
-    if arguments.services {
-        return runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row));
+    if arguments.wants(Part::Idle) {
+        let idle = daemons::idle(lab, Duration::from_secs(arguments.seconds))?;
+        println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
     }
-    if arguments.starts {
+    if arguments.wants(Part::Store) {
+        runtime.block_on(beside(lab, &credentials, arguments))?;
+    }
+    if arguments.wants(Part::Lists) {
+        runtime.block_on(lists(lab, &credentials, Duration::from_secs(arguments.seconds)))?;
+    }
+    if arguments.wants(Part::Pods) {
         runtime.block_on(pods(&credentials, "Skein's runtime", arguments.pods))?;
-        return runtime.block_on(pods_on_containerd(lab, arguments.pods));
+        let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
+        println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
     }
-    let idle = daemons::idle(lab, Duration::from_secs(arguments.seconds))?;
-    runtime.block_on(beside(lab, &credentials, arguments))?;
-    if arguments.store {
-        return Ok(());
+    if arguments.wants(Part::Services) {
+        runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row))?;
     }
-    runtime.block_on(measure::fill_lists(&credentials))?;
+    if arguments.wants(Part::Losses) {
+        runtime.block_on(losses(lab, &credentials, arguments.rounds))?;
+    }
+    if arguments.wants(Part::Pods) {
+        runtime.block_on(pods_on_containerd(lab, arguments.pods))?;
+    }
+    Ok(())
+}
+
+async fn lists(lab: &Lab, credentials: &Credentials, duration: Duration) -> Result<()> {
+    measure::fill_lists(credentials).await?;
     for (name, accept) in [("JSON", "application/json"), ("protobuf", "application/vnd.kubernetes.protobuf")] {
-        let duration = Duration::from_secs(arguments.seconds);
-        row(&format!("{} Pods listed, {name}", measure::LISTED), runtime.block_on(measure::lists(lab, &credentials, accept, duration))?);
+        row(&format!("{} Pods listed, {name}", measure::LISTED), measure::lists(lab, credentials, accept, duration).await?);
     }
-    runtime.block_on(pods(&credentials, "Skein's runtime", arguments.pods))?;
-    runtime.block_on(services::run(&credentials, arguments.rounds, Duration::from_secs(arguments.seconds), row))?;
-    let monitor = runtime.block_on(measure::monitor_memory(&credentials, IMAGE, arguments.pods))?;
-    let gaps = runtime.block_on(losses::leader_losses(lab, &credentials, arguments.rounds))?;
-    times("leader killed -> next write", gaps);
-    let gaps = runtime.block_on(losses::handovers(lab, &credentials, arguments.rounds))?;
-    times("leader stopped in order -> longest without a write", gaps);
-    let replaced = runtime.block_on(losses::node_losses(lab, &credentials, IMAGE, arguments.rounds.min(5)))?;
-    times("node killed -> its Pod Running elsewhere", replaced);
-    let reconciled = runtime.block_on(losses::reconciles(lab, &credentials, DEPLOYMENTS, arguments.rounds.min(5)))?;
+    Ok(())
+}
+
+async fn losses(lab: &Lab, credentials: &Credentials, rounds: usize) -> Result<()> {
+    times("leader killed -> next write", losses::leader_losses(lab, credentials, rounds).await?);
+    times("leader stopped in order -> longest without a write", losses::handovers(lab, credentials, rounds).await?);
+    let fewer = rounds.min(5);
+    times("node killed -> its Pod Running elsewhere", losses::node_losses(lab, credentials, IMAGE, fewer).await?);
+    let reconciled = losses::reconciles(lab, credentials, DEPLOYMENTS, fewer).await?;
     times(&format!("leader killed -> {DEPLOYMENTS} Deployments looked at"), reconciled);
-    println!("{:<46} {:.0} MiB, {:.1} % of a core", "idle daemon (mean of three)", idle.mebibytes, idle.percent);
-    println!("{:<46} {monitor:.0} KiB of its own", "a Pod's monitor (mean)");
-    runtime.block_on(pods_on_containerd(lab, arguments.pods))
+    Ok(())
 }
 
 /// How soon Pods run: one after the other, and many at once.
