@@ -58,10 +58,17 @@ pub fn main(name: &str) -> i32 {
     let _ = std::io::stdin().read_to_string(&mut input);
     let (command, container, namespace) = (variable("CNI_COMMAND"), variable("CNI_CONTAINERID"), variable("CNI_NETNS"));
     let interface = variable("CNI_IFNAME");
-    let result = serde_json::from_str(&input).map_err(|why| Error::Config(why.to_string())).and_then(|config| {
+    let configured = || {
+        let config = serde_json::from_str(&input).map_err(|why| Error::Config(why.to_string()))?;
         let call = Call { command: &command, container: &container, namespace: &namespace, interface: &interface, config: &config };
-        if name == LOOPBACK { loopback(&call) } else { answer(&call) }
-    });
+        if name == LOOPBACK && command == "ADD" { loopback(&call) } else { answer(&call) }
+    };
+    let result = match command.as_str() {
+        "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
+        "CHECK" => Ok(Value::Null),
+        "DEL" if name == LOOPBACK => Ok(Value::Null),
+        _ => configured(),
+    };
     let (text, code) = match result {
         Ok(Value::Null) => (String::new(), 0),
         Ok(value) => (value.to_string(), 0),
@@ -75,18 +82,13 @@ pub fn main(name: &str) -> i32 {
 pub fn answer(call: &Call<'_>) -> Result<Value, Error> {
     let config = || Config::deserialize(call.config).map_err(|why| Error::Config(why.to_string()));
     match call.command {
-        "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0"]})),
         "ADD" => add(&config()?, call),
         "DEL" => delete(&config()?, call.container).map(|()| Value::Null),
-        "CHECK" => Ok(Value::Null),
         other => Err(Error::Config(format!("unknown CNI_COMMAND {other:?}"))),
     }
 }
 
 fn loopback(call: &Call<'_>) -> Result<Value, Error> {
-    if call.command != "ADD" {
-        return Ok(Value::Null);
-    }
     Netlink::open_in(&open(call.namespace)?)?.set_up(netlink::LOOPBACK)?;
     let version = call.config["cniVersion"].as_str().filter(|v| !v.is_empty()).unwrap_or("0.4.0");
     Ok(json!({"cniVersion": version, "interfaces": [{"name": "lo", "sandbox": call.namespace}]}))

@@ -114,39 +114,34 @@ impl Netlink {
         let mut other = LinkMessage::default();
         other.attributes = vec![LinkAttribute::IfName(peer.into()), LinkAttribute::NetNsFd(namespace.as_raw_fd())];
         let data = LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other)));
-        self.add_link(name, vec![LinkInfo::Kind(InfoKind::Veth), data], None)
+        self.add_link(name, vec![LinkInfo::Kind(InfoKind::Veth), data])
     }
 
     /// Makes a link to which each route names its own far end: VXLAN-GPE, lightweight tunnels.
-    pub(crate) fn add_tunnel(&mut self, name: &str, port: u16, mtu: u32) -> Result<(), Error> {
+    pub(crate) fn add_tunnel(&mut self, name: &str, port: u16) -> Result<(), Error> {
         let data = vec![InfoVxlan::CollectMetadata(true), InfoVxlan::Learning(false), InfoVxlan::Gpe, InfoVxlan::Port(port)];
-        self.add_link(name, vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))], Some(mtu))
+        self.add_link(name, vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))])
     }
 
-    fn add_link(&mut self, name: &str, info: Vec<LinkInfo>, mtu: Option<u32>) -> Result<(), Error> {
-        let mut message = up(LinkMessage::default());
+    fn add_link(&mut self, name: &str, info: Vec<LinkInfo>) -> Result<(), Error> {
+        let mut message = up();
         message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::LinkInfo(info)];
-        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         self.tell(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).map_err(failed(format!("cannot make the link {name}")))
     }
 
     /// That there is none is no error.
     pub(crate) fn delete_link(&mut self, name: &str) -> Result<(), Error> {
-        match self.tell(RouteNetlinkMessage::DelLink(named(name)), 0) {
-            Err(why) if why.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
-            done => done.map_err(failed(format!("cannot delete the link {name}"))),
-        }
+        let told = self.tell(RouteNetlinkMessage::DelLink(named(name)), 0);
+        unless(told, Errno::ENODEV).map(drop).map_err(failed(format!("cannot delete the link {name}")))
     }
 
     pub(crate) fn index(&mut self, name: &str) -> Result<Option<Index>, Error> {
-        match self.ask(RouteNetlinkMessage::GetLink(named(name)), 0) {
-            Err(why) if why.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
-            Err(why) => Err(failed(format!("cannot find the link {name}"))(why)),
-            Ok(found) => Ok(found.into_iter().find_map(|message| match message {
-                RouteNetlinkMessage::NewLink(link) => Some(Index(link.header.index)),
-                _ => None,
-            })),
-        }
+        let found = unless(self.ask(RouteNetlinkMessage::GetLink(named(name)), 0), Errno::ENODEV);
+        let found = found.map_err(failed(format!("cannot find the link {name}")))?;
+        Ok(found.into_iter().flatten().find_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(Index(link.header.index)),
+            _ => None,
+        }))
     }
 
     /// The number of a link that was made before.
@@ -155,9 +150,17 @@ impl Netlink {
     }
 
     pub(crate) fn set_up(&mut self, index: Index) -> Result<(), Error> {
-        let mut message = up(LinkMessage::default());
+        let mut message = up();
         message.header.index = index.0;
         self.tell(RouteNetlinkMessage::SetLink(message), 0).map_err(failed("cannot set the link up"))
+    }
+
+    /// The same, and the size of its largest packet.
+    pub(crate) fn set_mtu(&mut self, index: Index, mtu: u32) -> Result<(), Error> {
+        let mut message = up();
+        message.header.index = index.0;
+        message.attributes = vec![LinkAttribute::Mtu(mtu)];
+        self.tell(RouteNetlinkMessage::SetLink(message), 0).map_err(failed(format!("cannot set the link's MTU to {mtu}")))
     }
 
     /// A link may have the address already.
@@ -179,10 +182,8 @@ impl Netlink {
 
     /// That there is none is no error.
     pub fn delete_address(&mut self, index: Index, address: Ipv4Addr) -> Result<(), Error> {
-        match self.tell(RouteNetlinkMessage::DelAddress(one_address(index, address)), 0) {
-            Err(why) if why.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => Ok(()),
-            done => done.map_err(failed(format!("cannot delete the address {address}"))),
-        }
+        let told = self.tell(RouteNetlinkMessage::DelAddress(one_address(index, address)), 0);
+        unless(told, Errno::EADDRNOTAVAIL).map(drop).map_err(failed(format!("cannot delete the address {address}")))
     }
 
     /// In the place of what led to the range before.
@@ -197,10 +198,8 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header = RouteHeader { table: RouteHeader::RT_TABLE_MAIN, scope: RouteScope::NoWhere, ..to(range) };
         message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(range.address))];
-        match self.tell(RouteNetlinkMessage::DelRoute(message), 0) {
-            Err(why) if why.raw_os_error() == Some(Errno::ESRCH as i32) => Ok(()),
-            done => done.map_err(failed(format!("cannot delete the route to {}/{}", range.address, range.bits))),
-        }
+        let told = self.tell(RouteNetlinkMessage::DelRoute(message), 0);
+        unless(told, Errno::ESRCH).map(drop).map_err(failed(format!("cannot delete the route to {}/{}", range.address, range.bits)))
     }
 
     /// The addresses that are good beyond their link and this node.
@@ -258,13 +257,22 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, source }
 }
 
+/// Nothing where the kernel says that there is none.
+fn unless<T>(answered: io::Result<T>, none: Errno) -> io::Result<Option<T>> {
+    match answered {
+        Err(why) if why.raw_os_error() == Some(none as i32) => Ok(None),
+        answered => answered.map(Some),
+    }
+}
+
 fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.into())];
     message
 }
 
-fn up(mut message: LinkMessage) -> LinkMessage {
+fn up() -> LinkMessage {
+    let mut message = LinkMessage::default();
     (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
     message
 }

@@ -113,9 +113,10 @@ pub fn update(current: &Routes, wanted: &Routes, own: &str, links: &[Link]) -> R
 /// itself sends to Pods comes from there, and so their answers find back.
 fn tunnel(netlink: &mut Netlink, own: &str, links: &[Link]) -> Result<Index, Error> {
     if netlink.index(TUNNEL)?.is_none() {
-        netlink.add_tunnel(TUNNEL, PORT, tunnel_mtu(links))?;
+        netlink.add_tunnel(TUNNEL, PORT)?;
     }
     let index = netlink.made(TUNNEL)?;
+    netlink.set_mtu(index, tunnel_mtu(links))?;
     netlink.set_address(index, Range::parse(own)?.address)?;
     Ok(index)
 }

@@ -35,6 +35,11 @@ pub struct Usage {
 
 const V2_CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
 
+/// The monitor's own cgroup, below its Pod's.
+pub fn monitor_cgroup(pod: &str) -> String {
+    format!("{pod}/monitor")
+}
+
 // === impl Hierarchies ===
 
 impl Hierarchies {

@@ -31,7 +31,7 @@ mod users;
 mod wire;
 mod zygote;
 
-pub use cgroup::{Hierarchies, Usage};
+pub use cgroup::{Hierarchies, Usage, monitor_cgroup};
 pub use spawn::resize;
 pub use spec::{Bind, Exit, Mapping, Pod, Process, Propagation, Resources, Spec, Started, User, exit_of, started_of};
 pub use wire::{Answer, Event, Failure, Request, SOCKET, receive, send};

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read, setsid};
 
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{Hierarchies, monitor_cgroup};
 use crate::init::Stdio;
 use crate::lease::Lease;
 use crate::log::{Lines, Log};
@@ -36,14 +36,9 @@ const READ_BYTES: usize = 32 * 1024;
 /// What may be written to a pipe that says that it can be written to, without waiting (POSIX's PIPE_BUF).
 const PIPE_BYTES: usize = 4096;
 
-/// The monitor's own cgroup, below the Pod's.
-fn own_cgroup(pod: &Pod) -> String {
-    format!("{}/monitor", pod.cgroup)
-}
-
 /// Forks a Pod's monitor into its cgroup; nothing in the child, which is to become [`main`].
 pub(crate) fn fork(pod: &Pod, hierarchies: &Hierarchies) -> Result<Option<Pid>, Error> {
-    let own = own_cgroup(pod);
+    let own = monitor_cgroup(&pod.cgroup);
     hierarchies.create(&pod.cgroup, &Resources::default()).map_err(Error::system("cannot make the Pod's cgroup"))?;
     hierarchies.create(&own, &Resources::default()).map_err(Error::system("cannot make the monitor's cgroup"))?;
     let cgroup = hierarchies.birthplace(&own).map_err(Error::system("cannot open the monitor's cgroup"))?;
@@ -142,7 +137,7 @@ impl Monitor {
         mask.thread_block().map_err(Error::system("cannot block SIGCHLD"))?;
         let signals =
             SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(Error::system("cannot receive signals"))?;
-        hierarchies.join(&own_cgroup(&pod)).map_err(Error::system("cannot enter the monitor's cgroup"))?;
+        hierarchies.join(&monitor_cgroup(&pod.cgroup)).map_err(Error::system("cannot enter the monitor's cgroup"))?;
         let users = isolate(&pod)?;
         if pod.own_ipc {
             mounts::pod_shm(&pod.directory.join("shm"))?;

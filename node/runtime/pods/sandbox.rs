@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_cri as v1;
-use skein_monitor::{Mapping, Pod, Request};
+use skein_monitor::{Mapping, Pod, Request, monitor_cgroup};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
@@ -77,6 +77,7 @@ impl Pods {
     /// Ends all containers and gives the network back; repeating it is no error.
     pub(crate) async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let sandbox = self.sandbox(id)?;
+        let monitors = monitor_cgroup(&sandbox.cgroup());
         if let Ok(mut line) = Line::open(&sandbox.directory).await {
             if let Err(why) = self.disconnect(&sandbox).await {
                 debug!(pod = %id, %why, "the network is given back again later");
@@ -84,13 +85,12 @@ impl Pods {
             // It answers, kills its containers, and ends.
             let _ = line.ask(&Request::Quit, &[]).await;
             let begin = Instant::now();
-            let monitors = format!("{}/monitor", sandbox.cgroup());
             while !self.hierarchies.members(&monitors).is_empty() && begin.elapsed() < MONITOR_END_TIMEOUT {
                 sleep(Duration::from_millis(1)).await;
             }
         }
         self.lost(&sandbox);
-        self.kill_all(&format!("{}/monitor", sandbox.cgroup()));
+        self.kill_all(&monitors);
         // Deleting is to be repeated until it succeeds (CNI section 2): a Pod keeps its address until then.
         self.disconnect(&sandbox).await?;
         self.hierarchies.remove(&sandbox.cgroup());
